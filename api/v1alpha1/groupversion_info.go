@@ -1,0 +1,36 @@
+// Package v1alpha1 holds Weft's own API kinds: what the Gateway API does not have. It owns their
+// types, markers and pure validation, and must not import anything of Weft.
+// +kubebuilder:object:generate=true
+// +groupName=mesh.weft.dev
+package v1alpha1
+
+import (
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/scheme"
+)
+
+// GroupName is the API group of Weft's kinds.
+const GroupName = "mesh.weft.dev"
+
+var (
+	// GroupVersion is the group and version of this package.
+	GroupVersion = schema.GroupVersion{Group: GroupName, Version: "v1alpha1"}
+
+	// SchemeBuilder collects the kinds of this package.
+	SchemeBuilder = &scheme.Builder{GroupVersion: GroupVersion}
+
+	// AddToScheme adds the kinds of this package to a scheme.
+	AddToScheme = SchemeBuilder.AddToScheme
+)
+
+const (
+	// ControllerName marks Weft's entries in the status of routes.
+	ControllerName = "mesh.weft.dev/controller"
+
+	// EnabledLabel enrols a Namespace when "true"; on a Pod or Service of an enrolled namespace the
+	// value "false" keeps that object out of the mesh.
+	EnabledLabel = "mesh.weft.dev/enabled"
+
+	// ComponentLabel names what an object of ours is: operator, proxy or node.
+	ComponentLabel = "mesh.weft.dev/component"
+)

@@ -1,0 +1,175 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// MeshName is the only name a Mesh may have.
+const MeshName = "default"
+
+// MeshSpec is the global configuration of the mesh.
+type MeshSpec struct {
+	// trustDomain is the SPIFFE trust domain of every identity in the mesh. It cannot be changed,
+	// because every certificate in use names it.
+	// +optional
+	// +default="cluster.local"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$')",message="trustDomain must be a SPIFFE trust domain: lower-case letters, digits, dots, dashes and underscores, beginning and ending with a letter or digit"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="trustDomain cannot be changed: every certificate in use names it"
+	TrustDomain string `json:"trustDomain,omitempty"`
+
+	// certificates configures workload certificates.
+	// +optional
+	Certificates CertificatesSpec `json:"certificates,omitempty,omitzero"`
+
+	// proxy configures the proxies of enrolled namespaces.
+	// +optional
+	Proxy ProxySpec `json:"proxy,omitempty,omitzero"`
+}
+
+// CertificatesSpec configures workload certificates.
+type CertificatesSpec struct {
+	// lifetime of a workload certificate; it is renewed at half of it. At least 10s.
+	// +optional
+	// +default="24h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('8760h')",message="lifetime must be between 10s and 8760h"
+	Lifetime *metav1.Duration `json:"lifetime,omitempty"`
+}
+
+// ProxySpec configures the proxies of enrolled namespaces.
+type ProxySpec struct {
+	// replicas per enrolled namespace.
+	// +optional
+	// +default=2
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Replicas *int32 `json:"replicas,omitempty"`
+
+	// image of the proxy. The operator's own release of it is used when empty.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Image string `json:"image,omitempty"`
+
+	// resources of the proxy container.
+	// +optional
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
+
+	// maxConnectionAge ends captured connections gracefully after this time, so that they move to the
+	// proxies that run now. At least 10s.
+	// +optional
+	// +default="10m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s')",message="maxConnectionAge must be at least 10s"
+	MaxConnectionAge *metav1.Duration `json:"maxConnectionAge,omitempty"`
+}
+
+// Condition types of a Mesh.
+const (
+	// MeshReady is True when the control plane serves and every node agent has proven capture.
+	MeshReady = "Ready"
+	// MeshCaptured is True when the agent of every schedulable node has proven capture by its canary.
+	MeshCaptured = "Captured"
+	// MeshGatewayAPI is True when the Gateway API's resources are installed in a version Weft supports.
+	MeshGatewayAPI = "GatewayAPIInstalled"
+)
+
+// MeshStatus is what the operator has observed.
+type MeshStatus struct {
+	// conditions of the mesh: Ready, Captured and GatewayAPIInstalled.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=16
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// namespaces is the number of enrolled namespaces.
+	// +optional
+	Namespaces *int32 `json:"namespaces,omitempty"`
+
+	// captured counts the nodes whose agent has proven capture, as "n/m".
+	// +optional
+	// +kubebuilder:validation:MaxLength=32
+	Captured string `json:"captured,omitempty"`
+
+	// nodes lists what each node agent has proven.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=5000
+	Nodes []NodeStatus `json:"nodes,omitempty"`
+}
+
+// NodeStatus is what the agent of one node has proven by a canary of its own.
+type NodeStatus struct {
+	// name of the node.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// captured tells that a connection to a cluster IP arrived at a proxy with the right destination.
+	// +optional
+	Captured *bool `json:"captured,omitempty"`
+
+	// guarded tells that packets with a forged source address do not leave a pod.
+	// +optional
+	Guarded *bool `json:"guarded,omitempty"`
+
+	// strictEnforced tells that the strict filter refused a foreign caller.
+	// +optional
+	StrictEnforced *bool `json:"strictEnforced,omitempty"`
+
+	// latePods counts running pods whose containers started before their rules were in force.
+	// +optional
+	LatePods *int32 `json:"latePods,omitempty"`
+
+	// uncapturedPods counts running pods of enrolled namespaces that are not captured.
+	// +optional
+	UncapturedPods *int32 `json:"uncapturedPods,omitempty"`
+
+	// message says why something is not proven.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+}
+
+// Mesh is the global configuration of Weft. The operator creates the one named default when it is
+// absent and never edits its spec.
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=wm,categories=gateway-api
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Captured",type=string,JSONPath=`.status.captured`
+// +kubebuilder:printcolumn:name="Namespaces",type=integer,JSONPath=`.status.namespaces`
+// +kubebuilder:printcolumn:name="TrustDomain",type=string,priority=1,JSONPath=`.spec.trustDomain`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'default'",message="the only Mesh is named default"
+type Mesh struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty,omitzero"`
+
+	// spec is the desired configuration.
+	// +optional
+	Spec MeshSpec `json:"spec,omitempty,omitzero"`
+
+	// status is what the operator has observed.
+	// +optional
+	Status MeshStatus `json:"status,omitempty,omitzero"`
+}
+
+// MeshList is a list of Mesh.
+// +kubebuilder:object:root=true
+type MeshList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Mesh `json:"items"`
+}
+
+func init() {
+	SchemeBuilder.Register(&Mesh{}, &MeshList{})
+}

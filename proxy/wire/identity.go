@@ -1,0 +1,59 @@
+package wire
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Mesh is what every proxy and node agent shares. Key: "mesh".
+type Mesh struct {
+	// TrustDomain is the SPIFFE trust domain.
+	TrustDomain string `json:"trustDomain"`
+	// TrustBundle holds the PEM certificates of all roots that are trusted now.
+	TrustBundle string `json:"trustBundle"`
+	// MaxConnectionAge ends captured connections gracefully (GOAWAY, Connection: close), so that they
+	// converge on the present proxies.
+	MaxConnectionAge Duration `json:"maxConnectionAge,omitzero"`
+}
+
+// Workload joins a pod's address with its ServiceAccount. Key: the address. A connection from an
+// address without a Workload is not admitted; an address that two pods claim has none.
+type Workload struct {
+	Address        netip.Addr `json:"address"`
+	Pod            string     `json:"pod"`
+	UID            string     `json:"uid"`
+	Namespace      string     `json:"namespace"`
+	ServiceAccount string     `json:"serviceAccount"`
+}
+
+// Certificate is a key pair that the namespace's proxies present for one ServiceAccount.
+// Key: "namespace/serviceaccount". The private key is a secret: its scope is always the namespace.
+type Certificate struct {
+	Namespace      string `json:"namespace"`
+	ServiceAccount string `json:"serviceAccount"`
+	// SPIFFEID is "spiffe://<trust domain>/ns/<namespace>/sa/<serviceaccount>".
+	SPIFFEID string `json:"spiffeID"`
+	// Chain holds PEM certificates, the leaf first, then the intermediates; Key is PKCS #8 in PEM.
+	Chain    string    `json:"chain"`
+	Key      string    `json:"key"`
+	NotAfter time.Time `json:"notAfter"`
+	// Proxy marks the certificate of the namespace's own proxies, which they present as servers.
+	Proxy bool `json:"proxy,omitempty"`
+}
+
+// Capture tells node agents what the pods of one namespace send to which proxies.
+// Key: the namespace. An agent that has no Capture for a namespace leaves its pods alone.
+type Capture struct {
+	// Ports are sorted by address and port. They hold only destinations that every ready proxy of the
+	// namespace has acknowledged.
+	Ports []CapturedPort `json:"ports,omitempty"`
+	// Proxies are those ready to accept; the agent probes them at PortHealth itself as well.
+	Proxies []Proxy `json:"proxies,omitempty"`
+}
+
+// CapturedPort maps a cluster IP and port to a destination number.
+type CapturedPort struct {
+	Address netip.Addr `json:"address"`
+	Port    uint16     `json:"port"`
+	Number  uint16     `json:"number"`
+}

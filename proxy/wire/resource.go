@@ -1,0 +1,165 @@
+package wire
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Kind names the type of a Resource's content.
+type Kind string
+
+// The kinds of resources. Proxies receive all but KindCapture, node agents KindMesh and KindCapture.
+const (
+	KindMesh        Kind = "Mesh"
+	KindDestination Kind = "Destination"
+	KindRoute       Kind = "Route"
+	KindBackend     Kind = "Backend"
+	KindEndpoints   Kind = "Endpoints"
+	KindProxies     Kind = "Proxies"
+	KindWorkload    Kind = "Workload"
+	KindCertificate Kind = "Certificate"
+	KindCapture     Kind = "Capture"
+)
+
+// Ref identifies a resource within everything the operator publishes. Key holds every part of the
+// origin's identity (namespace, name, port or rule), so that two objects can never share one.
+type Ref struct {
+	Kind Kind   `json:"kind"`
+	Key  string `json:"key"`
+}
+
+// String returns "Kind/key".
+func (r Ref) String() string { return string(r.Kind) + "/" + r.Key }
+
+// Scope says who may receive a resource. A client receives the union of the scopes that its
+// authenticated identity allows and nothing else.
+type Scope string
+
+// ScopeMesh reaches every proxy and every node agent; ScopeNodes every node agent.
+const (
+	ScopeMesh  Scope = "mesh"
+	ScopeNodes Scope = "nodes"
+)
+
+// ScopeNamespace reaches the proxies of one namespace.
+func ScopeNamespace(namespace string) Scope { return Scope("namespace/" + namespace) }
+
+// Origin is the API object that a resource was made from; a rejected resource becomes an Event on it.
+type Origin struct {
+	APIVersion string `json:"apiVersion,omitempty"`
+	Kind       string `json:"kind,omitempty"`
+	Namespace  string `json:"namespace,omitempty"`
+	Name       string `json:"name,omitempty"`
+}
+
+// Resource is one unit of configuration. Exactly one content pointer is set, the one that Kind names.
+type Resource struct {
+	Ref    `json:",inline"`
+	Scope  Scope  `json:"scope"`
+	Origin Origin `json:"origin,omitzero"`
+	// Version is the hash of the content; equal versions of one Ref mean equal content.
+	Version string `json:"version"`
+
+	Mesh        *Mesh        `json:"mesh,omitempty"`
+	Destination *Destination `json:"destination,omitempty"`
+	Route       *Route       `json:"route,omitempty"`
+	Backend     *Backend     `json:"backend,omitempty"`
+	Endpoints   *Endpoints   `json:"endpoints,omitempty"`
+	Proxies     *Proxies     `json:"proxies,omitempty"`
+	Workload    *Workload    `json:"workload,omitempty"`
+	Certificate *Certificate `json:"certificate,omitempty"`
+	Capture     *Capture     `json:"capture,omitempty"`
+}
+
+// New wraps content into a Resource and computes its version. content must be a pointer to one of
+// the content types of this package; anything else is a programmer's mistake and panics.
+func New(key string, scope Scope, origin Origin, content any) Resource {
+	r := Resource{Scope: scope, Origin: origin}
+	r.Key = key
+	switch c := content.(type) {
+	case *Mesh:
+		r.Kind, r.Mesh = KindMesh, c
+	case *Destination:
+		r.Kind, r.Destination = KindDestination, c
+	case *Route:
+		r.Kind, r.Route = KindRoute, c
+	case *Backend:
+		r.Kind, r.Backend = KindBackend, c
+	case *Endpoints:
+		r.Kind, r.Endpoints = KindEndpoints, c
+	case *Proxies:
+		r.Kind, r.Proxies = KindProxies, c
+	case *Workload:
+		r.Kind, r.Workload = KindWorkload, c
+	case *Certificate:
+		r.Kind, r.Certificate = KindCertificate, c
+	case *Capture:
+		r.Kind, r.Capture = KindCapture, c
+	default:
+		panic(fmt.Sprintf("wire: %T is no resource content", content))
+	}
+	r.Version = hash(content)
+	return r
+}
+
+// Valid reports why a received resource cannot be used: no key, an unknown kind, or content that is
+// missing or of another kind. It does not look into the content.
+func (r *Resource) Valid() error {
+	if r.Key == "" {
+		return fmt.Errorf("resource of kind %q has no key", r.Kind)
+	}
+	set := map[Kind]bool{
+		KindMesh:        r.Mesh != nil,
+		KindDestination: r.Destination != nil,
+		KindRoute:       r.Route != nil,
+		KindBackend:     r.Backend != nil,
+		KindEndpoints:   r.Endpoints != nil,
+		KindProxies:     r.Proxies != nil,
+		KindWorkload:    r.Workload != nil,
+		KindCertificate: r.Certificate != nil,
+		KindCapture:     r.Capture != nil,
+	}
+	present, known := set[r.Kind]
+	if !known {
+		return fmt.Errorf("unknown kind %q", r.Kind)
+	}
+	if !present {
+		return fmt.Errorf("%s has no content", r.Ref)
+	}
+	for kind, other := range set {
+		if other && kind != r.Kind {
+			return fmt.Errorf("%s carries content of kind %s", r.Ref, kind)
+		}
+	}
+	return nil
+}
+
+// hash returns 16 hexadecimal digits of the SHA-256 of v's JSON form. The content types marshal
+// deterministically: they hold slices in a defined order and no maps.
+func hash(v any) string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("wire: %T does not marshal: %v", v, err))
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
+}
+
+// Duration is a time.Duration that travels in Go's notation ("1.5s"), so that goldens can be read.
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("duration: %w", err)
+	}
+	*d = Duration(v)
+	return nil
+}

@@ -1,0 +1,102 @@
+package wire
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// The ports of a proxy pod. Destination numbers never fall below MinNumber, so a captured connection
+// can never be taken for one to the proxy itself.
+const (
+	// PortCaptured is the one listener for captured connections; the redirect in the proxy's own
+	// network namespace brings every destination number here.
+	PortCaptured = 15001
+	// PortHop accepts mutual TLS from the proxies of other namespaces.
+	PortHop = 15002
+	// PortMetrics serves Prometheus metrics in plain text.
+	PortMetrics = 15020
+	// PortHealth serves /healthz, /readyz and, for node agents, /accepting.
+	PortHealth = 15021
+
+	// MinNumber and MaxNumber bound destination numbers.
+	MinNumber = 16384
+	MaxNumber = 65535
+)
+
+// Protocol says how bytes of a port are understood.
+type Protocol string
+
+const (
+	// ProtocolHTTP accepts HTTP/1.1 and HTTP/2 with prior knowledge on a destination, and means
+	// HTTP/1.1 towards a backend.
+	ProtocolHTTP Protocol = "HTTP"
+	// ProtocolH2C is HTTP/2 with prior knowledge; gRPC uses it.
+	ProtocolH2C Protocol = "H2C"
+	// ProtocolTCP relays opaque bytes.
+	ProtocolTCP Protocol = "TCP"
+)
+
+// ServicePortKey is the key of Destination, Backend and Endpoints resources: "namespace/name:port".
+func ServicePortKey(namespace, name string, port uint16) string {
+	return fmt.Sprintf("%s/%s:%d", namespace, name, port)
+}
+
+// Destination is one port of a captured Service as clients address it. Key: ServicePortKey.
+// Routes point at it; without any it is served by the Backend of the same key.
+type Destination struct {
+	Namespace string `json:"namespace"`
+	Service   string `json:"service"`
+	Port      uint16 `json:"port"`
+	// Number is how a captured connection names this destination: it arrives at the proxy as the
+	// original destination port. Zero where nothing is captured (weft run, tests).
+	Number uint16 `json:"number,omitempty"`
+	// Addresses are the Service's cluster IPs, primary family first.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Protocol  Protocol     `json:"protocol"`
+}
+
+// Backend is one Service port as a place to send requests to. Key: ServicePortKey.
+type Backend struct {
+	Namespace string `json:"namespace"`
+	Service   string `json:"service"`
+	Port      uint16 `json:"port"`
+	// Protocol is spoken to the endpoints.
+	Protocol Protocol `json:"protocol"`
+	// Meshed tells that the Service's namespace is enrolled: proxies of that namespace pick the
+	// endpoint themselves, all others send the request over the hop to that namespace's Proxies.
+	// Endpoints of a Service that is not meshed are dialled directly, in plain text.
+	Meshed bool `json:"meshed,omitempty"`
+	// Addresses are the Service's cluster IPs: the last resort when the stream to the operator is
+	// lost and every known endpoint refuses.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+}
+
+// Endpoints are the addresses behind a Backend of the same key. They come from EndpointSlices on a
+// side path, so that churn never rebuilds a route. A Backend without Endpoints answers 503.
+type Endpoints struct {
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
+}
+
+// Endpoint is one pod's target port, in the order of its address.
+type Endpoint struct {
+	Address netip.AddrPort `json:"address"`
+	Zone    string         `json:"zone,omitempty"`
+	Node    string         `json:"node,omitempty"`
+	// Terminating endpoints that still serve are used only when no other endpoint is left
+	// (EndpointSlice conditions serving and terminating).
+	Terminating bool `json:"terminating,omitempty"`
+}
+
+// Proxies are the ready proxies of one enrolled namespace that accept the hop. Key: the namespace.
+type Proxies struct {
+	Proxies []Proxy `json:"proxies,omitempty"`
+}
+
+// Proxy is one proxy pod; the hop goes to Addresses at PortHop.
+type Proxy struct {
+	Pod string `json:"pod"`
+	// Addresses holds at most one address per family, the pod's primary first.
+	Addresses []netip.Addr `json:"addresses"`
+	Zone      string       `json:"zone,omitempty"`
+	Node      string       `json:"node,omitempty"`
+}
