@@ -3,6 +3,7 @@ package v1alpha1
 import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // MeshName is the only name a Mesh may have.
@@ -31,11 +32,12 @@ type MeshSpec struct {
 
 // CertificatesSpec configures workload certificates.
 type CertificatesSpec struct {
-	// lifetime of a workload certificate; it is renewed at half of it. At least 10s.
+	// lifetime of a workload certificate, as a Gateway API duration (GEP-2257); it is renewed at half
+	// of it. At least 10s.
 	// +optional
 	// +default="24h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('8760h')",message="lifetime must be between 10s and 8760h"
-	Lifetime *metav1.Duration `json:"lifetime,omitempty"`
+	Lifetime *gwv1.Duration `json:"lifetime,omitempty"`
 }
 
 // ProxySpec configures the proxies of enrolled namespaces.
@@ -45,7 +47,7 @@ type ProxySpec struct {
 	// +default=2
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
-	Replicas *int32 `json:"replicas,omitempty"`
+	Replicas int32 `json:"replicas,omitempty"`
 
 	// image of the proxy. The operator's own release of it is used when empty.
 	// +optional
@@ -62,7 +64,7 @@ type ProxySpec struct {
 	// +optional
 	// +default="10m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s')",message="maxConnectionAge must be at least 10s"
-	MaxConnectionAge *metav1.Duration `json:"maxConnectionAge,omitempty"`
+	MaxConnectionAge *gwv1.Duration `json:"maxConnectionAge,omitempty"`
 }
 
 // Condition types of a Mesh.
@@ -90,6 +92,7 @@ type MeshStatus struct {
 
 	// captured counts the nodes whose agent has proven capture, as "n/m".
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32
 	Captured string `json:"captured,omitempty"`
 
@@ -131,6 +134,7 @@ type NodeStatus struct {
 
 	// message says why something is not proven.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Message string `json:"message,omitempty"`
 }
@@ -168,8 +172,4 @@ type MeshList struct {
 	metav1.TypeMeta `json:",inline"`
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []Mesh `json:"items"`
-}
-
-func init() {
-	SchemeBuilder.Register(&Mesh{}, &MeshList{})
 }

@@ -1,0 +1,67 @@
+# Weft: build, test and try. `make help` lists the targets.
+
+export GOTOOLCHAIN := go1.27.4
+export CGO_ENABLED ?= 0
+SHELL := /bin/bash -o pipefail
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/weft
+VERSION ?= v0.1.0
+BIN := bin
+
+LDFLAGS := -s -w -X weft.dev/weft/proxy/wire.Build=$(VERSION)
+COMMANDS := weft-operator weft-proxy weft-node
+
+CLUSTER := go run ./test/cluster
+CODEGEN := go tool -modfile=tools/codegen/go.mod
+KUSTOMIZE := go tool -modfile=tools/kustomize/go.mod kustomize
+LINT := $(CACHE)/bin/lint-$(shell cksum tools/lint/go.sum | cut -d' ' -f1)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Build
+
+.PHONY: build
+build: ## build the binaries into bin/
+	@for c in $(COMMANDS); do echo "building $$c" && go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$c ./cmd/$$c || exit 1; done
+
+.PHONY: generate
+generate: ## regenerate deep copies
+	$(CODEGEN) controller-gen object paths=./api/...
+
+.PHONY: manifests
+manifests: ## regenerate CRDs and RBAC
+	$(CODEGEN) controller-gen crd:crdVersions=v1 paths=./api/... output:crd:dir=config/crd/bases
+	$(CODEGEN) controller-gen rbac:roleName=weft-operator paths=./controllers output:rbac:dir=config/rbac
+
+.PHONY: golden
+golden: ## rewrite the golden files
+	go test ./controllers/... -run Golden -update
+
+##@ Test
+
+.PHONY: packages
+packages: ## install the Debian packages that the tests need
+	@$(CLUSTER) packages
+
+.PHONY: test
+test: packages ## unit, golden, feature and envtest tests with the race detector
+	@assets=$$($(CLUSTER) build envtest | tail -n 1) && mkdir -p build/test && \
+	KUBEBUILDER_ASSETS=$${KUBEBUILDER_ASSETS:-$$assets} CGO_ENABLED=1 go test -race -json -timeout 15m $(TESTFLAGS) ./... \
+		| go run ./test/report -name test -out build/test/unit.txt
+
+.PHONY: lint
+lint: $(LINT) ## golangci-lint with kube-api-linter
+	$(LINT) run ./...
+
+$(LINT):
+	@echo "building the linter"
+	@mkdir -p $(@D) && cd tools/lint && go build -o $@ .
+
+.PHONY: verify
+verify: ## generated files equal the committed ones
+	@$(MAKE) --no-print-directory generate manifests golden
+	@go mod tidy -diff
+	@changed=$$(git status --porcelain -- api config controllers go.mod go.sum); \
+	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- api config controllers | head -100; exit 1; fi; \
+	echo "verify: ok"
