@@ -1,0 +1,81 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
+)
+
+// What a Mesh says when it does not exist or its API server has not filled in the defaults.
+const (
+	defaultTrustDomain      = "cluster.local"
+	defaultMaxConnectionAge = 10 * time.Minute
+)
+
+// Compile maps a snapshot to what it means. The result shares nothing mutable with the snapshot, but
+// parts of it share memory with each other: whoever receives it must not change it.
+func Compile(s Snapshot) Result {
+	w := newWorld(s)
+	places := w.enrolledPlaces()
+	numbers := assign(s.Numbers, w.numberKeys(places))
+	places = slices.DeleteFunc(places, func(p place) bool { return numbers[w.numberKey(p)] == 0 })
+
+	resources := []wire.Resource{meshResource(s.Mesh, s.TrustBundle)}
+	for _, p := range places {
+		resources = append(resources, w.destination(p, numbers[w.numberKey(p)]))
+		resources = append(resources, w.backend(p))
+	}
+	if len(s.EndpointSlices) > 0 {
+		resources = append(resources, w.endpoints(resources, s.EndpointSlices)...)
+	}
+	slices.SortFunc(resources, func(a, b wire.Resource) int { return compareRefs(a.Ref, b.Ref) })
+	return Result{Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names}
+}
+
+func compareRefs(a, b wire.Ref) int {
+	return cmp.Or(strings.Compare(string(a.Kind), string(b.Kind)), strings.Compare(a.Key, b.Key))
+}
+
+// world is a snapshot indexed by name. It is read-only once made.
+type world struct {
+	enrolment enrolment
+	services  map[types.NamespacedName]*corev1.Service
+}
+
+func newWorld(s Snapshot) *world {
+	w := &world{
+		enrolment: enrol(s),
+		services:  make(map[types.NamespacedName]*corev1.Service, len(s.Services)),
+	}
+	for _, svc := range s.Services {
+		w.services[namespacedName(svc)] = svc
+	}
+	return w
+}
+
+func meshResource(mesh *meshv1alpha1.Mesh, bundle string) wire.Resource {
+	content := wire.Mesh{
+		TrustDomain:      defaultTrustDomain,
+		TrustBundle:      bundle,
+		MaxConnectionAge: wire.Duration(defaultMaxConnectionAge),
+	}
+	if mesh != nil {
+		content.TrustDomain = cmp.Or(mesh.Spec.TrustDomain, defaultTrustDomain)
+		if age, ok := parseDuration(mesh.Spec.Proxy.MaxConnectionAge); ok && age > 0 {
+			content.MaxConnectionAge = wire.Duration(age)
+		}
+	}
+	origin := wire.Origin{
+		APIVersion: meshv1alpha1.GroupVersion.String(),
+		Kind:       "Mesh",
+		Name:       meshv1alpha1.MeshName,
+	}
+	return wire.New("mesh", wire.ScopeMesh, origin, &content)
+}

@@ -1,0 +1,77 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+func comparePlaces(a, b place) int {
+	return cmp.Or(
+		strings.Compare(a.service.Namespace, b.service.Namespace),
+		strings.Compare(a.service.Name, b.service.Name),
+		cmp.Compare(a.port, b.port),
+		strings.Compare(a.consumer, b.consumer),
+	)
+}
+
+// enrolledPlaces are the ports of all Services that are captured because of their namespace, sorted.
+func (w *world) enrolledPlaces() []place {
+	var places []place
+	for name, svc := range w.services {
+		if !w.enrolment.has(name.Namespace) || w.uncaptured(svc) != nil {
+			continue
+		}
+		for i := range svc.Spec.Ports {
+			if port := &svc.Spec.Ports[i]; isTCP(port) {
+				places = append(places, place{service: name, port: uint16(port.Port)})
+			}
+		}
+	}
+	slices.SortFunc(places, comparePlaces)
+	return slices.Compact(places)
+}
+
+// numberKey is the key of a place's destination number. Copies for several consumers share one, since
+// no proxy sees more than one of them. A Service read from a file has no UID and goes by its name.
+func (w *world) numberKey(p place) NumberKey {
+	uid := w.services[p.service].UID
+	if uid == "" {
+		uid = types.UID(p.service.String())
+	}
+	return NumberKey{UID: uid, Port: p.port}
+}
+
+func (w *world) numberKeys(places []place) []NumberKey {
+	keys := make([]NumberKey, len(places))
+	for i, p := range places {
+		keys[i] = w.numberKey(p)
+	}
+	return keys
+}
+
+func (w *world) destination(p place, number uint16) wire.Resource {
+	svc := w.services[p.service]
+	return wire.New(p.key(), p.scope(), serviceOrigin(p.service), &wire.Destination{
+		Namespace: p.service.Namespace,
+		Service:   p.service.Name,
+		Port:      p.port,
+		Number:    number,
+		Addresses: clusterIPs(svc),
+		Protocol:  w.destinationProtocol(svc, p),
+	})
+}
+
+func (w *world) destinationProtocol(svc *corev1.Service, p place) wire.Protocol {
+	switch declared(tcpPort(svc, p.port)).class {
+	case classHTTP, classH2C:
+		return wire.ProtocolHTTP
+	default:
+		return wire.ProtocolTCP
+	}
+}

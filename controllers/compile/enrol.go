@@ -1,0 +1,69 @@
+package compile
+
+import (
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+)
+
+// clusterNamespaces run what a cluster itself needs. A mesh that captured them could lock its own
+// control plane out, so a label there is ignored.
+var clusterNamespaces = []string{"kube-node-lease", "kube-public", "kube-system"}
+
+// enrolment knows the enrolled namespaces and why another one is not.
+type enrolment struct {
+	// names are sorted; statuses share the slice as their audience.
+	names  []string
+	set    map[string]bool
+	system string
+	// suspended tells that the Mesh is being deleted, which takes every namespace out first.
+	suspended bool
+}
+
+func enrol(s Snapshot) enrolment {
+	e := enrolment{
+		set:       make(map[string]bool),
+		system:    s.SystemNamespace,
+		suspended: s.Mesh != nil && s.Mesh.DeletionTimestamp != nil,
+	}
+	if e.suspended {
+		return e
+	}
+	for _, ns := range s.Namespaces {
+		if e.labelled(ns) && !e.set[ns.Name] {
+			e.set[ns.Name] = true
+			e.names = append(e.names, ns.Name)
+		}
+	}
+	slices.Sort(e.names)
+	return e
+}
+
+func (e enrolment) labelled(ns *corev1.Namespace) bool {
+	return ns.Labels[meshv1alpha1.EnabledLabel] == "true" &&
+		!e.never(ns.Name) &&
+		ns.DeletionTimestamp == nil && ns.Status.Phase != corev1.NamespaceTerminating
+}
+
+// never tells that a namespace stays outside whatever its labels say.
+func (e enrolment) never(namespace string) bool {
+	return namespace == e.system || slices.Contains(clusterNamespaces, namespace)
+}
+
+func (e enrolment) has(namespace string) bool { return e.set[namespace] }
+
+// refusal says what a user can do about a namespace that is not enrolled.
+func (e enrolment) refusal(namespace string) string {
+	switch {
+	case e.suspended:
+		return "Namespace " + namespace + " is not enrolled: the Mesh is being deleted"
+	case e.never(namespace):
+		return "Namespace " + namespace + " can never be enrolled"
+	default:
+		return "Namespace " + namespace + " is not enrolled: label it with " +
+			meshv1alpha1.EnabledLabel + "=" + strconv.Quote("true")
+	}
+}

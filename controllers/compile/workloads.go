@@ -1,0 +1,135 @@
+package compile
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
+)
+
+// ComponentProxy is the value of meshv1alpha1.ComponentLabel on proxy pods.
+const ComponentProxy = "proxy"
+
+// Sandboxes is what the agent of one node has reported: the pods whose network exists there now. A
+// node without an entry has not reported since the operator started.
+type Sandboxes map[string][]wire.PodReport
+
+// Workloads joins addresses with ServiceAccounts for the pods of the given namespaces, sorted by
+// address. The ServiceAccount comes from the Pod object. The address comes from what the pod's node
+// has reported for the pod's UID; for a node that has not reported yet it comes from the Pod's status,
+// so that a restart of the operator takes no identity away. An address that two pods claim belongs to
+// neither. Claims of pods outside the namespaces count as well.
+func Workloads(pods []*corev1.Pod, sandboxes Sandboxes, namespaces map[string]bool) []wire.Resource {
+	claims := map[netip.Addr][]*corev1.Pod{}
+	reported := reportsByUID(sandboxes)
+	for _, pod := range pods {
+		for _, address := range addresses(pod, sandboxes, reported) {
+			claims[address] = append(claims[address], pod)
+		}
+	}
+	var out []wire.Resource
+	for address, pods := range claims {
+		if len(pods) != 1 || !namespaces[pods[0].Namespace] {
+			continue
+		}
+		pod := pods[0]
+		out = append(out, wire.New(address.String(), wire.ScopeNamespace(pod.Namespace), podOrigin(pod), &wire.Workload{
+			Address:        address,
+			Pod:            pod.Name,
+			UID:            string(pod.UID),
+			Namespace:      pod.Namespace,
+			ServiceAccount: pod.Spec.ServiceAccountName,
+		}))
+	}
+	slices.SortFunc(out, func(a, b wire.Resource) int { return a.Workload.Address.Compare(b.Workload.Address) })
+	return out
+}
+
+type reportKey struct{ node, uid string }
+
+func reportsByUID(sandboxes Sandboxes) map[reportKey]*wire.PodReport {
+	out := map[reportKey]*wire.PodReport{}
+	for node, reports := range sandboxes {
+		for i := range reports {
+			if !reports[i].Ended {
+				out[reportKey{node, reports[i].UID}] = &reports[i]
+			}
+		}
+	}
+	return out
+}
+
+func addresses(pod *corev1.Pod, sandboxes Sandboxes, reported map[reportKey]*wire.PodReport) []netip.Addr {
+	if pod.Spec.HostNetwork || pod.Spec.NodeName == "" {
+		return nil
+	}
+	if _, known := sandboxes[pod.Spec.NodeName]; known {
+		if report := reported[reportKey{pod.Spec.NodeName, string(pod.UID)}]; report != nil {
+			return report.Addresses
+		}
+		return nil
+	}
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return nil
+	}
+	return statusAddresses(pod)
+}
+
+func statusAddresses(pod *corev1.Pod) []netip.Addr {
+	var out []netip.Addr
+	for _, ip := range pod.Status.PodIPs {
+		if address, err := netip.ParseAddr(ip.IP); err == nil {
+			out = append(out, address)
+		}
+	}
+	return out
+}
+
+// ReadyProxies returns the proxies of each given namespace that are ready and not on their way out,
+// sorted by pod name. zones maps nodes to their zones.
+func ReadyProxies(pods []*corev1.Pod, namespaces map[string]bool, zones map[string]string) map[string][]wire.Proxy {
+	out := map[string][]wire.Proxy{}
+	for _, pod := range pods {
+		if !namespaces[pod.Namespace] || pod.Labels[meshv1alpha1.ComponentLabel] != ComponentProxy ||
+			pod.DeletionTimestamp != nil || !ready(pod) {
+			continue
+		}
+		if addresses := statusAddresses(pod); len(addresses) > 0 {
+			out[pod.Namespace] = append(out[pod.Namespace], wire.Proxy{
+				Pod: pod.Name, Addresses: addresses, Node: pod.Spec.NodeName, Zone: zones[pod.Spec.NodeName],
+			})
+		}
+	}
+	for _, proxies := range out {
+		slices.SortFunc(proxies, func(a, b wire.Proxy) int { return cmp.Compare(a.Pod, b.Pod) })
+	}
+	return out
+}
+
+// Proxies wraps the ready proxies of each given namespace into a resource that every proxy receives.
+func Proxies(ready map[string][]wire.Proxy, namespaces map[string]bool) []wire.Resource {
+	out := make([]wire.Resource, 0, len(namespaces))
+	for namespace := range namespaces {
+		out = append(out, wire.New(namespace, wire.ScopeMesh, namespaceOrigin(namespace), &wire.Proxies{Proxies: ready[namespace]}))
+	}
+	slices.SortFunc(out, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
+	return out
+}
+
+func ready(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+func podOrigin(pod *corev1.Pod) wire.Origin {
+	return wire.Origin{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name}
+}
+
+func namespaceOrigin(name string) wire.Origin {
+	return wire.Origin{APIVersion: "v1", Kind: "Namespace", Name: name}
+}
