@@ -1,6 +1,9 @@
 package wire
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // RouteKind is the API kind of a route.
 type RouteKind string
@@ -36,6 +39,15 @@ type Route struct {
 	Backends []WeightedBackend `json:"backends,omitempty"`
 	Timeouts Timeouts          `json:"timeouts,omitzero"`
 	Retry    *Retry            `json:"retry,omitempty"`
+}
+
+// Key returns the key of r's resource.
+func (r *Route) Key() string {
+	key := string(r.Kind) + "/" + r.Namespace + "/" + r.Name + "/" + strconv.Itoa(r.Rule)
+	if r.Consumer {
+		key += "@consumer"
+	}
+	return key
 }
 
 // MatchType says how a value is compared. Regular expressions are RE2, matched against the whole value.

@@ -1,0 +1,167 @@
+package http
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// redirect is a RequestRedirect filter.
+type redirect struct {
+	scheme, host string
+	port         uint16
+	path         pathModifier
+	status       int
+}
+
+func newRedirect(r *wire.Redirect, prefixOnly bool) (*redirect, error) {
+	if !slices.Contains([]string{"", "http", "https"}, r.Scheme) {
+		return nil, fmt.Errorf("redirect scheme %q is not supported", r.Scheme)
+	}
+	if !slices.Contains([]int{301, 302, 303, 307, 308}, r.Status) {
+		return nil, fmt.Errorf("redirect status %d is not supported", r.Status)
+	}
+	path, err := newPathModifier(r.Path, prefixOnly)
+	if err != nil {
+		return nil, fmt.Errorf("redirect: %w", err)
+	}
+	return &redirect{scheme: r.Scheme, host: r.Hostname, port: r.Port, path: path, status: r.Status}, nil
+}
+
+// answer builds the redirection. The query stays as it is.
+func (r *redirect) answer(x *Exchange, req *Request) *Response {
+	target := *req
+	target.Path = r.path.apply(x.Matched, req.Path)
+	location := target.Target()
+	if authority := r.authority(x, req); authority != "" {
+		location = r.schemeOf(req) + "://" + authority + location
+	}
+	return &Response{Status: r.status, Header: Header{{Name: "Location", Value: location}}}
+}
+
+func (r *redirect) schemeOf(req *Request) string {
+	if r.scheme != "" {
+		return r.scheme
+	}
+	return req.Scheme
+}
+
+// authority returns host and port to go to, "" if the client named no host (HTTP/1.0) and a Location
+// without one must do. For the port see HTTPRequestRedirectFilter.port: its own, else the well-known one
+// of the filter's scheme, else the one that the client called; a well-known one is left out.
+func (r *redirect) authority(x *Exchange, req *Request) string {
+	host, given := splitAuthority(req.Authority)
+	if r.host != "" {
+		host = r.host
+	}
+	if host == "" {
+		return ""
+	}
+	port := given
+	switch {
+	case r.port != 0:
+		port = strconv.Itoa(int(r.port))
+	case r.scheme != "":
+		port = ""
+	case x.Port != 0:
+		port = strconv.Itoa(int(x.Port))
+	}
+	if port == "" || port == wellKnownPort(r.schemeOf(req)) {
+		return host
+	}
+	return host + ":" + port
+}
+
+func wellKnownPort(scheme string) string {
+	if scheme == "https" {
+		return "443"
+	}
+	return "80"
+}
+
+// splitAuthority separates the port, if there is one; a literal IPv6 address keeps its brackets.
+func splitAuthority(authority string) (host, port string) {
+	if i := strings.LastIndexByte(authority, ':'); i > strings.LastIndexByte(authority, ']') {
+		return authority[:i], authority[i+1:]
+	}
+	return authority, ""
+}
+
+// rewrite is a URLRewrite filter.
+type rewrite struct {
+	host string
+	path pathModifier
+}
+
+func newRewrite(r *wire.URLRewrite, prefixOnly bool) (*rewrite, error) {
+	path, err := newPathModifier(r.Path, prefixOnly)
+	if err != nil {
+		return nil, fmt.Errorf("URL rewrite: %w", err)
+	}
+	return &rewrite{host: r.Hostname, path: path}, nil
+}
+
+func (r *rewrite) request(m Matched, req *Request) {
+	if r.host != "" {
+		req.Authority = r.host
+	}
+	req.Path = r.path.apply(m, req.Path)
+}
+
+// pathModifier replaces a path or the matched prefix of it; the zero value leaves it alone.
+type pathModifier struct {
+	full string
+	// prefix has no trailing slash. It counts if replacePrefix is set.
+	prefix        string
+	replacePrefix bool
+}
+
+var errNoPrefix = errors.New("ReplacePrefixMatch needs prefix matches alone")
+
+// newPathModifier compiles a path modifier. Values are normalised like every path that is forwarded.
+func newPathModifier(m *wire.PathModifier, prefixOnly bool) (pathModifier, error) {
+	switch {
+	case m == nil:
+		return pathModifier{}, nil
+	case (m.ReplaceFullPath == nil) == (m.ReplacePrefixMatch == nil):
+		return pathModifier{}, errors.New("not exactly one path modifier is set")
+	case m.ReplaceFullPath != nil:
+		full, err := normalizeReplacement(*m.ReplaceFullPath)
+		return pathModifier{full: full}, err
+	case !prefixOnly:
+		return pathModifier{}, errNoPrefix
+	default:
+		prefix, err := normalizeReplacement(*m.ReplacePrefixMatch)
+		return pathModifier{prefix: strings.TrimSuffix(prefix, "/"), replacePrefix: true}, err
+	}
+}
+
+// normalizeReplacement normalises a path that a user may have written without its slash.
+func normalizeReplacement(path string) (string, error) {
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	return NormalizePath(path)
+}
+
+// apply follows the table at HTTPPathModifier.replacePrefixMatch.
+func (p *pathModifier) apply(m Matched, path string) string {
+	switch {
+	case p.full != "":
+		return p.full
+	case !p.replacePrefix || path == "*":
+		return path
+	}
+	rest := strings.TrimPrefix(path, m.Prefix)
+	if m.Prefix == "/" && rest != "" {
+		rest = path
+	}
+	if p.prefix == "" && rest == "" {
+		return "/"
+	}
+	return p.prefix + rest
+}
