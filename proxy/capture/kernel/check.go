@@ -1,0 +1,211 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+
+	"github.com/google/nftables"
+	mdlayher "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"weft.dev/weft/proxy/capture/rules"
+)
+
+// Found is what a namespace holds of Weft's, as far as it matters to a new agent.
+type Found struct {
+	// Guard tells that an agent was there when the pod started.
+	Guard bool
+	// Captured tells that connections are sent to a proxy now.
+	Captured bool
+}
+
+// Find reads what an earlier agent left.
+func (n *Netns) Find() (Found, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	conn, err := n.nftables()
+	if err != nil {
+		return Found{}, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	guard, err := rulesByChain(conn, nftables.TableFamilyNetdev)
+	if err != nil {
+		return Found{}, err
+	}
+	ipv4, err := rulesByChain(conn, nftables.TableFamilyIPv4)
+	if err != nil {
+		return Found{}, err
+	}
+	ipv6, err := rulesByChain(conn, nftables.TableFamilyIPv6)
+	if err != nil {
+		return Found{}, err
+	}
+	return Found{Guard: guard["guard"] > 0, Captured: ipv4["capture"]+ipv6["capture"] > 0}, nil
+}
+
+// find reads whether the capture chains are there, which are never taken away again.
+func (n *Netns) find() (rules.Tables, error) {
+	var found rules.Tables
+	conn, err := n.nftables()
+	if err != nil {
+		return found, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	ipv4, err := rulesByChain(conn, nftables.TableFamilyIPv4)
+	if err != nil {
+		return found, err
+	}
+	ipv6, err := rulesByChain(conn, nftables.TableFamilyIPv6)
+	if err != nil {
+		return found, err
+	}
+	_, found.IPv4.Capture = ipv4["capture"]
+	_, found.IPv6.Capture = ipv6["capture"]
+	return found, nil
+}
+
+// Check compares what the namespace holds with what was put in force and repairs what somebody has
+// damaged; repaired tells that it did. It is cheap while nobody changes rules in the namespace.
+func (n *Netns) Check() (repaired bool, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.known || !n.guardKnown {
+		return false, nil
+	}
+	generation, err := n.readGeneration()
+	if err != nil {
+		return false, fmt.Errorf("check: %w", err)
+	}
+	if generation == n.generation {
+		return false, nil
+	}
+	rulesIntact, guardIntact, err := n.intact()
+	if err != nil {
+		return false, fmt.Errorf("check: %w", err)
+	}
+	n.generation = generation
+	if !rulesIntact {
+		n.known = false
+		err = n.apply(n.have)
+	}
+	if !guardIntact {
+		n.guardKnown = false
+		err = errors.Join(err, n.guard(n.guarded))
+	}
+	return !rulesIntact || !guardIntact, err
+}
+
+func (n *Netns) intact() (rulesIntact, guardIntact bool, err error) {
+	conn, err := n.nftables()
+	if err != nil {
+		return false, false, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	rulesIntact = true
+	for f, want := range map[family]rules.Table{familyIPv4: n.have.IPv4, familyIPv6: n.have.IPv6} {
+		same, err := holds(conn, f, want)
+		if err != nil {
+			return false, false, err
+		}
+		rulesIntact = rulesIntact && same
+	}
+	guard, err := rulesByChain(conn, nftables.TableFamilyNetdev)
+	if err != nil {
+		return false, false, err
+	}
+	return rulesIntact, guard["guard"] == len(passing(n.guarded)), nil
+}
+
+// holds tells whether the table of one family has the wanted chains, numbers of rules and ports.
+func holds(conn *nftables.Conn, f family, want rules.Table) (bool, error) {
+	got, err := rulesByChain(conn, f.number)
+	if err != nil {
+		return false, err
+	}
+	chains := map[string]int{}
+	if want.Capture {
+		chains["output"] = 2
+		chains["capture"] = min(1, len(want.Proxies))
+	}
+	if want.Redirect {
+		chains["prerouting"] = 1
+	}
+	if len(want.Strict) > 0 {
+		chains["input"] = len(want.Strict)
+	}
+	if !maps.Equal(got, chains) || !want.Capture {
+		return maps.Equal(got, chains), nil
+	}
+	elements, err := conn.GetSetElements(newObjects(f).ports)
+	if err != nil {
+		return false, fmt.Errorf("read ports: %w", err)
+	}
+	ports := map[netip.AddrPort]uint16{}
+	for _, e := range elements {
+		if len(e.Key) < int(f.bytes)+2 || len(e.Val) < 2 {
+			continue
+		}
+		address, _ := netip.AddrFromSlice(e.Key[:f.bytes])
+		ports[netip.AddrPortFrom(address, binary.BigEndian.Uint16(e.Key[f.bytes:]))] = binary.BigEndian.Uint16(e.Val)
+	}
+	return maps.Equal(ports, want.Ports), nil
+}
+
+// rulesByChain counts the rules of each chain in the table of one family; a table that is not there
+// has no chains.
+func rulesByChain(conn *nftables.Conn, f nftables.TableFamily) (map[string]int, error) {
+	chains, err := conn.ListChainsOfTableFamily(f)
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
+	counts := map[string]int{}
+	for _, chain := range chains {
+		if chain.Table.Name != tableName {
+			continue
+		}
+		list, err := conn.GetRules(chain.Table, chain)
+		if err != nil {
+			return nil, fmt.Errorf("list rules of %s: %w", chain.Name, err)
+		}
+		counts[chain.Name] = len(list)
+	}
+	return counts, nil
+}
+
+// readGeneration asks for the number of the present ruleset.
+func (n *Netns) readGeneration() (uint32, error) {
+	conn, err := mdlayher.Dial(unix.NETLINK_NETFILTER, &mdlayher.Config{NetNS: int(n.file.Fd())})
+	if err != nil {
+		return 0, fmt.Errorf("netfilter socket: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	replies, err := conn.Execute(mdlayher.Message{
+		Header: mdlayher.Header{
+			Type:  mdlayher.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN),
+			Flags: mdlayher.Request,
+		},
+		Data: make([]byte, 4),
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read generation: %w", err)
+	}
+	for _, reply := range replies {
+		if len(reply.Data) < 4 {
+			continue
+		}
+		attributes, err := mdlayher.NewAttributeDecoder(reply.Data[4:])
+		if err != nil {
+			return 0, fmt.Errorf("read generation: %w", err)
+		}
+		attributes.ByteOrder = binary.BigEndian
+		for attributes.Next() {
+			if attributes.Type() == unix.NFTA_GEN_ID {
+				return attributes.Uint32(), nil
+			}
+		}
+	}
+	return 0, errors.New("read generation: the answer has none")
+}

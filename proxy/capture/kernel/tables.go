@@ -1,0 +1,276 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"weft.dev/weft/proxy/capture/rules"
+	"weft.dev/weft/proxy/wire"
+)
+
+// tableName is the name of every table that Weft makes.
+const tableName = "weft"
+
+// Lifetime is how long capture outlives the last Refresh.
+const Lifetime = time.Minute
+
+// elementsPerMessage keeps the list of elements of one message under the 64 KiB that a netlink
+// attribute can hold, for IPv6 keys too.
+const elementsPerMessage = 400
+
+// The capture chain runs before every other destination translation of the pod (-100), so that a
+// pod's own rules cannot hide a Service from the mesh.
+const capturePriority nftables.ChainPriority = -110
+
+// family holds what differs between IPv4 and IPv6.
+type family struct {
+	number       nftables.TableFamily
+	address      nftables.SetDatatype
+	source       uint32 // offset of the source address in the network header
+	destination  uint32
+	bytes        uint32
+	keyRegisters uint32 // 32-bit registers that address and port take
+}
+
+var (
+	familyIPv4 = family{nftables.TableFamilyIPv4, nftables.TypeIPAddr, 12, 16, 4, 2}
+	familyIPv6 = family{nftables.TableFamilyIPv6, nftables.TypeIP6Addr, 8, 24, 16, 5}
+)
+
+// Registers of 32 bits; an IPv6 address takes four of them.
+const (
+	registerKey    = unix.NFT_REG32_00     // address and port looked up, up to five registers
+	registerNumber = unix.NFT_REG32_00 + 5 // destination number
+	registerRandom = unix.NFT_REG32_00 + 6
+	registerProxy  = unix.NFT_REG32_00 + 8 // up to four registers
+)
+
+// objects are the handles of one family's table; making them touches no kernel.
+type objects struct {
+	family  family
+	table   *nftables.Table
+	output  *nftables.Chain
+	capture *nftables.Chain
+	input   *nftables.Chain
+	inbound *nftables.Chain
+	ports   *nftables.Set
+	// alive are two sets with the one element "tcp" that expires. Refreshing one never touches the
+	// other, so that there is no instant at which neither holds it, on any kernel.
+	alive [2]*nftables.Set
+}
+
+func newObjects(f family) *objects {
+	o := &objects{family: f, table: &nftables.Table{Family: f.number, Name: tableName}}
+	o.output = &nftables.Chain{
+		Name: "output", Table: o.table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRef(capturePriority),
+	}
+	o.capture = &nftables.Chain{Name: "capture", Table: o.table}
+	o.input = &nftables.Chain{
+		Name: "input", Table: o.table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
+	}
+	o.inbound = &nftables.Chain{
+		Name: "prerouting", Table: o.table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+	}
+	o.ports = &nftables.Set{
+		Table: o.table, Name: "ports", IsMap: true, Concatenation: true,
+		KeyType:  nftables.MustConcatSetType(f.address, nftables.TypeInetService),
+		DataType: nftables.TypeInetService,
+	}
+	for i, name := range []string{"alive0", "alive1"} {
+		o.alive[i] = &nftables.Set{
+			Table: o.table, Name: name, KeyType: nftables.TypeInetProto, HasTimeout: true, Timeout: Lifetime,
+		}
+	}
+	return o
+}
+
+// rebuild replaces the whole table. The batch removes the old one only if there is one: adding a
+// table that exists changes nothing.
+func (o *objects) rebuild(c *nftables.Conn, want rules.Table) error {
+	c.AddTable(o.table)
+	c.DelTable(o.table)
+	if want.Empty() {
+		return nil
+	}
+	c.AddTable(o.table)
+	if want.Capture {
+		if err := o.addCapture(c, want); err != nil {
+			return err
+		}
+	}
+	if want.Redirect {
+		c.AddChain(o.inbound)
+		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.inbound, Exprs: redirect()})
+	}
+	if len(want.Strict) > 0 {
+		c.AddChain(o.input)
+		return o.addStrict(c, want.Strict)
+	}
+	return nil
+}
+
+func (o *objects) addCapture(c *nftables.Conn, want rules.Table) error {
+	if err := c.AddSet(o.ports, nil); err != nil {
+		return err
+	}
+	if err := o.addPorts(c, want.All()); err != nil {
+		return err
+	}
+	c.AddChain(o.capture)
+	if err := o.addProxies(c, want.Proxies); err != nil {
+		return err
+	}
+	c.AddChain(o.output)
+	for _, set := range o.alive {
+		if err := c.AddSet(set, []nftables.SetElement{{Key: []byte{unix.IPPROTO_TCP}}}); err != nil {
+			return err
+		}
+		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.output, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: registerKey},
+			&expr.Lookup{SourceRegister: registerKey, SetID: set.ID, SetName: set.Name},
+			&expr.Verdict{Kind: expr.VerdictGoto, Chain: o.capture.Name},
+		}})
+	}
+	return nil
+}
+
+// change brings the table from one content into another of the same shape.
+func (o *objects) change(c *nftables.Conn, change rules.Change, want rules.Table) error {
+	for chunk := range slices.Chunk(change.Remove, elementsPerMessage) {
+		if err := c.SetDeleteElements(o.ports, o.elements(chunk, false)); err != nil {
+			return err
+		}
+	}
+	if err := o.addPorts(c, change.Add); err != nil {
+		return err
+	}
+	if change.Proxies {
+		c.FlushChain(o.capture)
+		if err := o.addProxies(c, want.Proxies); err != nil {
+			return err
+		}
+	}
+	if change.Strict {
+		c.FlushChain(o.input)
+		return o.addStrict(c, want.Strict)
+	}
+	return nil
+}
+
+// refresh starts the lifetime of one of the two sets anew.
+func (o *objects) refresh(c *nftables.Conn, turn int) error {
+	set := o.alive[turn%len(o.alive)]
+	c.FlushSet(set)
+	return c.SetAddElements(set, []nftables.SetElement{{Key: []byte{unix.IPPROTO_TCP}}})
+}
+
+func (o *objects) addPorts(c *nftables.Conn, ports []rules.Port) error {
+	for chunk := range slices.Chunk(ports, elementsPerMessage) {
+		if err := c.SetAddElements(o.ports, o.elements(chunk, true)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *objects) elements(ports []rules.Port, values bool) []nftables.SetElement {
+	out := make([]nftables.SetElement, len(ports))
+	for i, p := range ports {
+		// Concatenated keys pad each part to four bytes.
+		key := append(p.Destination.Addr().AsSlice(), 0, 0, 0, 0)
+		binary.BigEndian.PutUint16(key[o.family.bytes:], p.Destination.Port())
+		out[i].Key = key
+		if values {
+			out[i].Val = binaryutil.BigEndian.PutUint16(p.Number)
+		}
+	}
+	return out
+}
+
+// addProxies fills the capture chain: the destination number of address and port, then one of the
+// proxies at random. A miss in the first lookup ends the rule, and the connection goes its usual way.
+func (o *objects) addProxies(c *nftables.Conn, proxies []netip.Addr) error {
+	if len(proxies) == 0 {
+		return nil
+	}
+	choice := &nftables.Set{
+		Table: o.table, Anonymous: true, Constant: true, IsMap: true,
+		KeyType: nftables.TypeInteger, DataType: o.family.address,
+	}
+	elements := make([]nftables.SetElement, len(proxies))
+	for i, proxy := range proxies {
+		elements[i] = nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: proxy.AsSlice()}
+	}
+	if err := c.AddSet(choice, elements); err != nil {
+		return err
+	}
+	c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseNetworkHeader, Offset: o.family.destination, Len: o.family.bytes},
+		&expr.Payload{DestRegister: registerKey + o.family.keyRegisters - 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: registerKey, DestRegister: registerNumber, IsDestRegSet: true, SetID: o.ports.ID, SetName: o.ports.Name},
+		&expr.Numgen{Register: registerRandom, Modulus: uint32(len(proxies)), Type: unix.NFT_NG_RANDOM},
+		&expr.Lookup{SourceRegister: registerRandom, DestRegister: registerProxy, IsDestRegSet: true, SetID: choice.ID, SetName: choice.Name},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(o.family.number), RegAddrMin: registerProxy, RegProtoMin: registerNumber},
+	}})
+	return nil
+}
+
+// redirect brings destination numbers to the one listener. There is no upper bound to compare with,
+// because MaxNumber is the highest port there is.
+func redirect() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: registerKey},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: registerKey, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: registerKey, Data: binaryutil.BigEndian.PutUint16(wire.MinNumber)},
+		&expr.Immediate{Register: registerKey, Data: binaryutil.BigEndian.PutUint16(wire.PortCaptured)},
+		&expr.Redir{RegisterProtoMin: registerKey},
+	}
+}
+
+func (o *objects) addStrict(c *nftables.Conn, ports []rules.StrictPort) error {
+	loopback := make([]byte, unix.IFNAMSIZ)
+	copy(loopback, "lo")
+	for _, port := range ports {
+		match := []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: registerKey},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: registerKey, Data: loopback},
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: registerKey},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: registerKey, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: registerKey, Data: binaryutil.BigEndian.PutUint16(port.Port)},
+			&expr.Ct{Key: expr.CtKeySTATE, Register: registerKey},
+			&expr.Bitwise{
+				SourceRegister: registerKey, DestRegister: registerKey, Len: 4,
+				Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW), Xor: make([]byte, 4),
+			},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: registerKey, Data: make([]byte, 4)},
+		}
+		if len(port.Allowed) > 0 {
+			allowed := &nftables.Set{Table: o.table, Anonymous: true, Constant: true, KeyType: o.family.address}
+			elements := make([]nftables.SetElement, len(port.Allowed))
+			for i, address := range port.Allowed {
+				elements[i].Key = address.AsSlice()
+			}
+			if err := c.AddSet(allowed, elements); err != nil {
+				return err
+			}
+			match = append(match,
+				&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseNetworkHeader, Offset: o.family.source, Len: o.family.bytes},
+				&expr.Lookup{SourceRegister: registerKey, SetID: allowed.ID, SetName: allowed.Name, Invert: true})
+		}
+		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.input, Exprs: append(match,
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+// Package rules says which nftables rules a pod's own network namespace shall hold: it turns what the
+// operator captures, the proxies that live and the pod's place into one value, and compares two such
+// values. It is pure; package kernel brings the value into force.
+package rules
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// Tables is everything Weft holds in one network namespace. The zero value asks for nothing.
+type Tables struct {
+	// IPv4 and IPv6 are the tables "weft" of the families ip and ip6.
+	IPv4, IPv6 Table
+}
+
+// Table is the table "weft" of one family.
+type Table struct {
+	// Capture asks for the chain that sends connections to Ports over to Proxies. Without Ports or
+	// without Proxies the chain is there and captures nothing.
+	Capture bool
+	Ports   map[netip.AddrPort]uint16
+	// Proxies share the captured connections evenly; sorted.
+	Proxies []netip.Addr
+	// Redirect brings every destination number to the one listener of a proxy.
+	Redirect bool
+	// Strict refuses foreign callers, sorted by port.
+	Strict []StrictPort
+}
+
+// StrictPort refuses new connections to Port from everywhere but Allowed, which is sorted.
+type StrictPort struct {
+	Port    uint16
+	Allowed []netip.Addr
+}
+
+// Empty tells that nothing is asked of the family.
+func (t Table) Empty() bool { return !t.Capture && !t.Redirect && len(t.Strict) == 0 }
+
+// Captures tells that new connections go to a proxy.
+func (t Table) Captures() bool { return t.Capture && len(t.Ports) > 0 && len(t.Proxies) > 0 }
+
+// Equal compares two tables.
+func (t Table) Equal(o Table) bool {
+	return t.Capture == o.Capture && t.Redirect == o.Redirect && maps.Equal(t.Ports, o.Ports) &&
+		slices.Equal(t.Proxies, o.Proxies) && slices.EqualFunc(t.Strict, o.Strict, StrictPort.equal)
+}
+
+func (p StrictPort) equal(o StrictPort) bool {
+	return p.Port == o.Port && slices.Equal(p.Allowed, o.Allowed)
+}
+
+// Equal compares two sets of tables.
+func (t Tables) Equal(o Tables) bool {
+	return t.IPv4.Equal(o.IPv4) && t.IPv6.Equal(o.IPv6)
+}
+
+// Pod is what the rules of one pod depend on.
+type Pod struct {
+	// Proxy marks one of Weft's own proxies: it is never captured.
+	Proxy bool
+	// Capture is its namespace's; nil when the namespace is not enrolled or the pod has opted out.
+	Capture *wire.Capture
+	// Strict holds the ports that only some callers may reach.
+	Strict []StrictPort
+}
+
+// Build returns the tables for a pod on a node in the given zone. live tells whether a proxy at an
+// address accepts connections as far as this node knows.
+func Build(pod Pod, zone string, live func(netip.Addr) bool) Tables {
+	var tables Tables
+	if pod.Proxy {
+		tables.IPv4.Redirect, tables.IPv6.Redirect = true, true
+	} else if pod.Capture != nil {
+		tables.IPv4 = captured(pod.Capture, zone, live, netip.Addr.Is4)
+		tables.IPv6 = captured(pod.Capture, zone, live, netip.Addr.Is6)
+	}
+	tables.IPv4.Strict = strict(pod.Strict, netip.Addr.Is4)
+	tables.IPv6.Strict = strict(pod.Strict, netip.Addr.Is6)
+	return tables
+}
+
+// captured builds the capture part for the family that ofFamily accepts.
+func captured(c *wire.Capture, zone string, live, ofFamily func(netip.Addr) bool) Table {
+	table := Table{Capture: true, Ports: map[netip.AddrPort]uint16{}}
+	for _, p := range c.Ports {
+		if address := p.Address.Unmap(); ofFamily(address) {
+			table.Ports[netip.AddrPortFrom(address, p.Port)] = p.Number
+		}
+	}
+	var near, all []netip.Addr
+	for _, proxy := range c.Proxies {
+		for _, address := range proxy.Addresses {
+			address = address.Unmap()
+			if !ofFamily(address) || !live(address) {
+				continue
+			}
+			all = append(all, address)
+			if zone != "" && proxy.Zone == zone {
+				near = append(near, address)
+			}
+		}
+	}
+	table.Proxies = sorted(all)
+	if len(near) > 0 {
+		table.Proxies = sorted(near)
+	}
+	return table
+}
+
+func strict(ports []StrictPort, ofFamily func(netip.Addr) bool) []StrictPort {
+	var out []StrictPort
+	for _, p := range ports {
+		var allowed []netip.Addr
+		for _, address := range p.Allowed {
+			if address = address.Unmap(); ofFamily(address) {
+				allowed = append(allowed, address)
+			}
+		}
+		out = append(out, StrictPort{Port: p.Port, Allowed: sorted(allowed)})
+	}
+	slices.SortFunc(out, func(a, b StrictPort) int { return cmp.Compare(a.Port, b.Port) })
+	return out
+}
+
+// sorted returns the addresses unmapped, in order and once each, in memory of its own.
+func sorted(addresses []netip.Addr) []netip.Addr {
+	if len(addresses) == 0 {
+		return nil
+	}
+	out := make([]netip.Addr, len(addresses))
+	for i, address := range addresses {
+		out[i] = address.Unmap()
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}

@@ -1,0 +1,207 @@
+package rules_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"weft.dev/weft/proxy/capture/rules"
+	"weft.dev/weft/proxy/wire"
+)
+
+// compare looks into the values of netip by their text.
+var compare = cmp.Options{
+	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+}
+
+func addresses(texts ...string) []netip.Addr {
+	var out []netip.Addr
+	for _, text := range texts {
+		out = append(out, netip.MustParseAddr(text))
+	}
+	return out
+}
+
+func proxy(zone string, texts ...string) wire.Proxy {
+	return wire.Proxy{Zone: zone, Addresses: addresses(texts...)}
+}
+
+func port(address string, port, number uint16) wire.CapturedPort {
+	return wire.CapturedPort{Address: netip.MustParseAddr(address), Port: port, Number: number}
+}
+
+func TestBuild(t *testing.T) {
+	ports := map[netip.AddrPort]uint16{netip.MustParseAddrPort("10.96.0.7:80"): 20000}
+	ports6 := map[netip.AddrPort]uint16{netip.MustParseAddrPort("[fd00::7]:80"): 20000}
+	tests := map[string]struct {
+		pod  rules.Pod
+		zone string
+		dead []netip.Addr
+		want rules.Tables
+	}{
+		"namespace not enrolled": {},
+		"enrolled, nothing to capture": {
+			pod:  rules.Pod{Capture: &wire.Capture{}},
+			want: rules.Tables{IPv4: rules.Table{Capture: true}, IPv6: rules.Table{Capture: true}},
+		},
+		"both families": {
+			pod: rules.Pod{Capture: &wire.Capture{
+				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000), port("fd00::7", 80, 20000)},
+				Proxies: []wire.Proxy{proxy("", "10.0.0.2", "fd00:1::2"), proxy("", "10.0.0.1", "fd00:1::1")},
+			}},
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Ports: ports, Proxies: addresses("10.0.0.1", "10.0.0.2")},
+				IPv6: rules.Table{Capture: true, Ports: ports6, Proxies: addresses("fd00:1::1", "fd00:1::2")},
+			},
+		},
+		"addresses in their IPv6 form": {
+			pod: rules.Pod{Capture: &wire.Capture{
+				Ports:   []wire.CapturedPort{port("::ffff:10.96.0.7", 80, 20000)},
+				Proxies: []wire.Proxy{proxy("", "::ffff:10.0.0.1")},
+			}},
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Ports: ports, Proxies: addresses("10.0.0.1")},
+				IPv6: rules.Table{Capture: true},
+			},
+		},
+		"a dead proxy gets nothing": {
+			pod: rules.Pod{Capture: &wire.Capture{
+				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000)},
+				Proxies: []wire.Proxy{proxy("", "10.0.0.1"), proxy("", "10.0.0.2")},
+			}},
+			dead: addresses("10.0.0.1"),
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Ports: ports, Proxies: addresses("10.0.0.2")},
+				IPv6: rules.Table{Capture: true},
+			},
+		},
+		"no proxy lives": {
+			pod: rules.Pod{Capture: &wire.Capture{
+				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000)},
+				Proxies: []wire.Proxy{proxy("", "10.0.0.1")},
+			}},
+			dead: addresses("10.0.0.1"),
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Ports: ports},
+				IPv6: rules.Table{Capture: true},
+			},
+		},
+		"proxies of the same zone are preferred": {
+			zone: "a",
+			pod: rules.Pod{Capture: &wire.Capture{
+				Proxies: []wire.Proxy{proxy("b", "10.0.0.1"), proxy("a", "10.0.0.2"), proxy("", "10.0.0.3")},
+			}},
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Proxies: addresses("10.0.0.2")},
+				IPv6: rules.Table{Capture: true},
+			},
+		},
+		"no proxy of the same zone lives": {
+			zone: "a",
+			pod: rules.Pod{Capture: &wire.Capture{
+				Proxies: []wire.Proxy{proxy("b", "10.0.0.1"), proxy("a", "10.0.0.2"), proxy("", "10.0.0.3")},
+			}},
+			dead: addresses("10.0.0.2"),
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Proxies: addresses("10.0.0.1", "10.0.0.3")},
+				IPv6: rules.Table{Capture: true},
+			},
+		},
+		"the zone of the node is not known": {
+			pod: rules.Pod{Capture: &wire.Capture{
+				Proxies: []wire.Proxy{proxy("", "10.0.0.1"), proxy("a", "10.0.0.2")},
+			}},
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Proxies: addresses("10.0.0.1", "10.0.0.2")},
+				IPv6: rules.Table{Capture: true},
+			},
+		},
+		"a proxy is redirected and never captured": {
+			pod: rules.Pod{Proxy: true, Capture: &wire.Capture{
+				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000)},
+				Proxies: []wire.Proxy{proxy("", "10.0.0.1")},
+			}},
+			want: rules.Tables{IPv4: rules.Table{Redirect: true}, IPv6: rules.Table{Redirect: true}},
+		},
+		"strict ports": {
+			pod: rules.Pod{Strict: []rules.StrictPort{
+				{Port: 9000, Allowed: addresses("fd00:1::1", "10.0.0.2", "10.0.0.1")}, {Port: 8080},
+			}},
+			want: rules.Tables{
+				IPv4: rules.Table{Strict: []rules.StrictPort{{Port: 8080}, {Port: 9000, Allowed: addresses("10.0.0.1", "10.0.0.2")}}},
+				IPv6: rules.Table{Strict: []rules.StrictPort{{Port: 8080}, {Port: 9000, Allowed: addresses("fd00:1::1")}}},
+			},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			live := func(address netip.Addr) bool {
+				for _, dead := range tc.dead {
+					if dead == address {
+						return false
+					}
+				}
+				return true
+			}
+			got := rules.Build(tc.pod, tc.zone, live)
+			if !got.Equal(tc.want) {
+				t.Errorf("tables differ (-want +got):\n%s", cmp.Diff(tc.want, got, compare))
+			}
+		})
+	}
+}
+
+func TestDiff(t *testing.T) {
+	one, two := netip.MustParseAddrPort("10.96.0.1:80"), netip.MustParseAddrPort("10.96.0.2:80")
+	tests := map[string]struct {
+		have, want rules.Table
+		change     rules.Change
+	}{
+		"equal": {
+			have: rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{one: 1}, Proxies: addresses("10.0.0.1")},
+			want: rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{one: 1}, Proxies: addresses("10.0.0.1")},
+		},
+		"first rules":         {want: rules.Table{Capture: true}, change: rules.Change{Rebuild: true}},
+		"first redirect":      {want: rules.Table{Redirect: true}, change: rules.Change{Rebuild: true}},
+		"first strict port":   {want: rules.Table{Strict: []rules.StrictPort{{Port: 1}}}, change: rules.Change{Rebuild: true}},
+		"another strict port": {have: rules.Table{Strict: []rules.StrictPort{{Port: 1}}}, want: rules.Table{Strict: []rules.StrictPort{{Port: 2}}}, change: rules.Change{Strict: true}},
+		"ports come and go": {
+			have:   rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{one: 1}},
+			want:   rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{two: 2}},
+			change: rules.Change{Remove: []rules.Port{{Destination: one, Number: 1}}, Add: []rules.Port{{Destination: two, Number: 2}}},
+		},
+		"another number": {
+			have:   rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{one: 1, two: 2}},
+			want:   rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{one: 3, two: 2}},
+			change: rules.Change{Remove: []rules.Port{{Destination: one, Number: 1}}, Add: []rules.Port{{Destination: one, Number: 3}}},
+		},
+		"another proxy": {
+			have:   rules.Table{Capture: true, Proxies: addresses("10.0.0.1")},
+			want:   rules.Table{Capture: true, Proxies: addresses("10.0.0.2")},
+			change: rules.Change{Proxies: true},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			got := rules.Diff(tc.have, tc.want)
+			if diff := cmp.Diff(tc.change, got, compare); diff != "" {
+				t.Errorf("change differs (-want +got):\n%s", diff)
+			}
+			if got.None() != tc.have.Equal(tc.want) {
+				t.Errorf("None() is %v for tables whose equality is %v", got.None(), tc.have.Equal(tc.want))
+			}
+		})
+	}
+}
+
+// A pod that leaves the mesh keeps its established connections, which need a translating chain.
+func TestKeep(t *testing.T) {
+	have := rules.Tables{IPv4: rules.Table{Capture: true, Proxies: addresses("10.0.0.1")}}
+	got := rules.Keep(have, rules.Tables{IPv6: rules.Table{Redirect: true}})
+	want := rules.Tables{IPv4: rules.Table{Capture: true}, IPv6: rules.Table{Redirect: true}}
+	if !got.Equal(want) {
+		t.Errorf("tables differ (-want +got):\n%s", cmp.Diff(want, got, compare))
+	}
+}
