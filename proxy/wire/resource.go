@@ -105,36 +105,60 @@ func New(key string, scope Scope, origin Origin, content any) Resource {
 	return r
 }
 
+// Content returns the pointer that Kind names, or nil if there is none: what New was given.
+func (r *Resource) Content() any {
+	for _, c := range r.contents() {
+		if c.kind == r.Kind && c.present {
+			return c.content
+		}
+	}
+	return nil
+}
+
 // Valid reports why a received resource cannot be used: no key, an unknown kind, or content that is
 // missing or of another kind. It does not look into the content.
 func (r *Resource) Valid() error {
 	if r.Key == "" {
 		return fmt.Errorf("resource of kind %q has no key", r.Kind)
 	}
-	set := map[Kind]bool{
-		KindMesh:        r.Mesh != nil,
-		KindDestination: r.Destination != nil,
-		KindRoute:       r.Route != nil,
-		KindBackend:     r.Backend != nil,
-		KindEndpoints:   r.Endpoints != nil,
-		KindProxies:     r.Proxies != nil,
-		KindWorkload:    r.Workload != nil,
-		KindCertificate: r.Certificate != nil,
-		KindCapture:     r.Capture != nil,
+	known := false
+	for _, c := range r.contents() {
+		switch {
+		case c.kind == r.Kind && !c.present:
+			return fmt.Errorf("%s has no content", r.Ref)
+		case c.kind == r.Kind:
+			known = true
+		}
 	}
-	present, known := set[r.Kind]
 	if !known {
 		return fmt.Errorf("unknown kind %q", r.Kind)
 	}
-	if !present {
-		return fmt.Errorf("%s has no content", r.Ref)
-	}
-	for kind, other := range set {
-		if other && kind != r.Kind {
-			return fmt.Errorf("%s carries content of kind %s", r.Ref, kind)
+	for _, c := range r.contents() {
+		if c.present && c.kind != r.Kind {
+			return fmt.Errorf("%s carries content of kind %s", r.Ref, c.kind)
 		}
 	}
 	return nil
+}
+
+type content struct {
+	kind    Kind
+	present bool
+	content any
+}
+
+func (r *Resource) contents() [9]content {
+	return [...]content{
+		{KindMesh, r.Mesh != nil, r.Mesh},
+		{KindDestination, r.Destination != nil, r.Destination},
+		{KindRoute, r.Route != nil, r.Route},
+		{KindBackend, r.Backend != nil, r.Backend},
+		{KindEndpoints, r.Endpoints != nil, r.Endpoints},
+		{KindProxies, r.Proxies != nil, r.Proxies},
+		{KindWorkload, r.Workload != nil, r.Workload},
+		{KindCertificate, r.Certificate != nil, r.Certificate},
+		{KindCapture, r.Capture != nil, r.Capture},
+	}
 }
 
 // hash returns 16 hexadecimal digits of the SHA-256 of v's JSON form. The content types marshal
