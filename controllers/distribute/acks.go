@@ -1,0 +1,133 @@
+package distribute
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// Holds tells how many of a namespace's connected proxies, m, have acknowledged all the given versions
+// without rejecting one: n. A version that is not, or no longer, the published one is held by nobody,
+// and so is one that the namespace may not see. A proxy counts from its Hello to the end of its stream.
+func (h *Hub) Holds(namespace string, held []wire.Held) (n, m int) {
+	return h.holds(held, feedNamespace(namespace), feedProxies)
+}
+
+// NodesHold is Holds for all connected node agents.
+func (h *Hub) NodesHold(held []wire.Held) (n, m int) {
+	return h.holds(held, feedNodes)
+}
+
+// holds counts the clients of the first feed; the resources may come through any of the given ones.
+func (h *Hub) holds(held []wire.Held, keys ...feedKey) (n, m int) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	f := h.feeds[keys[0]]
+	if f == nil {
+		return 0, 0
+	}
+	m = len(f.clients)
+	var needed uint64
+	for _, want := range held {
+		p := h.current[want.Ref]
+		if p == nil || p.resource.Version != want.Version ||
+			!slices.ContainsFunc(keys, func(key feedKey) bool { return slices.Contains(p.feeds, key) }) {
+			return 0, m
+		}
+		needed = max(needed, p.seq)
+	}
+	for c := range f.clients {
+		if c.acked >= max(needed, 1) && !c.rejects(held) {
+			n++
+		}
+	}
+	return n, m
+}
+
+func (c *client) rejects(held []wire.Held) bool {
+	if len(c.rejected) == 0 {
+		return false
+	}
+	return slices.ContainsFunc(held, func(want wire.Held) bool {
+		version, ok := c.rejected[want.Ref]
+		return ok && version == want.Version
+	})
+}
+
+// Gone tells that a resource is not published and that no connected client may still hold it. It says
+// nothing about clients that are not connected.
+func (h *Hub) Gone(ref wire.Ref) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if h.current[ref] != nil {
+		return false
+	}
+	for _, f := range h.feeds {
+		it := f.items[ref]
+		if it == nil {
+			continue
+		}
+		for c := range f.clients {
+			// A first delta made after the removal brings nothing: before it is acknowledged, such a
+			// client can only hold what it said it brought along.
+			if c.acked < it.seq && (c.acked > 0 || c.sent > 0 && c.sent < it.seq) {
+				return false
+			}
+		}
+	}
+	for _, c := range h.clients {
+		if _, ok := c.held[ref]; ok {
+			return false
+		}
+	}
+	return true
+}
+
+// Client is a connected proxy or node agent.
+type Client struct {
+	Identity
+	Build     string
+	Connected time.Time
+	// Seq is the publication that the client's configuration corresponds to: the hub's own when
+	// nothing is outstanding for it, zero before its first acknowledgement.
+	Seq uint64
+	// Rejected counts the resources that it was sent in a version it cannot use.
+	Rejected int
+}
+
+// Clients returns all connected clients, sorted by kind, namespace, node and pod.
+func (h *Hub) Clients() []Client {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	clients := make([]Client, 0, len(h.clients))
+	for _, c := range h.clients {
+		seq := c.acked
+		if seq > 0 && seq == c.sent && !c.behind() {
+			seq = h.seq
+		}
+		clients = append(clients, Client{
+			Identity: c.identity, Build: c.build, Connected: c.connected, Seq: seq, Rejected: len(c.rejected),
+		})
+	}
+	slices.SortFunc(clients, func(a, b Client) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace),
+			cmp.Compare(a.Node, b.Node), cmp.Compare(a.Pod, b.Pod), cmp.Compare(a.PodUID, b.PodUID))
+	})
+	return clients
+}
+
+// behind tells that something was published that the client has not been sent.
+func (c *client) behind() bool {
+	return slices.ContainsFunc(c.feeds, func(f *feed) bool { return f.newest != nil && f.newest.seq > c.sent })
+}
+
+// Rejections returns the published versions that some client could not use, sorted by Ref. One stays
+// until its resource changes, even when the client that rejected it has gone.
+func (h *Hub) Rejections() []Rejected {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(h.rejected), func(a, b Rejected) int { return compareRefs(a.Ref, b.Ref) })
+}

@@ -1,0 +1,301 @@
+package distribute
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// Layer names one publisher's part of what is published. Layers are independent: replacing one leaves
+// the others alone. That is how endpoints and identities reach proxies without a compile pass.
+type Layer string
+
+// The layers of the operator.
+const (
+	LayerCompiled     Layer = "compiled"
+	LayerEndpoints    Layer = "endpoints"
+	LayerWorkloads    Layer = "workloads"
+	LayerCertificates Layer = "certificates"
+	LayerProxies      Layer = "proxies"
+	LayerCapture      Layer = "capture"
+)
+
+// HubOptions configure a Hub.
+type HubOptions struct {
+	// Layers are all layers that will be published. No client receives anything before each of them has
+	// been replaced once, so that a new leader never takes away what it has not read yet. If two layers
+	// publish the same Ref, the one named first here wins.
+	Layers []Layer
+	// NodeGrace is how long the last report of a node outlives its stream, so that an agent's restart
+	// takes no pod's identity away. Zero means two minutes.
+	NodeGrace time.Duration
+	// Observer is told of rejections and node reports; nil means nobody is.
+	Observer Observer
+}
+
+// Observer is told what clients report. Calls come from the clients' streams and delay them; they may
+// call the hub's other methods, but not publish while they hold a lock that a publisher needs.
+type Observer interface {
+	// Rejected is called once for each version of a resource that some client cannot use.
+	Rejected(Rejected)
+	// NodeReported is called with every report, in the order in which the hub took it.
+	NodeReported(node string, report wire.NodeReport)
+	// NodeLost is called when the grace period of a node without a stream has ended and its last
+	// report is forgotten.
+	NodeLost(node string)
+}
+
+// Rejected is a version of a resource that a client cannot use, and the object it was made from.
+type Rejected struct {
+	wire.Ref
+	Version string
+	Origin  wire.Origin
+	Reason  string
+	// Client is the first that said so.
+	Client Identity
+}
+
+// Hub holds the latest published resources and what each connected client has acknowledged. All its
+// methods may be called at any time from any goroutine.
+type Hub struct {
+	observer Observer
+	grace    time.Duration
+	order    []Layer
+	// complete is closed when every layer has been replaced.
+	complete chan struct{}
+
+	// reports is held while a node report is taken and told to the observer; it comes before mu.
+	reports sync.Mutex
+
+	mu      sync.RWMutex
+	seq     uint64
+	layers  map[Layer]*layer
+	missing int
+	current map[wire.Ref]*publication
+	feeds   map[feedKey]*feed
+	clients map[slot]*client
+	nodes   map[string]*node
+	// rejected holds the rejection of a current version that the observer has been told of.
+	rejected map[wire.Ref]Rejected
+	changed  chan struct{}
+}
+
+type layer struct {
+	resources map[wire.Ref]wire.Resource
+	replaced  bool
+}
+
+// NewHub returns an empty hub.
+func NewHub(opts HubOptions) *Hub {
+	h := &Hub{
+		observer: opts.Observer,
+		grace:    opts.NodeGrace,
+		order:    opts.Layers,
+		complete: make(chan struct{}),
+		// The first delta of a stream has a sequence number even if nothing was ever published.
+		seq:      1,
+		layers:   map[Layer]*layer{},
+		current:  map[wire.Ref]*publication{},
+		feeds:    map[feedKey]*feed{},
+		clients:  map[slot]*client{},
+		nodes:    map[string]*node{},
+		rejected: map[wire.Ref]Rejected{},
+		changed:  make(chan struct{}),
+	}
+	if h.grace == 0 {
+		h.grace = 2 * time.Minute
+	}
+	for _, name := range opts.Layers {
+		h.layers[name] = &layer{resources: map[wire.Ref]wire.Resource{}}
+	}
+	h.missing = len(h.layers)
+	if h.missing == 0 {
+		close(h.complete)
+	}
+	return h
+}
+
+// Replace makes resources the whole content of a layer and returns the sequence number of the
+// publication, which grows only if something changed. Clients are woken at once. The resources must not
+// be changed afterwards. A layer that was not named in HubOptions is a programmer's mistake and panics.
+func (h *Hub) Replace(name Layer, resources []wire.Resource) uint64 {
+	next := make(map[wire.Ref]wire.Resource, len(resources))
+	for _, r := range resources {
+		next[r.Ref] = r
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.layer(name)
+	old := l.resources
+	l.resources = next
+	change := h.begin()
+	for ref := range old {
+		if _, ok := next[ref]; !ok {
+			change.settle(ref)
+		}
+	}
+	for ref, r := range next {
+		if was, ok := old[ref]; !ok || !same(&was, &r) {
+			change.settle(ref)
+		}
+	}
+	change.end()
+	if !l.replaced {
+		l.replaced = true
+		if h.missing--; h.missing == 0 {
+			close(h.complete)
+		}
+	}
+	return h.seq
+}
+
+// Patch changes part of a layer: upserts replace or add resources, removals take them away. It costs
+// the size of the change. It returns what Replace returns. A layer that was only patched does not count
+// as replaced.
+func (h *Hub) Patch(name Layer, upserts []wire.Resource, removals []wire.Ref) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.layer(name)
+	change := h.begin()
+	for _, ref := range removals {
+		delete(l.resources, ref)
+		change.settle(ref)
+	}
+	for _, r := range upserts {
+		l.resources[r.Ref] = r
+		change.settle(r.Ref)
+	}
+	change.end()
+	return h.seq
+}
+
+func (h *Hub) layer(name Layer) *layer {
+	l := h.layers[name]
+	if l == nil {
+		panic(fmt.Sprintf("distribute: layer %q was not declared", name))
+	}
+	return l
+}
+
+// same tells that clients need not be told of b when they have a.
+func same(a, b *wire.Resource) bool {
+	return a.Version == b.Version && a.Scope == b.Scope && a.Origin == b.Origin
+}
+
+// change is one publication in progress; the hub's lock is held until its end.
+type change struct {
+	hub     *Hub
+	seq     uint64
+	touched map[feedKey]*feed
+}
+
+func (h *Hub) begin() change {
+	return change{hub: h, seq: h.seq + 1, touched: map[feedKey]*feed{}}
+}
+
+// settle publishes what the layers now say about ref, if that differs from what is published.
+func (c *change) settle(ref wire.Ref) {
+	h := c.hub
+	was := h.current[ref]
+	var next *wire.Resource
+	for _, name := range h.order {
+		if r, ok := h.layers[name].resources[ref]; ok {
+			next = &r
+			break
+		}
+	}
+	switch {
+	case next == nil && was == nil:
+		return
+	case next == nil:
+		delete(h.current, ref)
+		delete(h.rejected, ref)
+		c.put(ref, was.feeds, nil, nil)
+	case was == nil:
+		p := newPublication(*next, c.seq)
+		h.current[ref] = p
+		c.put(ref, nil, p.feeds, p)
+	case same(&was.resource, next):
+		return
+	case was.resource.Version == next.Version && was.resource.Scope == next.Scope:
+		// Only the origin differs, which says nothing to clients: they are not told.
+		p := newPublication(*next, was.seq)
+		h.current[ref] = p
+		for _, key := range p.feeds {
+			h.feeds[key].items[ref].published = p
+		}
+	default:
+		p := newPublication(*next, c.seq)
+		h.current[ref] = p
+		delete(h.rejected, ref)
+		c.put(ref, was.feeds, p.feeds, p)
+	}
+}
+
+// put makes p the content of ref in the feeds of next and removes it from the other feeds of was.
+func (c *change) put(ref wire.Ref, was, next []feedKey, p *publication) {
+	for _, key := range was {
+		if !slices.Contains(next, key) {
+			c.feed(key).put(ref, nil, c.seq)
+		}
+	}
+	for _, key := range next {
+		c.feed(key).put(ref, p, c.seq)
+	}
+	c.hub.seq = c.seq
+}
+
+func (c *change) feed(key feedKey) *feed {
+	f := c.hub.feed(key)
+	c.touched[key] = f
+	return f
+}
+
+func (c *change) end() {
+	for key, f := range c.touched {
+		f.prune()
+		c.hub.drop(key, f)
+	}
+}
+
+// feed returns the feed of a key and makes it if there is none. The lock is held.
+func (h *Hub) feed(key feedKey) *feed {
+	f := h.feeds[key]
+	if f == nil {
+		f = newFeed()
+		h.feeds[key] = f
+	}
+	return f
+}
+
+// drop forgets a feed that nobody needs. The lock is held.
+func (h *Hub) drop(key feedKey, f *feed) {
+	if f.idle() {
+		delete(h.feeds, key)
+	}
+}
+
+// Changed returns a channel that is closed when something happens that may change the answers of Holds,
+// NodesHold, Gone, Clients or Nodes. To miss nothing, call it first, then ask, then wait. It may have
+// any number of users.
+func (h *Hub) Changed() <-chan struct{} {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.changed
+}
+
+// notify wakes those who wait for Changed. The lock is held.
+func (h *Hub) notify() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// Seq returns the sequence number of the last publication.
+func (h *Hub) Seq() uint64 {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.seq
+}

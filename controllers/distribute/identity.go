@@ -1,0 +1,110 @@
+package distribute
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// ClientKind says what a client is.
+type ClientKind string
+
+// The kinds of clients.
+const (
+	ClientProxy ClientKind = "proxy"
+	ClientNode  ClientKind = "node"
+)
+
+// Identity is who a client has proven to be. Nothing in it comes from the client's own messages.
+type Identity struct {
+	Kind ClientKind
+	// Namespace, Pod and PodUID name the pod that the client runs in; for a proxy, Namespace is the
+	// one it serves.
+	Namespace string
+	Pod       string
+	PodUID    string
+	// Node is the node that the pod runs on; for a node agent, the one it speaks for.
+	Node string
+	// Expires is when the proof ends; the stream ends with it. Zero means never.
+	Expires time.Time
+}
+
+// String returns "proxy namespace/pod" or "node name (namespace/pod)".
+func (i Identity) String() string {
+	if i.Kind == ClientNode {
+		return fmt.Sprintf("node %s (%s/%s)", i.Node, i.Namespace, i.Pod)
+	}
+	return fmt.Sprintf("%s %s/%s", i.Kind, i.Namespace, i.Pod)
+}
+
+// slot is what only one stream can speak for at a time: a pod.
+type slot struct {
+	kind                   ClientKind
+	namespace, pod, podUID string
+}
+
+func (i Identity) slot() slot { return slot{i.Kind, i.Namespace, i.Pod, i.PodUID} }
+
+// feedKey names a set of clients that receive the same resources.
+type feedKey string
+
+const (
+	feedProxies feedKey = "proxies"
+	feedNodes   feedKey = "nodes"
+)
+
+func feedNamespace(namespace string) feedKey { return feedKey("namespace/" + namespace) }
+
+// subscriptions returns the feeds that an identity receives. Together with audience this is the whole
+// of the authorization: a resource reaches a client through a feed that both name, or not at all.
+func subscriptions(i Identity) []feedKey {
+	switch {
+	case i.Kind == ClientProxy && i.Namespace != "":
+		return []feedKey{feedProxies, feedNamespace(i.Namespace)}
+	case i.Kind == ClientNode && i.Node != "":
+		return []feedKey{feedNodes}
+	}
+	return nil
+}
+
+// audience returns the feeds that carry a resource. Capture never reaches proxies; node agents receive
+// Mesh and Capture only; a certificate, which holds a private key, reaches the proxies of the namespace
+// it belongs to and nobody else, whatever its scope says. A resource without an audience stays in the
+// operator.
+func audience(r *wire.Resource) []feedKey {
+	forNodes := r.Kind == wire.KindMesh || r.Kind == wire.KindCapture
+	forProxies := r.Kind != wire.KindCapture
+	if r.Kind == wire.KindCertificate {
+		forProxies = r.Certificate != nil && r.Certificate.Namespace != "" &&
+			r.Scope == wire.ScopeNamespace(r.Certificate.Namespace)
+	}
+	switch r.Scope {
+	case wire.ScopeMesh:
+		var feeds []feedKey
+		if forProxies {
+			feeds = append(feeds, feedProxies)
+		}
+		if forNodes {
+			feeds = append(feeds, feedNodes)
+		}
+		return feeds
+	case wire.ScopeNodes:
+		if forNodes {
+			return []feedKey{feedNodes}
+		}
+		return nil
+	}
+	namespace, ok := namespaceOf(r.Scope)
+	if ok && forProxies {
+		return []feedKey{feedNamespace(namespace)}
+	}
+	return nil
+}
+
+// namespaceOf returns the namespace of a namespace scope.
+func namespaceOf(scope wire.Scope) (string, bool) {
+	namespace, ok := strings.CutPrefix(string(scope), string(wire.ScopeNamespace("")))
+	return namespace, ok && namespace != ""
+}

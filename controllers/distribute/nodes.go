@@ -1,0 +1,138 @@
+package distribute
+
+import (
+	"fmt"
+	"maps"
+	"time"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// maxPodsPerNode bounds what one agent can make the operator remember. Kubernetes recommends 110 pods
+// on a node and large installations allow a few hundred.
+const maxPodsPerNode = 8192
+
+// NodeState is the last that a node's agent said. The hub believes none of it: whether a pod is on the
+// node and may use an address is for others to check.
+type NodeState struct {
+	// Connected tells that the agent's stream is up; Since is when that began or ended.
+	Connected bool
+	Since     time.Time
+	Build     string
+	// Complete tells that the agent has reported all its pods at least once.
+	Complete bool
+	// Pods are the running sandboxes by UID. The map must not be changed.
+	Pods   map[string]wire.PodReport
+	Canary *wire.CanaryReport
+}
+
+type node struct {
+	state NodeState
+	// forget ends the grace period of a node without a stream.
+	forget *time.Timer
+}
+
+// Nodes returns the state of every node that has a stream, or had one within the grace period: the pods
+// of a node whose agent restarts stay known.
+func (h *Hub) Nodes() map[string]NodeState {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	nodes := make(map[string]NodeState, len(h.nodes))
+	for name, n := range h.nodes {
+		nodes[name] = n.state
+	}
+	return nodes
+}
+
+// nodeConnected notes a new stream. The lock is held.
+func (h *Hub) nodeConnected(c *client) {
+	n := h.nodes[c.identity.Node]
+	if n == nil {
+		n = &node{state: NodeState{Pods: map[string]wire.PodReport{}}}
+		h.nodes[c.identity.Node] = n
+	}
+	if n.forget != nil {
+		n.forget.Stop()
+		n.forget = nil
+	}
+	n.state.Connected, n.state.Since, n.state.Build = true, c.connected, c.build
+}
+
+// nodeDisconnected starts the grace period, unless another agent pod of the node is connected, as
+// during a rollout. The lock is held.
+func (h *Hub) nodeDisconnected(c *client) {
+	name := c.identity.Node
+	for _, other := range h.clients {
+		if other.identity.Kind == ClientNode && other.identity.Node == name {
+			return
+		}
+	}
+	n := h.nodes[name]
+	n.state.Connected, n.state.Since = false, time.Now()
+	var timer *time.Timer
+	timer = time.AfterFunc(h.grace, func() { h.forgetNode(name, n, &timer) })
+	n.forget = timer
+}
+
+func (h *Hub) forgetNode(name string, n *node, timer **time.Timer) {
+	h.reports.Lock()
+	defer h.reports.Unlock()
+	h.mu.Lock()
+	over := h.nodes[name] == n && n.forget == *timer
+	if over {
+		delete(h.nodes, name)
+		h.notify()
+	}
+	h.mu.Unlock()
+	if over && h.observer != nil {
+		h.observer.NodeLost(name)
+	}
+}
+
+// report takes a node agent's report and tells the observer.
+func (h *Hub) report(c *client, report *wire.NodeReport) error {
+	if c.identity.Kind != ClientNode {
+		return fmt.Errorf("%w: a %s sent a node report", errProtocol, c.identity.Kind)
+	}
+	h.reports.Lock()
+	defer h.reports.Unlock()
+	taken, err := h.takeReport(c, report)
+	if err != nil || !taken {
+		return err
+	}
+	if h.observer != nil {
+		h.observer.NodeReported(c.identity.Node, *report)
+	}
+	return nil
+}
+
+func (h *Hub) takeReport(c *client, report *wire.NodeReport) (taken bool, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.clients[c.identity.slot()] != c {
+		return false, nil
+	}
+	n := h.nodes[c.identity.Node]
+	pods := map[string]wire.PodReport{}
+	if !report.Full {
+		pods = maps.Clone(n.state.Pods)
+	}
+	for _, pod := range report.Pods {
+		if pod.Ended {
+			delete(pods, pod.UID)
+		} else {
+			pods[pod.UID] = pod
+		}
+	}
+	if len(pods) > maxPodsPerNode {
+		return false, fmt.Errorf("%w: node %s reports %d pods, more than %d",
+			errProtocol, c.identity.Node, len(pods), maxPodsPerNode)
+	}
+	n.state.Pods = pods
+	n.state.Complete = n.state.Complete || report.Full
+	if report.Canary != nil {
+		n.state.Canary = report.Canary
+	}
+	h.notify()
+	return true, nil
+}

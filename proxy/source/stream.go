@@ -1,0 +1,217 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// ApplyFunc puts a delta in force, whole, and returns what it cannot use: for those resources the
+// previous version must stay in force. It is called by one goroutine, and the delta is in force when it
+// returns. It must not change the resources.
+//
+// A delta of Seq 0 comes from the cache; every delta of the stream has a greater one. The first delta
+// of each stream arrives even if it is empty: from then on the configuration is complete.
+type ApplyFunc func(wire.Delta) []wire.Rejection
+
+// Stream receives configuration from the operator. Set the fields, then call Run once; the methods may
+// be called at any time. It must not be copied.
+type Stream struct {
+	// Addresses are "host:port" and tried in turn; a name is resolved for each attempt.
+	Addresses []string
+	// ServerName is the name that the operator's certificate must have; empty means the host of the
+	// address.
+	ServerName string
+	// CAFile holds the PEM roots that the operator's certificate must lead to; no others are trusted.
+	// TokenFile holds the bearer token. Both are read for each attempt, so they may be rotated.
+	CAFile, TokenFile string
+	// Build is the client's version.
+	Build string
+	// Apply puts deltas in force.
+	Apply ApplyFunc
+	// Cache, if set, is loaded before the first attempt and kept up to date.
+	Cache *Cache
+	// OnConnection, if set, is told when the stream is complete, with nil, and when it is lost, with
+	// the reason. It is called by Run's goroutine.
+	OnConnection func(connected bool, err error)
+	// MinBackoff and MaxBackoff bound the wait between two attempts, which doubles and is jittered.
+	// Zero means 50 ms and 5 s.
+	MinBackoff, MaxBackoff time.Duration
+	// Dial replaces the dialer in tests.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Log may be nil.
+	Log *slog.Logger
+
+	mu        sync.Mutex
+	connected bool
+	reports   reports
+
+	// held is what is in force; Run's goroutine owns it.
+	held map[wire.Ref]string
+}
+
+// Connected tells that a stream is open and its first delta is in force.
+func (s *Stream) Connected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.connected
+}
+
+// Report sends a node agent's report on this stream and every later one. Reports are merged, not
+// queued: a report that is not Full adds to the previous ones, and after a reconnect the operator gets
+// everything known at once. It never blocks on the network.
+func (s *Stream) Report(report wire.NodeReport) { s.reports.add(report) }
+
+// Run loads the cache, then connects and stays connected until ctx ends, which is its only way to
+// return; the error is ctx's. Whatever fails, the last good configuration stays in force.
+func (s *Stream) Run(ctx context.Context) error {
+	s.held = map[wire.Ref]string{}
+	s.loadCache()
+	least, most := s.MinBackoff, s.MaxBackoff
+	if least == 0 {
+		least = 50 * time.Millisecond
+	}
+	if most == 0 {
+		most = 5 * time.Second
+	}
+	wait := least
+	for attempt := 0; ; attempt++ {
+		start := time.Now()
+		err := s.connect(ctx, s.Addresses[attempt%len(s.Addresses)])
+		s.lost(err)
+		if ctx.Err() != nil {
+			return fmt.Errorf("configuration stream: %w", context.Cause(ctx))
+		}
+		if time.Since(start) > most {
+			wait = least
+		}
+		select {
+		case <-time.After(wait/2 + rand.N(wait/2+1)):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, most)
+	}
+}
+
+// loadCache puts the saved configuration in force.
+func (s *Stream) loadCache() {
+	if s.Cache == nil {
+		return
+	}
+	resources, err := s.Cache.Load()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log().Warn("saved configuration is not used", "error", err)
+	}
+	if len(resources) > 0 {
+		s.apply(wire.Delta{Upserted: resources})
+	}
+}
+
+func (s *Stream) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
+}
+
+// hello lists what is in force.
+func (s *Stream) hello() *wire.Hello {
+	hello := &wire.Hello{Build: s.Build, Held: make([]wire.Held, 0, len(s.held))}
+	for ref, version := range s.held {
+		hello.Held = append(hello.Held, wire.Held{Ref: ref, Version: version})
+	}
+	return hello
+}
+
+// apply puts a delta in force, except for what is rejected, and remembers what is held.
+func (s *Stream) apply(d wire.Delta) []wire.Rejection {
+	rejected := applyValid(s.Apply, d)
+	accepted := accept(d, rejected)
+	for _, r := range accepted.Upserted {
+		s.held[r.Ref] = r.Version
+	}
+	for _, ref := range accepted.Removed {
+		delete(s.held, ref)
+	}
+	if s.Cache == nil {
+		return rejected
+	}
+	if d.Seq == 0 {
+		// The saved state itself: only what turned out to be useless changes it.
+		accepted = wire.Delta{}
+		for _, r := range rejected {
+			accepted.Removed = append(accepted.Removed, r.Ref)
+		}
+	}
+	if err := s.Cache.record(accepted); err != nil {
+		s.log().Warn("configuration is not saved", "error", err)
+	}
+	return rejected
+}
+
+// applyValid rejects malformed resources and hands the rest to apply.
+func applyValid(apply ApplyFunc, d wire.Delta) []wire.Rejection {
+	var rejected []wire.Rejection
+	valid := make([]wire.Resource, 0, len(d.Upserted))
+	for _, r := range d.Upserted {
+		if err := r.Valid(); err != nil {
+			rejected = append(rejected, wire.Rejection{Ref: r.Ref, Version: r.Version, Reason: err.Error()})
+			continue
+		}
+		valid = append(valid, r)
+	}
+	return append(rejected, apply(wire.Delta{Seq: d.Seq, Upserted: valid, Removed: d.Removed})...)
+}
+
+// accept returns d without the rejected resources.
+func accept(d wire.Delta, rejected []wire.Rejection) wire.Delta {
+	if len(rejected) == 0 {
+		return d
+	}
+	refused := make(map[wire.Ref]bool, len(rejected))
+	for _, r := range rejected {
+		refused[r.Ref] = true
+	}
+	accepted := wire.Delta{Seq: d.Seq, Removed: d.Removed}
+	for _, r := range d.Upserted {
+		if !refused[r.Ref] {
+			accepted.Upserted = append(accepted.Upserted, r)
+		}
+	}
+	return accepted
+}
+
+// complete notes that the first delta of a stream is in force and acknowledged.
+func (s *Stream) complete() {
+	s.mu.Lock()
+	s.connected = true
+	s.mu.Unlock()
+	s.log().Info("configuration stream is up")
+	if s.OnConnection != nil {
+		s.OnConnection(true, nil)
+	}
+}
+
+// lost notes the end of an attempt. Only the end of a complete stream is news.
+func (s *Stream) lost(err error) {
+	s.mu.Lock()
+	was := s.connected
+	s.connected = false
+	s.mu.Unlock()
+	if !was {
+		s.log().Debug("no configuration stream", "error", err)
+		return
+	}
+	s.log().Warn("configuration stream is lost; the last configuration stays in force", "error", err)
+	if s.OnConnection != nil {
+		s.OnConnection(false, err)
+	}
+}
