@@ -77,7 +77,7 @@ func (m *Machine) Up(ctx context.Context) error {
 // resume reports whether a cluster is up and healthy, after it has started its stopped nodes.
 func (m *Machine) resume(ctx context.Context) (bool, error) {
 	s, ok, err := loadState()
-	if err != nil || !ok {
+	if err != nil || !ok || !s.Complete {
 		return false, nil //nolint:nilerr // a record that cannot be read is one of the leftovers
 	}
 	for _, n := range m.Cluster.Nodes {
@@ -93,7 +93,7 @@ func (m *Machine) resume(ctx context.Context) (bool, error) {
 	}
 	a, err := newAPI(m.Cluster, s)
 	if err != nil {
-		return false, nil //nolint:nilerr // an unfinished start
+		return false, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, 15*time.Second, errors.New("the cluster is not healthy"))
 	defer cancel()
@@ -152,7 +152,12 @@ func (m *Machine) create(ctx context.Context, kubernetes, containerd, coreDNS st
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return poll(ctx, 200*time.Millisecond, func(ctx context.Context) error { return m.healthy(ctx, a, begin) })
+	err = poll(ctx, 200*time.Millisecond, func(ctx context.Context) error { return m.healthy(ctx, a, begin) })
+	if err != nil {
+		return err
+	}
+	s.Complete = true
+	return s.save()
 }
 
 // writeImages makes the archives of the images that every node needs.

@@ -173,6 +173,9 @@ func (m *Machine) removeRemains(ctx context.Context, name string) error {
 	if err := killGroup(ctx, hierarchies, nodeControlGroup(name)); err != nil {
 		return err
 	}
+	if err := removeNodeLink(ctx, name); err != nil {
+		return err
+	}
 	if err := removeNamespace(ctx, networkNamespace(name)); err != nil {
 		return err
 	}

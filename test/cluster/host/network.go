@@ -114,6 +114,16 @@ func removeNamespace(ctx context.Context, name string) error {
 	return run(ctx, []string{"ip", "netns", "del", name})
 }
 
+// removeNodeLink deletes a node's link to the switch. The node's network namespace alone does not take
+// it along at once: the kernel keeps the namespace for as long as connections that died with the node
+// wait for an answer.
+func removeNodeLink(ctx context.Context, node string) error {
+	if run(ctx, []string{"ip", "-n", switchNS, "link", "show", "dev", node}) != nil {
+		return nil
+	}
+	return run(ctx, []string{"ip", "-n", switchNS, "link", "del", "dev", node})
+}
+
 func removeHostLink(ctx context.Context) error {
 	if _, err := os.Stat("/sys/class/net/" + hostLink); errors.Is(err, fs.ErrNotExist) {
 		return nil

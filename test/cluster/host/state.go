@@ -21,6 +21,8 @@ type state struct {
 	BootID string `json:"bootID"`
 	// Output is the directory with the kubeconfig and the logs.
 	Output string `json:"output"`
+	// Complete says that a start came to its end.
+	Complete bool `json:"complete"`
 	// NetnsMount says that /run/netns was no mount before.
 	NetnsMount bool `json:"netnsMount"`
 	// Nodes has the first process of each node that should run; a stopped node has none.

@@ -35,6 +35,11 @@ func (m *Machine) Status(ctx context.Context, w io.Writer) error {
 	fmt.Fprintf(w, "\nkubeconfig  %s\nkubectl     %s\nlogs        %s\n",
 		kubeconfig(s.Output), kubectlLink(s.Output), filepath.Join(s.Output, "logs"))
 	fmt.Fprintln(w, "look into a node with: nsenter -a -t PID-OF-ITS-INIT")
+	for _, n := range m.Cluster.Nodes {
+		if !s.Nodes[n.Name].Alive() {
+			return fmt.Errorf("%s does not run", n.Name)
+		}
+	}
 	a, err := newAPI(m.Cluster, s)
 	if err != nil {
 		return err

@@ -43,7 +43,8 @@ func Read(pid int) (Stat, error) {
 	return parseStat(string(content))
 }
 
-// Alive reports whether the process still runs; one that waits to be collected does not.
+// Alive reports whether the process still runs; one that waits to be collected does not, and neither
+// does the zero Identity.
 func (id Identity) Alive() bool {
 	stat, err := Read(id.PID)
 	return err == nil && stat.Identity == id && stat.State != 'Z' && stat.State != 'X'
