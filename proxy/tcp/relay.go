@@ -5,7 +5,11 @@ package tcp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
+	"sync"
+	"syscall"
 	"time"
 )
 
@@ -17,7 +21,7 @@ var ErrShutdown = errors.New("shut down")
 
 // Options of a relay.
 type Options struct {
-	// IdleTimeout ends the relay when no byte moved in either direction for so long; zero means never.
+	// IdleTimeout ends the relay when no byte arrived from either side for so long; zero means never.
 	IdleTimeout time.Duration
 	// Grace is how long the relay may go on after its context ended.
 	Grace time.Duration
@@ -29,12 +33,106 @@ type Result struct {
 	Sent, Received int64
 }
 
-// Relay copies in both directions until both have ended, and closes both connections before it returns. The end of one direction is passed on
-// with CloseWrite where the connection has it, and the other direction goes on. A reset on one
-// connection becomes a reset on the other. Two *net.TCPConn are spliced by the kernel where it can.
+// Relay copies in both directions until both have ended, and closes both connections before it returns.
+// The end of one direction is passed on with CloseWrite where the connection has it, and the other
+// direction goes on. A failure resets both, so that nobody takes a broken stream for a complete one. TCP
+// connections (*net.TCPConn, or a struct that embeds one) are spliced by the kernel where it can.
 //
 // The error is nil if both directions ended in order; else it is the first failure, ErrIdle or
 // ErrShutdown.
 func Relay(ctx context.Context, client, backend io.ReadWriteCloser, options Options) (Result, error) {
-	panic("not yet")
+	r := &relay{client: client, backend: backend, done: make(chan struct{})}
+	var from, to io.Reader = client, backend
+	var lastByte func() time.Time
+	if options.IdleTimeout > 0 {
+		from, to, lastByte = watch(client, backend)
+	}
+
+	var result Result
+	var directions, watchers sync.WaitGroup
+	directions.Go(func() { result.Sent = r.copy(backend, from) })
+	directions.Go(func() { result.Received = r.copy(client, to) })
+	watchers.Go(func() { r.enforceGrace(ctx, options.Grace) })
+	if lastByte != nil {
+		watchers.Go(func() { r.enforceIdle(lastByte, options.IdleTimeout) })
+	}
+	directions.Wait()
+	close(r.done)
+	r.fail(nil)
+	watchers.Wait()
+	return result, r.err
+}
+
+type relay struct {
+	client, backend io.ReadWriteCloser
+	done            chan struct{} // closed when both directions ended
+
+	once sync.Once
+	err  error
+}
+
+// copy moves one direction and passes on how it ended.
+func (r *relay) copy(to io.ReadWriteCloser, from io.Reader) int64 {
+	n, err := io.Copy(to, from)
+	if err != nil {
+		r.fail(fmt.Errorf("relay: %w", err))
+		return n
+	}
+	half, ok := to.(interface{ CloseWrite() error })
+	if !ok {
+		r.fail(nil) // the end cannot be passed on without closing both directions
+		return n
+	}
+	// A receiver that is gone already is no failure of this direction; its own reports it.
+	if err := half.CloseWrite(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.ENOTCONN) {
+		r.fail(fmt.Errorf("relay: %w", err))
+	}
+	return n
+}
+
+// fail ends the relay; the first call's reason counts, nil is the orderly end.
+func (r *relay) fail(err error) {
+	r.once.Do(func() {
+		r.err = err
+		for _, c := range []io.ReadWriteCloser{r.client, r.backend} {
+			// With no linger, closing sends a reset.
+			if tcp, ok := c.(interface{ SetLinger(sec int) error }); ok && err != nil {
+				_ = tcp.SetLinger(0) // fails only if closed already
+			}
+			_ = c.Close() // both directions have ended: nothing is left to lose
+		}
+	})
+}
+
+func (r *relay) enforceGrace(ctx context.Context, grace time.Duration) {
+	select {
+	case <-r.done:
+		return
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+	case <-timer.C:
+		r.fail(ErrShutdown)
+	}
+}
+
+func (r *relay) enforceIdle(lastByte func() time.Time, timeout time.Duration) {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	for {
+		select {
+		case <-r.done:
+			return
+		case <-timer.C:
+		}
+		remaining := timeout - time.Since(lastByte())
+		if remaining <= 0 {
+			r.fail(ErrIdle)
+			return
+		}
+		timer.Reset(remaining)
+	}
 }

@@ -1,0 +1,131 @@
+package identity
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+)
+
+// protocols of the hop listener: HTTP/2, and opaque bytes after a preface.
+var protocols = []string{"h2", "weft-tcp/1"}
+
+// ClientConfig returns the configuration for dialling the proxies of a namespace on behalf of a
+// ServiceAccount of this one. It accepts only peers of that namespace and trust domain whose certificate
+// is good for a server. The pointer stays the same until the certificate or the trust bundle changes. It
+// is shared: do not modify it. It offers no protocol (ALPN); the dialler sets that on a clone.
+//
+// The error wraps ErrNoCertificate if there is none for that ServiceAccount or it has expired.
+func (s *Store) ClientConfig(serviceAccount, namespace string) (*tls.Config, error) {
+	c := s.current.Load().credentials[s.namespace+"/"+serviceAccount]
+	if c == nil {
+		return nil, fmt.Errorf("%w for service account %s/%s", ErrNoCertificate, s.namespace, serviceAccount)
+	}
+	if !s.unexpired(c) {
+		return nil, fmt.Errorf("%w: that of %s expired at %s", ErrNoCertificate, c.id, c.certificate.Leaf.NotAfter)
+	}
+	if config, ok := c.clients.Load(namespace); ok {
+		return config.(*tls.Config), nil
+	}
+	config, _ := c.clients.LoadOrStore(namespace, s.newClientConfig(c, namespace))
+	return config.(*tls.Config), nil
+}
+
+// ServerConfig returns the configuration for the listener at wire.PortHop: TLS 1.3, client certificate
+// required, protocols h2 and weft-tcp/1, no session tickets. It always uses the view in force when a
+// handshake begins, and refuses every handshake before there is one.
+func (s *Store) ServerConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: protocols,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			if server := s.current.Load().server; server != nil {
+				return server, nil
+			}
+			return nil, fmt.Errorf("%w of the proxy itself", ErrNoCertificate)
+		},
+	}
+}
+
+// newClientConfig leaves the key exchange to Go's default, which prefers X25519MLKEM768.
+func (s *Store) newClientConfig(c *credential, namespace string) *tls.Config {
+	verify := func(state tls.ConnectionState) error {
+		id, err := s.verifyServer(c.trust, state)
+		if err != nil {
+			return err
+		}
+		if id.Namespace != namespace {
+			return fmt.Errorf("peer is %s, not a proxy of namespace %s", id, namespace)
+		}
+		return nil
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		Time:       s.now,
+		// The names in a SPIFFE certificate are not host names: VerifyConnection checks the whole chain
+		// and the identity instead of the built-in verification.
+		InsecureSkipVerify: true, //nolint:gosec // replaced by VerifyConnection
+		VerifyConnection:   verify,
+		// Unlike Certificates, this presents the certificate whatever roots the server names, so that a
+		// mismatch of trust is an error that says so instead of a connection without a certificate.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return &c.certificate, nil
+		},
+		SessionTicketsDisabled: true,
+	}
+}
+
+// newServerConfig hands out no session tickets: a resumed session would carry an identity past a change
+// of the trust bundle, and connections live long enough that resumption gains little.
+func (s *Store) newServerConfig(proxy *credential) *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		Time:                   s.now,
+		Certificates:           []tls.Certificate{proxy.certificate},
+		ClientAuth:             tls.RequireAndVerifyClientCert,
+		ClientCAs:              proxy.trust.roots,
+		NextProtos:             protocols,
+		SessionTicketsDisabled: true,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if state.NegotiatedProtocol == "" {
+				return errors.New("peer offered no protocol of the hop")
+			}
+			id, err := CertificateID(state.PeerCertificates[0])
+			if err != nil {
+				return err
+			}
+			if id.TrustDomain != proxy.trust.domain {
+				return fmt.Errorf("peer %s is not of trust domain %s", id, proxy.trust.domain)
+			}
+			return nil
+		},
+	}
+}
+
+// verifyServer does for a server's chain what the built-in verification would do but for the host name,
+// and returns the identity in it.
+func (s *Store) verifyServer(t *trust, state tls.ConnectionState) (PeerID, error) {
+	if len(state.PeerCertificates) == 0 {
+		return PeerID{}, fmt.Errorf("%w: peer presented no certificate", ErrInvalidID)
+	}
+	leaf := state.PeerCertificates[0]
+	intermediates := x509.NewCertPool()
+	for _, certificate := range state.PeerCertificates[1:] {
+		intermediates.AddCert(certificate)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: t.roots, Intermediates: intermediates, CurrentTime: s.now(),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+	if err != nil {
+		return PeerID{}, &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
+	}
+	id, err := CertificateID(leaf)
+	if err != nil {
+		return PeerID{}, err
+	}
+	if id.TrustDomain != t.domain {
+		return PeerID{}, fmt.Errorf("peer %s is not of trust domain %s", id, t.domain)
+	}
+	return id, nil
+}
