@@ -91,11 +91,11 @@ func corsOrigin(h Header) string {
 	return value
 }
 
-// preflight answers a preflight request. One from an origin that is not allowed is answered without
-// CORS headers, upon which the browser does not send the request; it never reaches a backend.
+// preflight answers a preflight request, but for what response adds to every response. One from an
+// origin that is not allowed is answered without CORS headers, upon which the browser does not send
+// the request; it never reaches a backend.
 func (f *cors) preflight(origin string, req *Request) *Response {
 	res := &Response{Status: 204}
-	f.response(origin, res)
 	if !f.allows(origin) {
 		return res
 	}
@@ -123,34 +123,32 @@ func (f *cors) response(origin string, res *Response) {
 	for _, name := range []string{headerAllowOrigin, headerAllowCredentials, headerExposeHeaders} {
 		res.Header.Del(name)
 	}
-	echo := !f.anyOrigin || f.credentials
-	if echo {
+	expose := f.expose
+	if f.credentials && expose == "*" {
+		expose = exposable(res.Header)
+	}
+	allowed := "*"
+	if !f.anyOrigin || f.credentials {
 		addVary(&res.Header, headerOrigin)
+		allowed = origin
 	}
 	if !f.allows(origin) {
 		return
 	}
-	if echo {
-		res.Header.Add(headerAllowOrigin, origin)
-	} else {
-		res.Header.Add(headerAllowOrigin, "*")
-	}
+	res.Header.Add(headerAllowOrigin, allowed)
 	if f.credentials {
 		res.Header.Add(headerAllowCredentials, "true")
-	}
-	expose := f.expose
-	if f.credentials && expose == "*" {
-		expose = exposable(res.Header)
 	}
 	if expose != "" {
 		res.Header.Add(headerExposeHeaders, expose)
 	}
 }
 
-// allows tells whether a request came from an origin that may read responses; one without Origin did not.
+// allows tells whether a request came from an origin that may read responses. A request without Origin
+// did not, but "*" is sent to it too: it does not vary, so caches may keep it for others.
 func (f *cors) allows(origin string) bool {
-	if origin == "" || f.anyOrigin {
-		return origin != ""
+	if f.anyOrigin {
+		return origin != "" || !f.credentials
 	}
 	o, ok := parseOrigin(origin)
 	return ok && slices.ContainsFunc(f.origins, func(p originPattern) bool { return p.matches(o) })

@@ -3,6 +3,7 @@ package http
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"weft.dev/weft/proxy/wire"
 )
@@ -20,7 +21,9 @@ type Exchange struct {
 	Random uint64
 
 	// origin is the client's, whatever filters do to the header.
-	origin  string
+	origin string
+	// prefix is Matched.Prefix, or what the rule's filters have put in its place.
+	prefix  string
 	tried   bool
 	mirrors []Mirror
 }
@@ -41,7 +44,9 @@ const NoBackend = -1
 // returned complete, with the response side applied, and the request goes nowhere.
 func (x *Exchange) Request(req *Request) *Response {
 	x.origin = corsOrigin(req.Header)
-	res := x.Rule.filters.request(x, req)
+	x.prefix = x.Matched.Prefix
+	var res *Response
+	x.prefix, res = x.Rule.filters.request(x, req)
 	if res != nil {
 		x.Rule.filters.response(x, res)
 	}
@@ -53,7 +58,7 @@ func (x *Exchange) Request(req *Request) *Response {
 // reuses the memory of dst.Header. An answer is returned as by Request.
 func (x *Exchange) BackendRequest(i int, req, dst *Request) *Response {
 	req.copyTo(dst)
-	res := x.Rule.backends[i].filters.request(x, dst)
+	_, res := x.Rule.backends[i].filters.request(x, dst)
 	x.tried = true
 	if res != nil {
 		x.Response(i, res)
@@ -133,35 +138,31 @@ func newFilter(f *wire.Filter, prefixOnly bool) (c filter, err error) {
 	return c, err
 }
 
-// cors returns the CORS filter among fs, nil if there is none.
-func (fs filters) cors() *cors {
-	for i := range fs {
-		if fs[i].cors != nil {
-			return fs[i].cors
-		}
-	}
-	return nil
+func (fs filters) haveCORS() bool {
+	return slices.ContainsFunc(fs, func(f filter) bool { return f.cors != nil })
 }
 
-func (fs filters) request(x *Exchange, req *Request) *Response {
+// request applies the request side and returns the prefix that a further ReplacePrefixMatch replaces.
+func (fs filters) request(x *Exchange, req *Request) (prefix string, answer *Response) {
+	prefix = x.prefix
 	for i := range fs {
 		f := &fs[i]
 		switch {
 		case f.requestHeaders != nil:
 			f.requestHeaders.request(req)
 		case f.rewrite != nil:
-			f.rewrite.request(x.Matched, req)
+			prefix = f.rewrite.request(prefix, req)
 		case f.mirror != nil:
 			f.mirror.request(x, req)
 		case f.redirect != nil:
-			return f.redirect.answer(x, req)
+			return prefix, f.redirect.answer(prefix, x.Port, req)
 		case f.cors != nil:
 			if isPreflight(req) {
-				return f.cors.preflight(x.origin, req)
+				return prefix, f.cors.preflight(x.origin, req)
 			}
 		}
 	}
-	return nil
+	return prefix, nil
 }
 
 func (fs filters) response(x *Exchange, res *Response) {

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -25,9 +26,12 @@ func newRequestModifier(m *wire.HeaderModifier) (*headerModifier, error) {
 	for _, f := range m.Set {
 		if !equalFold(f.Name, "host") {
 			rest.Set = append(rest.Set, f)
-		} else if host == "" {
-			host = f.Value
+			continue
 		}
+		if !isHost(f.Value) {
+			return nil, fmt.Errorf("header %q: %q is no host", f.Name, f.Value)
+		}
+		host = cmp.Or(host, f.Value)
 	}
 	c, err := newHeaderModifier(&rest)
 	if err != nil {

@@ -36,10 +36,25 @@ func NormalizePath(path string) (string, error) {
 	if !normal {
 		path = rewriteBytes(path)
 	}
-	if strings.Contains(path, "/.") {
+	if hasDotSegment(path) {
 		path = removeDotSegments(path)
 	}
 	return path, nil
+}
+
+func hasDotSegment(path string) bool {
+	for path != "" {
+		i := strings.Index(path, "/.")
+		if i < 0 {
+			return false
+		}
+		var segment string
+		segment, path = cutSegment(path[i:])
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
 }
 
 // normalBytes tells whether every byte of the path is as it should be, and why a path is refused.

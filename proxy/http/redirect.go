@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,23 +23,31 @@ func newRedirect(r *wire.Redirect, prefixOnly bool) (*redirect, error) {
 	if !slices.Contains([]string{"", "http", "https"}, r.Scheme) {
 		return nil, fmt.Errorf("redirect scheme %q is not supported", r.Scheme)
 	}
-	if !slices.Contains([]int{301, 302, 303, 307, 308}, r.Status) {
-		return nil, fmt.Errorf("redirect status %d is not supported", r.Status)
+	// HTTPRequestRedirectFilter.statusCode defaults to 302.
+	status := cmp.Or(r.Status, 302)
+	if !slices.Contains([]int{301, 302, 303, 307, 308}, status) {
+		return nil, fmt.Errorf("redirect status %d is not supported", status)
+	}
+	if r.Hostname != "" && !isHost(r.Hostname) {
+		return nil, fmt.Errorf("redirect hostname %q is no host", r.Hostname)
 	}
 	path, err := newPathModifier(r.Path, prefixOnly)
 	if err != nil {
 		return nil, fmt.Errorf("redirect: %w", err)
 	}
-	return &redirect{scheme: r.Scheme, host: r.Hostname, port: r.Port, path: path, status: r.Status}, nil
+	return &redirect{scheme: r.Scheme, host: r.Hostname, port: r.Port, path: path, status: status}, nil
 }
 
 // answer builds the redirection. The query stays as it is.
-func (r *redirect) answer(x *Exchange, req *Request) *Response {
+func (r *redirect) answer(prefix string, port uint16, req *Request) *Response {
 	target := *req
-	target.Path = r.path.apply(x.Matched, req.Path)
+	target.Path, _ = r.path.apply(prefix, req.Path)
 	location := target.Target()
-	if authority := r.authority(x, req); authority != "" {
+	if authority := r.authority(port, req); authority != "" {
 		location = r.schemeOf(req) + "://" + authority + location
+	} else if strings.HasPrefix(location, "//") {
+		// Without a host before it, "//a" would lead to host a (RFC 3986 section 4.2).
+		location = "/." + location
 	}
 	return &Response{Status: r.status, Header: Header{{Name: "Location", Value: location}}}
 }
@@ -53,7 +62,7 @@ func (r *redirect) schemeOf(req *Request) string {
 // authority returns host and port to go to, "" if the client named no host (HTTP/1.0) and a Location
 // without one must do. For the port see HTTPRequestRedirectFilter.port: its own, else the well-known one
 // of the filter's scheme, else the one that the client called; a well-known one is left out.
-func (r *redirect) authority(x *Exchange, req *Request) string {
+func (r *redirect) authority(called uint16, req *Request) string {
 	host, given := splitAuthority(req.Authority)
 	if r.host != "" {
 		host = r.host
@@ -67,8 +76,8 @@ func (r *redirect) authority(x *Exchange, req *Request) string {
 		port = strconv.Itoa(int(r.port))
 	case r.scheme != "":
 		port = ""
-	case x.Port != 0:
-		port = strconv.Itoa(int(x.Port))
+	case called != 0:
+		port = strconv.Itoa(int(called))
 	}
 	if port == "" || port == wellKnownPort(r.schemeOf(req)) {
 		return host
@@ -102,14 +111,19 @@ func newRewrite(r *wire.URLRewrite, prefixOnly bool) (*rewrite, error) {
 	if err != nil {
 		return nil, fmt.Errorf("URL rewrite: %w", err)
 	}
+	if r.Hostname != "" && !isHost(r.Hostname) {
+		return nil, fmt.Errorf("URL rewrite: hostname %q is no host", r.Hostname)
+	}
 	return &rewrite{host: r.Hostname, path: path}, nil
 }
 
-func (r *rewrite) request(m Matched, req *Request) {
+// request returns what a further ReplacePrefixMatch, of a backend, finds in place of prefix.
+func (r *rewrite) request(prefix string, req *Request) string {
 	if r.host != "" {
 		req.Authority = r.host
 	}
-	req.Path = r.path.apply(m, req.Path)
+	req.Path, prefix = r.path.apply(prefix, req.Path)
+	return prefix
 }
 
 // pathModifier replaces a path or the matched prefix of it; the zero value leaves it alone.
@@ -148,20 +162,29 @@ func normalizeReplacement(path string) (string, error) {
 	return NormalizePath(path)
 }
 
-// apply follows the table at HTTPPathModifier.replacePrefixMatch.
-func (p *pathModifier) apply(m Matched, path string) string {
+// apply follows the table at HTTPPathModifier.replacePrefixMatch. It returns the new path and the part
+// of it that stands where prefix was.
+func (p *pathModifier) apply(prefix, path string) (newPath, newPrefix string) {
 	switch {
 	case p.full != "":
-		return p.full
+		return p.full, p.full
 	case !p.replacePrefix || path == "*":
-		return path
+		return path, prefix
 	}
-	rest := strings.TrimPrefix(path, m.Prefix)
-	if m.Prefix == "/" && rest != "" {
-		rest = path
+	rest := strings.TrimPrefix(path, strings.TrimSuffix(prefix, "/"))
+	if rest == "/" && prefix == "/" {
+		// The path is the prefix, as for "/foo" and "/foo".
+		rest = ""
 	}
-	if p.prefix == "" && rest == "" {
-		return "/"
+	if p.prefix+rest == "" {
+		return "/", "/"
 	}
-	return p.prefix + rest
+	return p.prefix + rest, cmp.Or(p.prefix, "/")
+}
+
+// isHost tells whether s can stand for a host, with or without a port, in an authority.
+func isHost(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune("/?#@\\", r)
+	})
 }

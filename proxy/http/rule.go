@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"weft.dev/weft/proxy/wire"
 )
@@ -17,7 +18,7 @@ type Rule struct {
 	backends []backend
 	// total is the sum of the weights.
 	total uint64
-	// cors tells that the rule's own filters answer preflight requests.
+	// cors tells that filters answer preflight requests: the rule's, or those of all backends.
 	cors bool
 }
 
@@ -30,12 +31,11 @@ type backend struct {
 
 func newRule(route *wire.Route) (*Rule, error) {
 	r := &Rule{route: route, fullName: route.Namespace + "/" + route.Name}
-	prefixOnly := prefixMatchesOnly(route.Matches)
+	prefixOnly := route.Kind == wire.RouteHTTP && prefixMatchesOnly(route.Matches)
 	var err error
 	if r.filters, err = newFilters(route.Filters, prefixOnly); err != nil {
 		return nil, err
 	}
-	r.cors = r.filters.cors() != nil
 	for i := range route.Backends {
 		wb := &route.Backends[i]
 		if wb.Weight < 0 {
@@ -48,6 +48,8 @@ func newRule(route *wire.Route) (*Rule, error) {
 		}
 		r.backends = append(r.backends, b)
 	}
+	r.cors = r.filters.haveCORS() ||
+		len(r.backends) > 0 && !slices.ContainsFunc(r.backends, func(b backend) bool { return !b.filters.haveCORS() })
 	if route.Retry != nil && route.Retry.Attempts < 0 {
 		return nil, errors.New("retry attempts are negative")
 	}
@@ -58,7 +60,7 @@ func newRule(route *wire.Route) (*Rule, error) {
 func prefixMatchesOnly(matches []wire.Match) bool {
 	for i := range matches {
 		m := &matches[i]
-		if m.GRPC != nil || m.Path != nil && m.Path.Type != wire.MatchPrefix {
+		if m.Path != nil && m.Path.Type != wire.MatchPrefix {
 			return false
 		}
 	}

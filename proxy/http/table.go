@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -98,7 +99,7 @@ func (t *Table) Match(req *Request) (*Rule, Matched) {
 		return c.rule, Matched{Match: c.match}
 	}
 	if c := t.root.find(req); c != nil {
-		return c.rule, Matched{Match: c.match, Prefix: req.Path[:min(len(req.Path), max(1, len(c.prefix)))]}
+		return c.rule, Matched{Match: c.match, Prefix: cmp.Or(c.prefix, "/")}
 	}
 	return nil, Matched{}
 }
