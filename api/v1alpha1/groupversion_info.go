@@ -38,6 +38,10 @@ const (
 	// value "false" keeps that object out of the mesh.
 	EnabledLabel = "mesh.weft.dev/enabled"
 
-	// ComponentLabel names what an object of ours is: operator, proxy or node.
+	// ComponentLabel names what an object of ours is: operator, proxy, node or identity.
 	ComponentLabel = "mesh.weft.dev/component"
+
+	// ProxyName is the name of the Deployment and the ServiceAccount of the proxies in every enrolled
+	// namespace.
+	ProxyName = "weft-proxy"
 )

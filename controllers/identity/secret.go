@@ -1,0 +1,139 @@
+package identity
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
+)
+
+const (
+	// Component is the value of meshv1alpha1.ComponentLabel on certificate Secrets. Secrets without it
+	// are never read or deleted.
+	Component = "identity"
+
+	// fieldOwner is the one name under which Weft owns fields of any object.
+	fieldOwner = "weft"
+
+	managedByLabel = "app.kubernetes.io/managed-by"
+	partOfLabel    = "app.kubernetes.io/part-of"
+	project        = "weft"
+
+	// annotationID names the SPIFFE ID in a Secret and annotationNotAfter the end of its certificate
+	// (RFC 3339), for people; annotationAccount the ServiceAccount, which the Secret's name may not show.
+	annotationID       = meshv1alpha1.GroupName + "/spiffe-id"
+	annotationNotAfter = meshv1alpha1.GroupName + "/not-after"
+	annotationAccount  = meshv1alpha1.GroupName + "/service-account"
+)
+
+// Held is what a Secret holds, as Inspect found it.
+type Held struct {
+	Secret types.NamespacedName
+	// Ours tells that the Secret carries our label.
+	Ours bool
+	// Account is the ServiceAccount it says to be for.
+	Account string
+	// Issued is when the certificate was made.
+	Issued time.Time
+	// Certificate has the content wire.Certificate; it is empty when Fault is set.
+	Certificate wire.Resource
+	// Fault says why the content is of no use to anybody.
+	Fault string
+}
+
+// Inspect reads a Secret and checks that its certificate, key and annotations belong together and that
+// this CA signed it. It does not ask whether the certificate has expired or who needs it: the result
+// holds as long as the Secret and the CA do, and Desired judges it cheaply.
+func Inspect(ca *CA, secret *corev1.Secret) Held {
+	h := Held{
+		Secret:  types.NamespacedName{Namespace: secret.Namespace, Name: secret.Name},
+		Ours:    secret.Labels[meshv1alpha1.ComponentLabel] == Component,
+		Account: secret.Annotations[annotationAccount],
+	}
+	pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
+	if err != nil {
+		h.Fault = fmt.Sprintf("it is malformed: %v", err)
+		return h
+	}
+	leaf := pair.Leaf
+	id := secret.Annotations[annotationID]
+	switch {
+	case !ca.issued(leaf):
+		h.Fault = "another authority signed it"
+		return h
+	case len(leaf.URIs) != 1 || leaf.URIs[0].String() != id ||
+		leaf.NotAfter.Format(time.RFC3339) != secret.Annotations[annotationNotAfter]:
+		h.Fault = "its annotations do not describe it"
+		return h
+	}
+	h.Issued = leaf.NotBefore.Add(ClockSkew)
+	h.Certificate = wire.New(
+		secret.Namespace+"/"+h.Account,
+		wire.ScopeNamespace(secret.Namespace),
+		wire.Origin{APIVersion: "v1", Kind: "Secret", Namespace: secret.Namespace, Name: secret.Name},
+		&wire.Certificate{
+			Namespace:      secret.Namespace,
+			ServiceAccount: h.Account,
+			SPIFFEID:       id,
+			Chain:          string(secret.Data[corev1.TLSCertKey]),
+			Key:            string(secret.Data[corev1.TLSPrivateKeyKey]),
+			NotAfter:       leaf.NotAfter,
+			Proxy:          h.Account == meshv1alpha1.ProxyName,
+		})
+	return h
+}
+
+// unfit returns why the content does not serve as the certificate of id, or "".
+func (h Held) unfit(id ID) string {
+	if h.Fault != "" {
+		return h.Fault
+	}
+	named := h.Certificate.Certificate.SPIFFEID
+	if named != id.String() {
+		return "it names " + named
+	}
+	if h.Account != id.ServiceAccount {
+		return fmt.Sprintf("it names %s, for %s", named, h.Account)
+	}
+	return ""
+}
+
+// life is the time from the certificate's issue to its end.
+func (h Held) life() time.Duration { return h.Certificate.Certificate.NotAfter.Sub(h.Issued) }
+
+// renewal is when the certificate is to be replaced: between 40 % and 50 % of its life, by a hash of
+// the identity, so that certificates issued in one moment are not renewed in one moment.
+func (h Held) renewal() time.Time {
+	sum := sha256.Sum256([]byte(h.Certificate.Certificate.SPIFFEID))
+	spread := float64(binary.BigEndian.Uint64(sum[:])) / math.MaxUint64
+	return h.Issued.Add(time.Duration((0.5 - 0.1*spread) * float64(h.life())))
+}
+
+// applyConfiguration returns the Secret that keeps a certificate, with every field that we own.
+func applyConfiguration(request Request, pair KeyPair) *corev1ac.SecretApplyConfiguration {
+	return corev1ac.Secret(request.Secret.Name, request.Secret.Namespace).
+		WithType(corev1.SecretTypeTLS).
+		WithLabels(map[string]string{
+			meshv1alpha1.ComponentLabel: Component,
+			managedByLabel:              project,
+			partOfLabel:                 project,
+		}).
+		WithAnnotations(map[string]string{
+			annotationID:       request.ID.String(),
+			annotationAccount:  request.ID.ServiceAccount,
+			annotationNotAfter: pair.NotAfter.UTC().Format(time.RFC3339),
+		}).
+		WithData(map[string][]byte{
+			corev1.TLSCertKey:       []byte(pair.Chain),
+			corev1.TLSPrivateKeyKey: []byte(pair.Key),
+		})
+}
