@@ -19,24 +19,49 @@ const (
 	defaultMaxConnectionAge = 10 * time.Minute
 )
 
-// Compile maps a snapshot to what it means. The result shares nothing mutable with the snapshot, but
-// parts of it share memory with each other: whoever receives it must not change it.
+// Compile maps a snapshot to what it means. An object appears in it once. The result shares nothing
+// mutable with the snapshot, but parts of it share memory with each other: whoever receives it must not
+// change it.
 func Compile(s Snapshot) Result {
 	w := newWorld(s)
-	places := w.enrolledPlaces()
-	numbers := assign(s.Numbers, w.numberKeys(places))
-	places = slices.DeleteFunc(places, func(p place) bool { return numbers[w.numberKey(p)] == 0 })
+	routes := readRoutes(s)
+	parents := w.attach(routes)
+	destinations := w.destinations(parents)
+	numbers := assign(s.Numbers, w.numberKeys(destinations))
+	w.settle(parents, numbers)
 
+	// What is captured is known from here on.
+	uses := w.usesOf(routes)
 	resources := []wire.Resource{meshResource(s.Mesh, s.TrustBundle)}
-	for _, p := range places {
-		resources = append(resources, w.destination(p, numbers[w.numberKey(p)]))
-		resources = append(resources, w.backend(p))
+	backends := make(map[place]bool)
+	for _, p := range destinations {
+		if number := numbers[w.numberKey(p)]; number != 0 {
+			resources = append(resources, w.destination(p, number, uses))
+			backends[p] = true
+		}
+	}
+	compiled := make([]compiledRoute, len(routes))
+	for i, r := range routes {
+		compiled[i] = w.compileRoute(r, uses)
+		resources = append(resources, compiled[i].resources...)
+		for _, p := range compiled[i].places {
+			backends[p] = true
+		}
+	}
+	for p := range backends {
+		resources = append(resources, w.backend(p, uses))
 	}
 	if len(s.EndpointSlices) > 0 {
 		resources = append(resources, w.endpoints(resources, s.EndpointSlices)...)
 	}
 	slices.SortFunc(resources, func(a, b wire.Resource) int { return compareRefs(a.Ref, b.Ref) })
-	return Result{Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names}
+
+	result := Result{Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names}
+	versions := versionsOf(resources)
+	for i := range compiled {
+		result.Routes = append(result.Routes, w.status(&compiled[i], versions))
+	}
+	return result
 }
 
 func compareRefs(a, b wire.Ref) int {

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"weft.dev/weft/proxy/wire"
@@ -20,8 +19,9 @@ func comparePlaces(a, b place) int {
 	)
 }
 
-// enrolledPlaces are the ports of all Services that are captured because of their namespace, sorted.
-func (w *world) enrolledPlaces() []place {
+// destinations are the places that are captured, sorted: the ports of Services in enrolled namespaces,
+// and those of other Services that a consumer route applies to, once for each such namespace.
+func (w *world) destinations(parents []*parent) []place {
 	var places []place
 	for name, svc := range w.services {
 		if !w.enrolment.has(name.Namespace) || w.uncaptured(svc) != nil {
@@ -33,11 +33,18 @@ func (w *world) enrolledPlaces() []place {
 			}
 		}
 	}
+	for _, p := range parents {
+		for _, at := range p.places {
+			if at.consumer != "" {
+				places = append(places, at)
+			}
+		}
+	}
 	slices.SortFunc(places, comparePlaces)
 	return slices.Compact(places)
 }
 
-// numberKey is the key of a place's destination number. Copies for several consumers share one, since
+// numberKey is the key of a place's destination number. The copies of several consumers share one, since
 // no proxy sees more than one of them. A Service read from a file has no UID and goes by its name.
 func (w *world) numberKey(p place) NumberKey {
 	uid := w.services[p.service].UID
@@ -55,23 +62,13 @@ func (w *world) numberKeys(places []place) []NumberKey {
 	return keys
 }
 
-func (w *world) destination(p place, number uint16) wire.Resource {
-	svc := w.services[p.service]
+func (w *world) destination(p place, number uint16, u uses) wire.Resource {
 	return wire.New(p.key(), p.scope(), serviceOrigin(p.service), &wire.Destination{
 		Namespace: p.service.Namespace,
 		Service:   p.service.Name,
 		Port:      p.port,
 		Number:    number,
-		Addresses: clusterIPs(svc),
-		Protocol:  w.destinationProtocol(svc, p),
+		Addresses: clusterIPs(w.services[p.service]),
+		Protocol:  w.destinationProtocol(p, u),
 	})
-}
-
-func (w *world) destinationProtocol(svc *corev1.Service, p place) wire.Protocol {
-	switch declared(tcpPort(svc, p.port)).class {
-	case classHTTP, classH2C:
-		return wire.ProtocolHTTP
-	default:
-		return wire.ProtocolTCP
-	}
 }

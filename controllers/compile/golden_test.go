@@ -1,0 +1,199 @@
+package compile_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
+
+	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/proxy/wire"
+)
+
+var update = flag.Bool("update", false, "rewrite the expectations of the golden cases")
+
+// separator stands between the objects of a case and what they compile to. The whole file stays YAML.
+const separator = "\n--- # compiled\n"
+
+// addresses are compared as values.
+var addresses = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{})
+
+// golden is what a case expects: everything in the Result that the defaults alone do not bring.
+type golden struct {
+	// Refused is what the schemas of the Gateway API refuse, so that the objects can only come from a
+	// file or from an older API server.
+	Refused []string `json:"refused,omitempty"`
+	// Enrolled is shown where it differs.
+	Enrolled []string `json:"enrolled,omitempty"`
+	Numbers  []string `json:"numbers,omitempty"`
+	// Removed are resources of the defaults that are gone.
+	Removed   []string         `json:"removed,omitempty"`
+	Resources []goldenResource `json:"resources,omitempty"`
+	Routes    []goldenRoute    `json:"routes,omitempty"`
+}
+
+type goldenResource struct {
+	Ref     string     `json:"ref"`
+	Scope   wire.Scope `json:"scope"`
+	Origin  string     `json:"origin"`
+	Content any        `json:"content"`
+}
+
+type goldenRoute struct {
+	Route   string         `json:"route"`
+	Parents []goldenParent `json:"parents"`
+}
+
+type goldenParent struct {
+	ParentRef gwv1.ParentReference `json:"parentRef"`
+	// Conditions read "Type=Status Reason (generation): message".
+	Conditions []string `json:"conditions"`
+	Resources  []string `json:"resources,omitempty"`
+	Audience   []string `json:"audience,omitempty"`
+}
+
+// TestGolden compiles each file of testdata on top of _defaults.yaml, in several orders of its objects,
+// and compares the result with the file's last document.
+func TestGolden(t *testing.T) {
+	files, err := filepath.Glob("testdata/[^_]*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	base := defaults(t)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".yaml"), func(t *testing.T) {
+			runGolden(t, file, base)
+		})
+	}
+}
+
+func runGolden(t *testing.T, file string, base [][]byte) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if content[0] != '#' {
+		t.Error("a case begins with a comment that says why it exists")
+	}
+	input, want, _ := bytes.Cut(content, []byte(separator))
+	snapshot, refused := admitAll(t, slices.Concat(base, splitDocuments(input)))
+	unchanged := deepCopy(snapshot)
+	result := compile.Compile(snapshot)
+	if diff := cmp.Diff(unchanged, snapshot, addresses); diff != "" {
+		t.Errorf("Compile changed its input (-before +after):\n%s", diff)
+	}
+	for seed := range uint64(5) {
+		again := compile.Compile(shuffled(snapshot, rand.New(rand.NewPCG(seed, 0))))
+		if diff := cmp.Diff(result, again, addresses); diff != "" {
+			t.Fatalf("the order of lists matters (-first +shuffled):\n%s", diff)
+		}
+	}
+
+	reference, _ := admitAll(t, base)
+	expectation := difference(compile.Compile(reference), result)
+	expectation.Refused = refused
+	got, err := yaml.Marshal(expectation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		content := slices.Concat(bytes.TrimRight(input, "\n"), []byte(separator), got)
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("compiled (-want +got):\n%s", diff)
+	}
+}
+
+func admitAll(t *testing.T, documents [][]byte) (snapshot compile.Snapshot, refused []string) {
+	t.Helper()
+	admitted := make([][]byte, len(documents))
+	for i, document := range documents {
+		// Strict before defaults are filled in: an unknown field is a mistake in the case.
+		if _, err := readSnapshot(document); err != nil {
+			t.Fatal(err)
+		}
+		var messages []string
+		var err error
+		if admitted[i], messages, err = admit(document); err != nil {
+			t.Fatal(err)
+		}
+		refused = append(refused, messages...)
+	}
+	snapshot, err := readSnapshot(admitted...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snapshot, refused
+}
+
+// difference shows what b has that a does not.
+func difference(a, b compile.Result) golden {
+	var g golden
+	if !slices.Equal(a.Enrolled, b.Enrolled) {
+		g.Enrolled = append([]string{}, b.Enrolled...)
+	}
+	for key, number := range b.Numbers {
+		if a.Numbers[key] != number {
+			g.Numbers = append(g.Numbers, fmt.Sprintf("%s:%d = %d", key.UID, key.Port, number))
+		}
+	}
+	slices.Sort(g.Numbers)
+	before := make(map[wire.Ref]wire.Resource)
+	for _, r := range a.Resources {
+		before[r.Ref] = r
+	}
+	for _, r := range b.Resources {
+		if old, ok := before[r.Ref]; !ok || old.Version != r.Version || old.Scope != r.Scope {
+			g.Resources = append(g.Resources, show(r))
+		}
+		delete(before, r.Ref)
+	}
+	for ref := range before {
+		g.Removed = append(g.Removed, ref.String())
+	}
+	slices.Sort(g.Removed)
+	for _, r := range b.Routes {
+		g.Routes = append(g.Routes, showRoute(r))
+	}
+	return g
+}
+
+func show(r wire.Resource) goldenResource {
+	o := r.Origin
+	origin := o.Kind + " " + o.Name
+	if o.Namespace != "" {
+		origin = o.Kind + " " + o.Namespace + "/" + o.Name
+	}
+	return goldenResource{Ref: r.Ref.String(), Scope: r.Scope, Origin: origin, Content: r.Content()}
+}
+
+func showRoute(r compile.RouteStatus) goldenRoute {
+	out := goldenRoute{Route: string(r.Kind) + " " + r.Name.String()}
+	for _, p := range r.Parents {
+		parent := goldenParent{ParentRef: p.ParentRef, Audience: p.Audience}
+		for _, held := range p.Resources {
+			parent.Resources = append(parent.Resources, held.Ref.String())
+		}
+		for _, c := range p.Conditions {
+			parent.Conditions = append(parent.Conditions,
+				fmt.Sprintf("%s=%s %s (%d): %s", c.Type, c.Status, c.Reason, c.ObservedGeneration, c.Message))
+		}
+		out.Parents = append(out.Parents, parent)
+	}
+	return out
+}

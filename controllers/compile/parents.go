@@ -1,0 +1,242 @@
+package compile
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// Reasons of Accepted=False that the Gateway API does not define as constants.
+const (
+	// ReasonConflicted: routes of a more specific kind are attached to the same ports (GEP-1294).
+	ReasonConflicted gwv1.RouteConditionReason = "Conflicted"
+	// ReasonNamespaceNotEnrolled: Weft does nothing for clients or Services of the route's namespace.
+	ReasonNamespaceNotEnrolled gwv1.RouteConditionReason = "NamespaceNotEnrolled"
+	// ReasonNumbersExhausted: more Service ports than can be captured.
+	ReasonNumbersExhausted gwv1.RouteConditionReason = "NumbersExhausted"
+)
+
+// parent is one parentRef of a route that names a Service, and where the route applies because of it.
+type parent struct {
+	route   *route
+	ref     gwv1.ParentReference
+	service types.NamespacedName
+	// consumer: the Service is in another namespace, so the route changes only what clients in its own
+	// namespace see (GEP-1294).
+	consumer bool
+	places   []place
+	// left are the ports that the parentRef means but the route does not apply to.
+	left []refusal
+	// refused is why the parent as a whole is not accepted.
+	refused *refusal
+}
+
+// refusal is why a route does not apply to a parent or to one of its ports.
+type refusal struct {
+	reason gwv1.RouteConditionReason
+	why    string
+}
+
+// isServiceParent tells Weft's parents from those of others. An absent group means Gateways.
+func isServiceParent(ref gwv1.ParentReference) bool {
+	return isService(valueOr(ref.Group, gwv1.GroupName), valueOr(ref.Kind, "Gateway"))
+}
+
+// attach fills in the Service parents of routes and returns all of them.
+func (w *world) attach(routes []*route) []*parent {
+	var all []*parent
+	for _, r := range routes {
+		for i := range r.refs {
+			if isServiceParent(r.refs[i]) {
+				r.parents = append(r.parents, w.newParent(r, &r.refs[i]))
+			}
+		}
+		all = append(all, r.parents...)
+	}
+	return all
+}
+
+// newParent finds the ports that a parentRef means and that can carry its route, as far as they alone
+// decide.
+func (w *world) newParent(r *route, ref *gwv1.ParentReference) *parent {
+	p := &parent{route: r, ref: *ref.DeepCopy()}
+	p.service = types.NamespacedName{
+		Namespace: string(valueOr(p.ref.Namespace, gwv1.Namespace(r.meta.Namespace))),
+		Name:      string(p.ref.Name),
+	}
+	p.consumer = p.service.Namespace != r.meta.Namespace
+	svc := w.services[p.service]
+	switch {
+	case !w.enrolment.has(r.meta.Namespace):
+		p.refused = &refusal{ReasonNamespaceNotEnrolled, w.enrolment.refusal(r.meta.Namespace)}
+	case svc == nil:
+		p.refused = &refusal{gwv1.RouteReasonNoMatchingParent, nameOf(p.service) + " does not exist"}
+	default:
+		p.refused = w.uncaptured(svc)
+	}
+	if p.refused != nil {
+		return p
+	}
+	for i := range svc.Spec.Ports {
+		if port := &svc.Spec.Ports[i]; p.means(port) {
+			w.attachPort(p, port)
+		}
+	}
+	if len(p.places) == 0 && len(p.left) == 0 {
+		p.refused = &refusal{gwv1.RouteReasonNoMatchingParent, nameOf(p.service) + " has no port" + p.wanted()}
+	}
+	return p
+}
+
+func (w *world) attachPort(p *parent, port *corev1.ServicePort) {
+	said := declared(port)
+	switch {
+	case !isTCP(port):
+		p.leave(port.Port, gwv1.RouteReasonNoMatchingParent, "is "+string(port.Protocol))
+	case said.class == classOpaque:
+		p.leave(port.Port, gwv1.RouteReasonNoMatchingParent, "is not HTTP according to "+said.by)
+	default:
+		at := place{service: p.service, port: uint16(port.Port)}
+		if !w.enrolment.has(p.service.Namespace) {
+			at.consumer = p.route.meta.Namespace
+		}
+		p.places = append(p.places, at)
+	}
+}
+
+// means tells whether the parentRef selects a port: by number, by name, by both, or all of them.
+func (p *parent) means(port *corev1.ServicePort) bool {
+	name := valueOr(p.ref.SectionName, "")
+	return (p.ref.Port == nil || *p.ref.Port == port.Port) && (name == "" || string(name) == port.Name)
+}
+
+// wanted describes what means selects.
+func (p *parent) wanted() string {
+	var text string
+	if p.ref.Port != nil {
+		text += " " + number(*p.ref.Port)
+	}
+	if name := valueOr(p.ref.SectionName, ""); name != "" {
+		text += " named " + strconv.Quote(string(name))
+	}
+	return text
+}
+
+func (p *parent) leave(port int32, reason gwv1.RouteConditionReason, why string) {
+	p.left = append(p.left, refusal{reason, "port " + number(port) + " " + why})
+}
+
+// leaveAll takes those places away for which why has something to say.
+func (p *parent) leaveAll(reason gwv1.RouteConditionReason, why func(place) string) {
+	p.places = slices.DeleteFunc(p.places, func(at place) bool {
+		text := why(at)
+		if text != "" {
+			p.leave(int32(at.port), reason, text)
+		}
+		return text != ""
+	})
+}
+
+// settle decides what parents can only know of each other: which ports could not be numbered, whether a
+// port that declares nothing carries HTTP, and which kind of route a port has when there are two.
+func (w *world) settle(parents []*parent, numbers Numbers) {
+	for _, p := range parents {
+		p.leaveAll(ReasonNumbersExhausted, func(at place) string {
+			if numbers[w.numberKey(at)] != 0 {
+				return ""
+			}
+			return "cannot be captured: all " + strconv.Itoa(wire.MaxNumber-wire.MinNumber+1) + " destination numbers are in use"
+		})
+	}
+
+	spoken := make(map[place]bool)
+	for _, p := range parents {
+		for _, at := range p.places {
+			spoken[at] = spoken[at] || p.route.speaksFor(at)
+		}
+	}
+	for _, p := range parents {
+		// Without this a consumer could turn a port into HTTP for the clients of all namespaces.
+		p.leaveAll(gwv1.RouteReasonNoMatchingParent, func(at place) string {
+			if w.declared(at).class != classNone || spoken[at] {
+				return ""
+			}
+			return "does not say that it speaks HTTP: its owner can set appProtocol: http"
+		})
+	}
+
+	// Producer and consumer routes do not meet: each group has conflicts of its own.
+	grpc := make(map[group]*route)
+	for _, p := range parents {
+		for _, at := range p.places {
+			if p.route.kind == wire.RouteGRPC && grpc[p.group(at)] == nil {
+				grpc[p.group(at)] = p.route
+			}
+		}
+	}
+	for _, p := range parents {
+		p.leaveAll(ReasonConflicted, func(at place) string {
+			winner := grpc[p.group(at)]
+			if p.route.kind == wire.RouteGRPC || winner == nil {
+				return ""
+			}
+			return "has " + winner.String() + " attached, and GRPCRoutes come before HTTPRoutes"
+		})
+		p.conclude()
+	}
+}
+
+// group is the routes of a place that are merged: its producer routes, or the consumer routes of one
+// namespace.
+type group struct {
+	place    place
+	consumer string
+}
+
+func (p *parent) group(at place) group {
+	g := group{place: at}
+	if p.consumer {
+		g.consumer = p.route.meta.Namespace
+	}
+	return g
+}
+
+// conclude refuses a parent of which no port is left. The reason is the first that says more than that
+// the port does not fit.
+func (p *parent) conclude() {
+	if p.refused != nil || len(p.places) > 0 {
+		return
+	}
+	p.refused = &refusal{gwv1.RouteReasonNoMatchingParent, "nothing of " + nameOf(p.service) + " can carry the route: " + p.leftOut()}
+	for _, l := range p.left {
+		if l.reason != gwv1.RouteReasonNoMatchingParent {
+			p.refused.reason = l.reason
+			return
+		}
+	}
+}
+
+func (p *parent) leftOut() string {
+	texts := make([]string, len(p.left))
+	for i, l := range p.left {
+		texts[i] = l.why
+	}
+	return strings.Join(texts, "; ")
+}
+
+// number formats a port.
+func number(port int32) string { return strconv.Itoa(int(port)) }
+
+// portOf is how messages name a place.
+func portOf(p place) string {
+	return "port " + number(int32(p.port)) + " of " + nameOf(p.service)
+}
+
+// quote formats a value of one of the API's string types.
+func quote[T ~string](v T) string { return strconv.Quote(string(v)) }
