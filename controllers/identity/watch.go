@@ -147,7 +147,8 @@ func (w *watched) Delete(obj any) error {
 	return nil
 }
 
-// Replace implements cache.ReflectorStore: the list is all there was at the resource version.
+// Replace implements cache.ReflectorStore: the list is all there was at the resource version. It may be
+// older than what is here already, and without a version nothing can be said to be missing from it.
 func (w *watched) Replace(list []any, version string) error {
 	changed := false
 	listed := map[string]bool{}
@@ -160,7 +161,7 @@ func (w *watched) Replace(list []any, version string) error {
 		changed = w.put(secret) || changed
 	}
 	for _, name := range w.names() {
-		if !listed[name] {
+		if !listed[name] && version != "" {
 			changed = w.dropUnlessNewer(name, version) || changed
 		}
 	}
