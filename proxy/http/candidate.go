@@ -98,20 +98,20 @@ func (cs *candidates) finish() {
 	}
 	uses := map[conditionKey]int{}
 	for _, c := range cs.list {
-		for cond := range c.exactConditions {
+		for _, cond := range c.exactConditions() {
 			uses[cond.key]++
 		}
 	}
 	positions := map[conditionKey]int{}
 	for i, c := range cs.list {
 		// The key that most candidates share keeps the number of groups small.
-		var best *condition
-		for cond := range c.exactConditions {
-			if best == nil || uses[cond.key] > uses[best.key] {
+		var best condition
+		for _, cond := range c.exactConditions() {
+			if uses[cond.key] > uses[best.key] {
 				best = cond
 			}
 		}
-		if best == nil {
+		if best.key.name == "" {
 			cs.rest = append(cs.rest, i)
 			continue
 		}
@@ -126,15 +126,10 @@ func (cs *candidates) finish() {
 	}
 }
 
-// exactConditions yields the conditions that ask for one value.
-func (c *candidate) exactConditions(yield func(*condition) bool) {
-	for _, conds := range [][]condition{c.headers, c.queries} {
-		for i := range conds {
-			if conds[i].regex == nil && !yield(&conds[i]) {
-				return
-			}
-		}
-	}
+// exactConditions returns the conditions that ask for one value.
+func (c *candidate) exactConditions() []condition {
+	conds := slices.Concat(c.headers, c.queries)
+	return slices.DeleteFunc(conds, func(c condition) bool { return c.regex != nil })
 }
 
 // find returns the first candidate that holds.

@@ -64,11 +64,8 @@ func (x *methodIndex) find(req *Request) *candidate {
 
 // splitGRPC separates service and method of a gRPC path, "/package.Service/Method".
 func splitGRPC(path string) (m grpcMethod, ok bool) {
-	if path == "" {
-		return m, false
-	}
-	m.service, m.method, ok = strings.Cut(path[1:], "/")
-	return m, ok && path[0] == '/' && m.service != "" && m.method != "" && !strings.Contains(m.method, "/")
+	m.service, m.method, ok = strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return m, ok && m.service != "" && m.method != "" && !strings.Contains(m.method, "/")
 }
 
 // setGRPC compiles a gRPC method match; none matches every request.

@@ -62,6 +62,7 @@ func normalBytes(path string) (normal bool, err error) {
 	normal = true
 	for i := 0; i < len(path); i++ {
 		switch c := path[i]; {
+		case isPathByte(c):
 		case c == '%':
 			if i+2 >= len(path) || !isHex(path[i+1]) || !isHex(path[i+2]) {
 				return false, fmt.Errorf("%w: broken escape at byte %d", errPath, i)
@@ -76,7 +77,7 @@ func normalBytes(path string) (normal bool, err error) {
 			i += 2
 		case c <= ' ' || c == 0x7f || c == '?' || c == '#':
 			return false, fmt.Errorf("%w: byte %#02x at %d", errPath, c, i)
-		case !isPathByte(c):
+		default:
 			normal = false
 		}
 	}
@@ -141,9 +142,15 @@ func isUnreserved(c byte) bool {
 }
 
 // isPathByte tells whether c may stand unescaped in a path: pchar and slash, RFC 3986 section 3.3.
-func isPathByte(c byte) bool {
-	return isUnreserved(c) || strings.IndexByte("/!$&'()*+,;=:@", c) >= 0
-}
+func isPathByte(c byte) bool { return pathBytes[c] }
+
+// pathBytes is a table because every byte of every request's path is looked up.
+var pathBytes = func() (table [256]bool) {
+	for c := range 256 {
+		table[c] = isUnreserved(byte(c)) || strings.IndexByte("/!$&'()*+,;=:@", byte(c)) >= 0
+	}
+	return table
+}()
 
 func isAlphanumeric(c byte) bool {
 	return 'a' <= lower(c) && lower(c) <= 'z' || '0' <= c && c <= '9'

@@ -86,12 +86,10 @@ func (r *Rule) Pick(random uint64) (i int, ok bool) {
 		return 0, false
 	}
 	point := scale(random, r.total)
-	for i := range r.backends {
-		if point < r.backends[i].below {
-			return i, true
-		}
+	for point >= r.backends[i].below {
+		i++
 	}
-	return 0, false
+	return i, true
 }
 
 // scale maps a number that is uniformly distributed over uint64 to one over [0, n).

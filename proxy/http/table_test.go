@@ -4,6 +4,7 @@ import (
 	"errors"
 	"regexp/syntax"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -425,6 +426,10 @@ func TestNewTableReportsWhatDoesNotCompile(t *testing.T) {
 	wantRef := wire.Ref{Kind: wire.KindRoute, Key: "HTTPRoute/shop/bad/2@consumer"}
 	if diff := cmp.Diff(wantRef, failed[0].Ref); diff != "" {
 		t.Errorf("ref (-want +got):\n%s", diff)
+	}
+	const wantError = "Route/HTTPRoute/shop/bad/2@consumer: match 1: "
+	if got := failed[0].Error(); !strings.HasPrefix(got, wantError) {
+		t.Errorf("error %q, want it to begin with %q", got, wantError)
 	}
 	if cause := (*syntax.Error)(nil); !errors.As(failed[0], &cause) {
 		t.Errorf("%v does not lead to the expression's error", failed[0])
