@@ -2,6 +2,7 @@ package http
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 
 	"weft.dev/weft/proxy/wire"
@@ -13,7 +14,7 @@ func BenchmarkMatch(b *testing.B) {
 		"exact":  func(i int) wire.Match { return onPath(wire.MatchExact, fmt.Sprintf("/api/v1/items/%d", i)) },
 		"prefix": func(i int) wire.Match { return onPath(wire.MatchPrefix, fmt.Sprintf("/api/v1/items/%d", i)) },
 		"header": func(i int) wire.Match {
-			return wire.Match{Headers: []wire.NamedMatch{exactly("x-tenant", fmt.Sprint(i))}}
+			return wire.Match{Headers: []wire.NamedMatch{exactly("x-tenant", strconv.Itoa(i))}}
 		},
 	}
 	for _, kind := range []string{"exact", "prefix", "header"} {
@@ -25,7 +26,7 @@ func BenchmarkMatch(b *testing.B) {
 					routes[i].Rule = i
 				}
 				table := mustTable(b, routes...)
-				req := request(b, fmt.Sprintf("/api/v1/items/%d", n-1), browserHeader(fmt.Sprint(n-1))...)
+				req := request(b, fmt.Sprintf("/api/v1/items/%d", n-1), browserHeader(strconv.Itoa(n-1))...)
 				b.ReportAllocs()
 				for b.Loop() {
 					if rule, _ := table.Match(req); rule == nil {

@@ -54,8 +54,8 @@ func (x *Exchange) Request(req *Request) *Response {
 }
 
 // BackendRequest makes dst the request to backend i: a copy of req with the request side of that
-// backend's filters applied. It leaves req as it was, so every try begins with the same request, and
-// reuses the memory of dst.Header. An answer is returned as by Request.
+// backend's filters applied. It leaves req as it was, so every try begins with the same request. The
+// memory of dst.Header is reused and must not be req's. An answer is returned as by Request.
 func (x *Exchange) BackendRequest(i int, req, dst *Request) *Response {
 	req.copyTo(dst)
 	_, res := x.Rule.backends[i].filters.request(x, dst)

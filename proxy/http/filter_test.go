@@ -209,11 +209,11 @@ const (
 	noPort = 1
 )
 
-func orDefault[T comparable](v, if_, then T) T {
-	if v == if_ {
+func orDefault[T comparable](value, unset, then T) T {
+	if value == unset {
 		return then
 	}
-	return v
+	return value
 }
 
 func TestRedirectPassesResponseFilters(t *testing.T) {

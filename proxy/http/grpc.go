@@ -1,6 +1,7 @@
 package http
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -74,7 +75,7 @@ func (c *candidate) setGRPC(m *wire.GRPCMatch) error {
 	case m == nil:
 		return nil
 	case m.Service == "" && m.Method == "":
-		return fmt.Errorf("gRPC match names neither service nor method")
+		return errors.New("gRPC match names neither service nor method")
 	case m.Type == wire.MatchExact:
 		c.grpc = grpcMethod{service: m.Service, method: m.Method}
 		return nil

@@ -138,9 +138,10 @@ func (r *Request) Clone() Request {
 
 // copyTo makes dst equal to r and reuses the memory of dst.Header.
 func (r *Request) copyTo(dst *Request) {
-	header := append(dst.Header[:0], r.Header...)
+	memory := dst.Header[:0]
 	*dst = *r
-	dst.Header = header
+	dst.Header = memory
+	dst.Header = append(dst.Header, r.Header...)
 }
 
 // equalFold compares ASCII strings without regard to case. Header names are tokens, so no other letters
