@@ -31,21 +31,17 @@ const usage = `usage: cluster VERB
   node-stop NODE          make a node a dead machine: unplugged, everything on it killed
   node-start NODE         bring a stopped node back
   packages                install the Debian packages that the cluster needs
-  build [-path] [WHAT]... build kubernetes, containerd, coredns, pause, echo, conformance, envtest, or all;
-                          with -path print the directory of each (of echo and pause the image archive)
-                          and nothing else on standard output
+  build [-path] [WHAT]... build kubernetes, containerd, coredns, pause, echo, conformance, envtest, or all,
+                          and print where each is: a directory, of echo and pause an image archive;
+                          with -path nothing else goes to standard output
 `
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
-		stop()
 		os.Exit(1)
 	}
 }
@@ -54,6 +50,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 0 || strings.Trim(args[0], "-") == "help" || args[0] == "-h" {
 		fmt.Fprint(stdout, usage)
 		return nil
+	}
+	verb, args := args[0], args[1:]
+	if needRoot[verb] && os.Geteuid() != 0 {
+		return fmt.Errorf("%s makes namespaces, mounts and control groups and needs root", verb)
 	}
 	checkout, err := findCheckout()
 	if err != nil {
@@ -67,7 +67,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Cluster: config.Local(), Builder: builder,
 		Output: filepath.Join(checkout, "build", "cluster"), Progress: stdout,
 	}
-	verb, args := args[0], args[1:]
 	switch verb {
 	case "up":
 		if err := machine.Up(ctx); err != nil {
@@ -100,6 +99,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return buildTargets(ctx, builder, args, stdout, stderr)
 	}
 	return fmt.Errorf("unknown verb %q\n%s", verb, usage)
+}
+
+var needRoot = map[string]bool{
+	"up": true, "down": true, "status": true, "load": true, "node-stop": true, "node-start": true, "packages": true,
 }
 
 func writeImage(args []string, stderr io.Writer) error {

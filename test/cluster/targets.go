@@ -61,9 +61,7 @@ func buildTargets(ctx context.Context, b *build.Builder, args []string, stdout, 
 		if err != nil {
 			return err
 		}
-		if *paths {
-			fmt.Fprintln(stdout, path)
-		}
+		fmt.Fprintln(stdout, path)
 	}
 	return nil
 }

@@ -83,8 +83,7 @@ func (b *Builder) compile(ctx context.Context, t Target, bin Binary, dir string)
 	out := filepath.Join(tmp, bin.Name)
 	cmd := exec.CommandContext(ctx, "go", t.goArgs(bin, out)...)
 	cmd.Dir = filepath.Join(b.Checkout, t.Module)
-	// The toolchain that runs this program also compiles the modules: they all have one in common.
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off", "GOTOOLCHAIN="+runtime.Version())
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off", "GOTOOLCHAIN="+toolchain())
 	output, err := cmd.CombinedOutput()
 	if err != nil {
 		fmt.Fprintln(b.Progress, "failed")
@@ -102,11 +101,18 @@ func (b *Builder) compile(ctx context.Context, t Target, bin Binary, dir string)
 func (b *Builder) Program(ctx context.Context, pkg, out string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", out, pkg)
 	cmd.Dir = b.Checkout
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN="+runtime.Version())
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOTOOLCHAIN="+toolchain())
 	if output, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s: %w\n%s", pkg, err, tail(output, 4000))
 	}
 	return nil
+}
+
+// toolchain names the Go release that compiled this program: it compiles the modules too, whatever the
+// installed go command is.
+func toolchain() string {
+	release, _, _ := strings.Cut(runtime.Version(), " ")
+	return release
 }
 
 // EnvtestAssets returns a directory with kube-apiserver, etcd and kubectl, as envtest wants it.

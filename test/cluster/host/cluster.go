@@ -58,7 +58,10 @@ func (m *Machine) Up(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	if done, err := m.resume(ctx); done || err != nil {
+	if err := loadBridgeFilter(ctx); err != nil {
+		return err
+	}
+	if done, err := m.resume(ctx, kubernetes, containerd); done || err != nil {
 		return err
 	}
 	if err := m.clear(ctx); err != nil {
@@ -74,11 +77,13 @@ func (m *Machine) Up(ctx context.Context) error {
 	return nil
 }
 
-// resume reports whether a cluster is up and healthy, after it has started its stopped nodes.
-func (m *Machine) resume(ctx context.Context) (bool, error) {
+// resume reports whether a cluster of these binaries is up and healthy, after it has started its stopped
+// nodes.
+func (m *Machine) resume(ctx context.Context, kubernetes, containerd string) (bool, error) {
+	// A record that cannot be read is one of the leftovers; clearing them says so.
 	s, ok, err := loadState()
-	if err != nil || !ok || !s.Complete {
-		return false, nil //nolint:nilerr // a record that cannot be read is one of the leftovers
+	if err != nil || !ok || !s.Complete || s.Kubernetes != kubernetes || s.Containerd != containerd {
+		return false, nil
 	}
 	for _, n := range m.Cluster.Nodes {
 		first, running := s.Nodes[n.Name]
@@ -86,6 +91,7 @@ func (m *Machine) resume(ctx context.Context) (bool, error) {
 			return false, nil
 		}
 		if !running {
+			fmt.Fprintf(m.Progress, "starting %s\n", n.Name)
 			if err := m.startStopped(ctx, &s, n); err != nil {
 				return false, err
 			}

@@ -85,6 +85,15 @@ func cutLink(node string) []string {
 	return []string{"ip", "-n", switchNS, "link", "set", node, "down"}
 }
 
+// loadBridgeFilter makes the kernel offer the settings by which bridged packets pass connection
+// tracking. Unlike the rest of what the cluster needs, nothing loads this module by itself.
+func loadBridgeFilter(ctx context.Context) error {
+	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
+		return nil
+	}
+	return run(ctx, []string{"modprobe", "br_netfilter"})
+}
+
 func within(address netip.Addr, network netip.Prefix) string {
 	return netip.PrefixFrom(address, network.Bits()).String()
 }
@@ -118,10 +127,12 @@ func removeNamespace(ctx context.Context, name string) error {
 // it along at once: the kernel keeps the namespace for as long as connections that died with the node
 // wait for an answer.
 func removeNodeLink(ctx context.Context, node string) error {
-	if run(ctx, []string{"ip", "-n", switchNS, "link", "show", "dev", node}) != nil {
-		return nil
+	del := []string{"ip", "-n", switchNS, "link", "del", "dev", node}
+	show := []string{"ip", "-n", switchNS, "link", "show", "dev", node}
+	if exists := run(ctx, show) == nil; exists {
+		return run(ctx, del)
 	}
-	return run(ctx, []string{"ip", "-n", switchNS, "link", "del", "dev", node})
+	return nil
 }
 
 func removeHostLink(ctx context.Context) error {

@@ -100,7 +100,7 @@ func startNode(ctx context.Context, name, logs string) (process.Identity, error)
 		return process.Identity{}, err
 	}
 	// Not CommandContext: the end of this command is not the end of the node.
-	cmd := exec.Command(initBinary()) //nolint:noctx // see above
+	cmd := exec.Command(initBinary())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = spec, log, log
 	cmd.Env = []string{"PATH=" + node.Path}
 	cmd.Dir = "/"

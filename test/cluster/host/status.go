@@ -6,6 +6,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -25,7 +26,7 @@ func (m *Machine) Status(ctx context.Context, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NODE\tZONE\tADDRESSES\tPROGRAM\tPID")
 	for _, n := range m.Cluster.Nodes {
-		if err := statusRows(table, n, s.Nodes[n.Name]); err != nil {
+		if err := m.statusRows(table, n, s.Nodes[n.Name]); err != nil {
 			return err
 		}
 	}
@@ -47,7 +48,7 @@ func (m *Machine) Status(ctx context.Context, w io.Writer) error {
 	return m.healthy(ctx, a, time.Time{})
 }
 
-func statusRows(w io.Writer, n config.Node, first process.Identity) error {
+func (m *Machine) statusRows(w io.Writer, n config.Node, first process.Identity) error {
 	prefix := fmt.Sprintf("%s\t%s\t%s %s", n.Name, n.Zone, n.IPv4, n.IPv6)
 	if !first.Alive() {
 		fmt.Fprintf(w, "%s\tstopped\t-\n", prefix)
@@ -60,11 +61,11 @@ func statusRows(w io.Writer, n config.Node, first process.Identity) error {
 	}
 	var names []string
 	pids := map[string]string{}
-	for _, unit := range config.Units(config.Local(), n) {
+	for _, unit := range config.Units(m.Cluster, n) {
 		names = append(names, unit.Name)
 		pids[unit.Name] = "down"
 		if child, ok := children[unit.Name]; ok {
-			pids[unit.Name] = fmt.Sprint(child.PID)
+			pids[unit.Name] = strconv.Itoa(child.PID)
 		}
 	}
 	slices.Sort(names)

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -119,13 +121,17 @@ func mountAll(spec Spec, hierarchies []cgroup.Hierarchy) error {
 func hideKernelTunables(root string) error {
 	for name, value := range kernelTunables {
 		file := filepath.Join(root, "run/sysctl", strings.ReplaceAll(name, "/", "."))
+		setting := filepath.Join(root, "proc/sys", name)
+		if _, err := os.Stat(setting); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 			return fmt.Errorf("hide kernel settings: %w", err)
 		}
 		if err := os.WriteFile(file, []byte(value+"\n"), 0o644); err != nil {
 			return fmt.Errorf("hide kernel settings: %w", err)
 		}
-		if err := unix.Mount(file, filepath.Join(root, "proc/sys", name), "", unix.MS_BIND, ""); err != nil {
+		if err := unix.Mount(file, setting, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("hide kernel setting %s: %w", name, err)
 		}
 	}

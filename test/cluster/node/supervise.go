@@ -17,9 +17,9 @@ import (
 const restartDelay = 500 * time.Millisecond
 
 // Supervise starts the units and starts each again whenever it ends; it collects every orphan of the
-// node. It returns only when a unit cannot be started at all.
-func Supervise(units []Unit) error {
-	s := &supervisor{running: map[int]Unit{}, wake: make(chan struct{}, 1)}
+// node. Each unit logs to NAME.log in logDir. It returns only when a unit cannot be started at all.
+func Supervise(units []Unit, logDir string) error {
+	s := &supervisor{logDir: logDir, running: map[int]Unit{}, wake: make(chan struct{}, 1)}
 	for _, unit := range units {
 		if err := s.start(unit); err != nil {
 			return err
@@ -42,6 +42,7 @@ func Supervise(units []Unit) error {
 }
 
 type supervisor struct {
+	logDir  string
 	mu      sync.Mutex
 	running map[int]Unit // by pid
 	wake    chan struct{}
@@ -52,7 +53,7 @@ type supervisor struct {
 func (s *supervisor) start(unit Unit) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	file, err := os.OpenFile(filepath.Join(LogDir, unit.Name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	file, err := os.OpenFile(filepath.Join(s.logDir, unit.Name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return fmt.Errorf("open the log of %s: %w", unit.Name, err)
 	}

@@ -35,7 +35,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	return node.Supervise(spec.Units)
+	return node.Supervise(spec.Units, node.LogDir)
 }
 
 func decode(r io.Reader) (node.Spec, error) {
