@@ -56,7 +56,7 @@ func (n *Netns) Apply(want rules.Tables) error {
 
 func (n *Netns) apply(want rules.Tables) error {
 	if !n.known {
-		found, err := n.find()
+		found, err := n.chains()
 		if err != nil {
 			return fmt.Errorf("rules: %w", err)
 		}
@@ -67,12 +67,13 @@ func (n *Netns) apply(want rules.Tables) error {
 		return nil
 	}
 	rebuild := !n.known
+	n.turn++
 	n.known = false
 	err := n.batch(func(c *nftables.Conn) error {
-		if err := applyFamily(c, familyIPv4, rebuild, n.have.IPv4, want.IPv4); err != nil {
+		if err := n.applyFamily(c, familyIPv4, rebuild, want.IPv4); err != nil {
 			return err
 		}
-		return applyFamily(c, familyIPv6, rebuild, n.have.IPv6, want.IPv6)
+		return n.applyFamily(c, familyIPv6, rebuild, want.IPv6)
 	})
 	if err != nil {
 		return fmt.Errorf("rules: %w", err)
@@ -82,11 +83,21 @@ func (n *Netns) apply(want rules.Tables) error {
 }
 
 // applyFamily adds to the batch what one family needs.
-func applyFamily(c *nftables.Conn, f family, rebuild bool, have, want rules.Table) error {
-	o := newObjects(f)
+func (n *Netns) applyFamily(c *nftables.Conn, f family, rebuild bool, want rules.Table) error {
+	o := newObjects(f, n.lifetime)
+	have := n.have.IPv4
+	if f == familyIPv6 {
+		have = n.have.IPv6
+	}
 	change := rules.Diff(have, want)
 	if rebuild || change.Rebuild {
 		return o.rebuild(c, want)
+	}
+	if want.Captures() && !change.None() {
+		// While nothing was captured nobody refreshed.
+		if err := o.refresh(c, n.turn); err != nil {
+			return err
+		}
 	}
 	return o.change(c, change, want)
 }
@@ -98,7 +109,7 @@ func (n *Netns) Refresh() error {
 	defer n.mu.Unlock()
 	have := n.have
 	if !n.known {
-		found, err := n.find()
+		found, err := n.chains()
 		if err != nil {
 			return fmt.Errorf("refresh: %w", err)
 		}
@@ -113,7 +124,7 @@ func (n *Netns) Refresh() error {
 			if !table.Capture {
 				continue
 			}
-			if err := newObjects(f).refresh(c, n.turn); err != nil {
+			if err := newObjects(f, n.lifetime).refresh(c, n.turn); err != nil {
 				return err
 			}
 		}

@@ -18,7 +18,8 @@ import (
 type Found struct {
 	// Guard tells that an agent was there when the pod started.
 	Guard bool
-	// Captured tells that connections are sent to a proxy now.
+	// Captured tells that connections are sent to a proxy now: there are rules, and they have not
+	// expired.
 	Captured bool
 }
 
@@ -35,35 +36,45 @@ func (n *Netns) Find() (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	ipv4, err := rulesByChain(conn, nftables.TableFamilyIPv4)
-	if err != nil {
-		return Found{}, err
+	found := Found{Guard: guard["guard"] > 0}
+	for _, f := range []family{familyIPv4, familyIPv6} {
+		chains, err := rulesByChain(conn, f.number)
+		if err != nil {
+			return Found{}, err
+		}
+		if chains["capture"] == 0 {
+			continue
+		}
+		for _, set := range newObjects(f, n.lifetime).alive {
+			alive, err := conn.GetSetElements(set)
+			if err != nil {
+				return Found{}, fmt.Errorf("read %s: %w", set.Name, err)
+			}
+			found.Captured = found.Captured || len(alive) > 0
+		}
 	}
-	ipv6, err := rulesByChain(conn, nftables.TableFamilyIPv6)
-	if err != nil {
-		return Found{}, err
-	}
-	return Found{Guard: guard["guard"] > 0, Captured: ipv4["capture"]+ipv6["capture"] > 0}, nil
+	return found, nil
 }
 
-// find reads whether the capture chains are there, which are never taken away again.
-func (n *Netns) find() (rules.Tables, error) {
+// chains returns empty tables that say for which families the capture chain is there. It is never
+// taken away again.
+func (n *Netns) chains() (rules.Tables, error) {
 	var found rules.Tables
 	conn, err := n.nftables()
 	if err != nil {
 		return found, err
 	}
 	defer func() { _ = conn.CloseLasting() }()
-	ipv4, err := rulesByChain(conn, nftables.TableFamilyIPv4)
+	chains, err := conn.ListChains()
 	if err != nil {
-		return found, err
+		return found, fmt.Errorf("list chains: %w", err)
 	}
-	ipv6, err := rulesByChain(conn, nftables.TableFamilyIPv6)
-	if err != nil {
-		return found, err
+	for _, chain := range chains {
+		if chain.Table.Name == tableName && chain.Name == "capture" {
+			found.IPv4.Capture = found.IPv4.Capture || chain.Table.Family == familyIPv4.number
+			found.IPv6.Capture = found.IPv6.Capture || chain.Table.Family == familyIPv6.number
+		}
 	}
-	_, found.IPv4.Capture = ipv4["capture"]
-	_, found.IPv6.Capture = ipv6["capture"]
 	return found, nil
 }
 
@@ -139,7 +150,7 @@ func holds(conn *nftables.Conn, f family, want rules.Table) (bool, error) {
 	if !maps.Equal(got, chains) || !want.Capture {
 		return maps.Equal(got, chains), nil
 	}
-	elements, err := conn.GetSetElements(newObjects(f).ports)
+	elements, err := conn.GetSetElements(newObjects(f, 0).ports)
 	if err != nil {
 		return false, fmt.Errorf("read ports: %w", err)
 	}

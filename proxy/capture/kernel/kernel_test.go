@@ -4,12 +4,17 @@ package kernel_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"weft.dev/weft/proxy/capture/kernel"
 	"weft.dev/weft/proxy/capture/rules"
@@ -25,45 +30,60 @@ func TestMain(m *testing.M) {
 }
 
 // deadline bounds every wait; nothing here takes longer than a fraction of it.
-const deadline = 20 * time.Second
+const deadline = 30 * time.Second
 
-// lab is a client pod and two proxy pods on one network.
-type lab struct {
-	client, proxy *kernel.Netns
-	family        labFamily
-}
+const number = 30001
 
-type labFamily struct {
+// addressing is what the pods of a lab are called in one family.
+type addressing struct {
 	client, foreign, proxy, second netip.Addr
-	vip                            netip.AddrPort
-	bits                           int
+	// silent is an address that is routed and never answers.
+	silent netip.Addr
+	vip    netip.AddrPort
+	bits   int
 }
 
-var labFamilies = map[string]labFamily{
+var families = map[string]addressing{
 	"IPv4": {
 		client: netip.MustParseAddr("192.0.2.1"), foreign: netip.MustParseAddr("192.0.2.9"),
 		proxy: netip.MustParseAddr("192.0.2.2"), second: netip.MustParseAddr("192.0.2.3"),
-		vip: netip.MustParseAddrPort("198.51.100.10:80"), bits: 24,
+		silent: netip.MustParseAddr("203.0.113.9"),
+		vip:    netip.MustParseAddrPort("198.51.100.10:80"), bits: 24,
 	},
 	"IPv6": {
 		client: netip.MustParseAddr("2001:db8::1"), foreign: netip.MustParseAddr("2001:db8::9"),
 		proxy: netip.MustParseAddr("2001:db8::2"), second: netip.MustParseAddr("2001:db8::3"),
-		vip: netip.MustParseAddrPort("[2001:db8:1::10]:80"), bits: 64,
+		silent: netip.MustParseAddr("2001:db8:2::9"),
+		vip:    netip.MustParseAddrPort("[2001:db8:1::10]:80"), bits: 64,
 	},
 }
 
-func newLab(t *testing.T, f labFamily) *lab {
-	t.Helper()
-	l := &lab{client: newNetns(t), proxy: newNetns(t), family: f}
-	prefixes := func(addresses ...netip.Addr) (out []netip.Prefix) {
-		for _, address := range addresses {
-			out = append(out, netip.PrefixFrom(address, f.bits))
-		}
-		return out
+// lab is a client pod and another that plays proxy, second proxy and the Service behind the VIP.
+type lab struct {
+	addressing
+	client, server *kernel.Netns
+	captured       *net.TCPListener
+	service        *net.TCPListener
+}
+
+// eachFamily runs a test in a lab of each family.
+func eachFamily(t *testing.T, test func(*testing.T, *lab)) {
+	for name, a := range families {
+		t.Run(name, func(t *testing.T) {
+			l := &lab{addressing: a, client: newNetns(t), server: newNetns(t)}
+			own := []netip.Prefix{netip.PrefixFrom(a.client, a.bits), netip.PrefixFrom(a.foreign, a.bits)}
+			others := []netip.Prefix{
+				netip.PrefixFrom(a.proxy, a.bits), netip.PrefixFrom(a.second, a.bits),
+				netip.PrefixFrom(a.vip.Addr(), a.vip.Addr().BitLen()),
+			}
+			must(t, kernel.Join(l.client, l.server, own, others))
+			must(t, l.client.Route(a.proxy))
+			must(t, l.server.Apply(rules.Build(rules.Pod{Proxy: true}, "", nil)))
+			l.captured = l.listen(t, fmt.Sprintf(":%d", wire.PortCaptured))
+			l.service = l.listen(t, a.vip.String())
+			test(t, l)
+		})
 	}
-	must(t, kernel.Join(l.client, l.proxy, prefixes(f.client, f.foreign), prefixes(f.proxy, f.second)))
-	must(t, l.client.Route(f.proxy))
-	return l
 }
 
 func newNetns(t *testing.T) *kernel.Netns {
@@ -81,20 +101,20 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// tables builds what a pod of an enrolled namespace gets.
-func (l *lab) tables(number uint16, proxies ...netip.Addr) rules.Tables {
-	capture := &wire.Capture{Ports: []wire.CapturedPort{{Address: l.family.vip.Addr(), Port: l.family.vip.Port(), Number: number}}}
+// tables is what a pod of an enrolled namespace gets.
+func (l *lab) tables(proxies ...netip.Addr) rules.Tables {
+	capture := &wire.Capture{Ports: []wire.CapturedPort{{Address: l.vip.Addr(), Port: l.vip.Port(), Number: number}}}
 	for _, address := range proxies {
 		capture.Proxies = append(capture.Proxies, wire.Proxy{Addresses: []netip.Addr{address}})
 	}
 	return rules.Build(rules.Pod{Capture: capture}, "", func(netip.Addr) bool { return true })
 }
 
-// listen opens the listener for captured connections in the proxy's namespace.
+// listen opens a listener in the server's namespace.
 func (l *lab) listen(t *testing.T, address string) *net.TCPListener {
 	t.Helper()
 	var listener net.Listener
-	must(t, l.proxy.Do(func() (err error) {
+	must(t, l.server.Do(func() (err error) {
 		// The original destination can be read from a plain TCP socket only.
 		var config net.ListenConfig
 		config.SetMultipathTCP(false)
@@ -105,47 +125,376 @@ func (l *lab) listen(t *testing.T, address string) *net.TCPListener {
 	return listener.(*net.TCPListener)
 }
 
-// dial connects from the client's namespace.
-func (l *lab) dial(from netip.Addr, to netip.AddrPort) (net.Conn, error) {
+// dial connects from an address of the client.
+func (l *lab) dial(from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 	var conn net.Conn
 	err := l.client.Do(func() (err error) {
 		dialer := net.Dialer{Timeout: deadline, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
 		conn, err = dialer.DialContext(context.Background(), "tcp", to.String())
 		return err
 	})
-	return conn, err
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
 }
 
-// accept waits for one connection and returns where it was meant to go.
-func accept(t *testing.T, listener *net.TCPListener) (net.Conn, netip.AddrPort) {
+// call opens a connection to the VIP and returns both ends.
+func (l *lab) call(t *testing.T, arrivesAt *net.TCPListener) (client, server *net.TCPConn) {
+	t.Helper()
+	client, err := l.dial(l.addressing.client, l.vip)
+	must(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+	return client, accept(t, arrivesAt)
+}
+
+func accept(t *testing.T, listener *net.TCPListener) *net.TCPConn {
 	t.Helper()
 	must(t, listener.SetDeadline(time.Now().Add(deadline)))
 	conn, err := listener.AcceptTCP()
 	must(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
-	original, err := kernel.OriginalDestination(conn)
-	must(t, err)
-	return conn, original
+	return conn
 }
 
-func TestCapture(t *testing.T) {
-	for name, f := range labFamilies {
-		t.Run(name, func(t *testing.T) {
-			l := newLab(t, f)
-			must(t, l.proxy.Apply(rules.Build(rules.Pod{Proxy: true}, "", nil)))
-			must(t, l.client.Apply(l.tables(30001, f.proxy)))
-			listener := l.listen(t, fmt.Sprintf(":%d", wire.PortCaptured))
+// exchange sends a byte each way.
+func exchange(t *testing.T, client, server *net.TCPConn) {
+	t.Helper()
+	for _, way := range [][2]*net.TCPConn{{client, server}, {server, client}} {
+		must(t, way[1].SetReadDeadline(time.Now().Add(deadline)))
+		_, err := way[0].Write([]byte{1})
+		must(t, err)
+		_, err = way[1].Read(make([]byte, 1))
+		must(t, err)
+	}
+}
 
-			conn, err := l.dial(f.client, f.vip)
+// until polls a condition that the kernel brings about.
+func until(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(deadline); !condition(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %v", what, deadline)
+		}
+	}
+}
+
+func TestCapturedConnectionCarriesItsNumber(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		_, accepted := l.call(t, l.captured)
+		original, err := kernel.OriginalDestination(accepted)
+		must(t, err)
+		if want := netip.AddrPortFrom(l.proxy, number); original != want {
+			t.Errorf("original destination %v, want %v", original, want)
+		}
+		if got := accepted.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap(); got != l.addressing.client {
+			t.Errorf("caller %v, want %v", got, l.addressing.client)
+		}
+	})
+}
+
+func TestEveryProxyGetsConnections(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		must(t, l.client.Apply(l.tables(l.proxy, l.second)))
+		seen := map[netip.Addr]bool{}
+		until(t, "both proxies", func() bool {
+			_, accepted := l.call(t, l.captured)
+			original, err := kernel.OriginalDestination(accepted)
 			must(t, err)
-			defer func() { _ = conn.Close() }()
-			accepted, original := accept(t, listener)
-			if want := netip.AddrPortFrom(f.proxy, 30001); original != want {
-				t.Errorf("original destination %v, want %v", original, want)
-			}
-			if got := accepted.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); got.Unmap() != f.client {
-				t.Errorf("caller %v, want %v", got, f.client)
-			}
+			seen[original.Addr()] = true
+			return len(seen) == 2
 		})
+	})
+}
+
+// What is open stays open through every kind of change, and new connections follow the change.
+func TestChangesLeaveEstablishedConnectionsAlone(t *testing.T) {
+	other := netip.MustParseAddrPort("198.51.100.99:1")
+	changes := map[string]struct {
+		change    func(*testing.T, *lab) error
+		uncapture bool
+	}{
+		"more ports": {change: func(_ *testing.T, l *lab) error {
+			tables := l.tables(l.proxy)
+			tables.IPv4.Ports[other] = number + 1
+			return l.client.Apply(tables)
+		}},
+		"another proxy": {change: func(_ *testing.T, l *lab) error { return l.client.Apply(l.tables(l.second)) }},
+		"no proxy":      {uncapture: true, change: func(_ *testing.T, l *lab) error { return l.client.Apply(l.tables()) }},
+		"not enrolled any more": {uncapture: true, change: func(_ *testing.T, l *lab) error {
+			return l.client.Apply(rules.Tables{})
+		}},
+		"other chains": {change: func(_ *testing.T, l *lab) error {
+			tables := l.tables(l.proxy)
+			tables.IPv4.Strict = []rules.StrictPort{{Port: 1}}
+			tables.IPv6.Strict = tables.IPv4.Strict
+			return l.client.Apply(tables)
+		}},
+		"a new agent": {change: func(t *testing.T, l *lab) error {
+			return reopen(t, l.client).Apply(l.tables(l.proxy))
+		}},
+		"a new agent that no longer captures": {uncapture: true, change: func(t *testing.T, l *lab) error {
+			return reopen(t, l.client).Apply(rules.Tables{})
+		}},
+	}
+	for name, tc := range changes {
+		t.Run(name, func(t *testing.T) {
+			eachFamily(t, func(t *testing.T, l *lab) {
+				must(t, l.client.Apply(l.tables(l.proxy)))
+				client, server := l.call(t, l.captured)
+				exchange(t, client, server)
+				must(t, tc.change(t, l))
+				exchange(t, client, server)
+				if tc.uncapture {
+					l.call(t, l.service)
+				} else {
+					l.call(t, l.captured)
+				}
+				exchange(t, client, server)
+			})
+		})
+	}
+}
+
+// reopen gives the namespace to another agent.
+func reopen(t *testing.T, n *kernel.Netns) *kernel.Netns {
+	t.Helper()
+	again, err := kernel.Open(n.Path())
+	must(t, err)
+	t.Cleanup(func() { must(t, again.Close()) })
+	return again
+}
+
+func TestPortsComeAndGo(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		with, without := l.tables(l.proxy), l.tables(l.proxy)
+		clear(without.IPv4.Ports)
+		clear(without.IPv6.Ports)
+		for range 3 {
+			must(t, l.client.Apply(without))
+			l.call(t, l.service)
+			must(t, l.client.Apply(with))
+			l.call(t, l.captured)
+		}
+	})
+}
+
+// A first packet that a dead proxy never answers is sent again by the client's kernel; after the entry
+// is forgotten it reaches the proxy that lives.
+func TestForgottenConnectionReachesAnotherProxy(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		must(t, l.client.Apply(l.tables(l.silent)))
+		dialed := make(chan error, 1)
+		go func() {
+			conn, err := l.dial(l.addressing.client, l.vip)
+			if err == nil {
+				err = conn.Close()
+			}
+			dialed <- err
+		}()
+		until(t, "the first packet", func() bool { return l.tracked(t, l.silent) })
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		count, err := l.client.Forget([]netip.Addr{l.silent})
+		must(t, err)
+		if count != 1 {
+			t.Errorf("forgot %d connections, want 1", count)
+		}
+		accept(t, l.captured)
+		must(t, <-dialed)
+	})
+}
+
+func TestForgetLeavesOtherConnectionsAlone(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		client, server := l.call(t, l.captured)
+		direct, err := l.dial(l.addressing.client, netip.AddrPortFrom(l.second, wire.PortCaptured))
+		must(t, err)
+		defer func() { _ = direct.Close() }()
+		count, err := l.client.Forget([]netip.Addr{l.second})
+		must(t, err)
+		if count != 0 {
+			t.Errorf("forgot %d connections, want none", count)
+		}
+		exchange(t, client, server)
+	})
+}
+
+// tracked tells whether the client's kernel sends a connection to the address.
+func (l *lab) tracked(t *testing.T, to netip.Addr) bool {
+	t.Helper()
+	var flows []*netlink.ConntrackFlow
+	must(t, l.client.Do(func() (err error) {
+		family := netlink.InetFamily(unix.AF_INET)
+		if to.Is6() {
+			family = unix.AF_INET6
+		}
+		flows, err = netlink.ConntrackTableList(netlink.ConntrackTable, family)
+		return err
+	}))
+	for _, flow := range flows {
+		if address, _ := netip.AddrFromSlice(flow.Reverse.SrcIP); address.Unmap() == to {
+			return true
+		}
+	}
+	return false
+}
+
+func TestCaptureFadesWithoutAnAgent(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		l.client.SetLifetime(time.Second)
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		client, server := l.call(t, l.captured)
+		until(t, "the end of capture", func() bool {
+			found, err := l.client.Find()
+			must(t, err)
+			return !found.Captured
+		})
+		l.call(t, l.service)
+		exchange(t, client, server)
+
+		must(t, l.client.Refresh())
+		must(t, l.client.Refresh())
+		l.call(t, l.captured)
+	})
+}
+
+func TestRefreshedCaptureLastsWithoutAGap(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		const lifetime = 2 * time.Second
+		l.client.SetLifetime(lifetime)
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		agent := l.client
+		for start := time.Now(); time.Since(start) < 2*lifetime; {
+			// Halfway another agent takes over what it finds.
+			if time.Since(start) > lifetime && agent == l.client {
+				agent = reopen(t, l.client)
+			}
+			must(t, agent.Refresh())
+			l.call(t, l.captured)
+		}
+	})
+}
+
+func TestStrictPort(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		const port = 8080
+		l.listen(t, fmt.Sprintf(":%d", port))
+		to := netip.AddrPortFrom(l.proxy, port)
+		before, err := l.dial(l.foreign, to)
+		must(t, err)
+		defer func() { _ = before.Close() }()
+
+		strict := rules.Pod{Proxy: true, Strict: []rules.StrictPort{{Port: port, Allowed: []netip.Addr{l.addressing.client}}}}
+		must(t, l.server.Apply(rules.Build(strict, "", nil)))
+		if conn, err := l.dial(l.foreign, to); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("a foreign caller got %v, %v, want a refused connection", conn, err)
+		}
+		conn, err := l.dial(l.addressing.client, to)
+		must(t, err)
+		must(t, conn.Close())
+
+		strict.Strict[0].Allowed = nil
+		must(t, l.server.Apply(rules.Build(strict, "", nil)))
+		if conn, err := l.dial(l.addressing.client, to); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("a caller that is not allowed any more got %v, %v, want a refused connection", conn, err)
+		}
+	})
+}
+
+func TestCheckRepairsDamage(t *testing.T) {
+	table := func(l *lab) *nftables.Table {
+		if l.proxy.Is6() {
+			return &nftables.Table{Name: "weft", Family: nftables.TableFamilyIPv6}
+		}
+		return &nftables.Table{Name: "weft", Family: nftables.TableFamilyIPv4}
+	}
+	damages := map[string]struct {
+		damage func(*nftables.Conn, *lab)
+		want   bool
+	}{
+		"nothing": {damage: func(*nftables.Conn, *lab) {}},
+		"another table": {damage: func(c *nftables.Conn, _ *lab) {
+			c.AddTable(&nftables.Table{Name: "own", Family: nftables.TableFamilyINet})
+		}},
+		"no rules": {damage: func(c *nftables.Conn, _ *lab) { c.FlushRuleset() }, want: true},
+		"no table": {damage: func(c *nftables.Conn, l *lab) { c.DelTable(table(l)) }, want: true},
+		"no choice of a proxy": {damage: func(c *nftables.Conn, l *lab) {
+			c.FlushChain(&nftables.Chain{Name: "capture", Table: table(l)})
+		}, want: true},
+		"no ports": {damage: func(c *nftables.Conn, l *lab) {
+			c.FlushSet(&nftables.Set{Name: "ports", Table: table(l)})
+		}, want: true},
+		"no guard": {damage: func(c *nftables.Conn, _ *lab) {
+			c.DelTable(&nftables.Table{Name: "weft", Family: nftables.TableFamilyNetdev})
+		}, want: true},
+	}
+	for name, tc := range damages {
+		t.Run(name, func(t *testing.T) {
+			eachFamily(t, func(t *testing.T, l *lab) {
+				must(t, l.client.Guard([]netip.Addr{l.addressing.client}))
+				must(t, l.client.Apply(l.tables(l.proxy)))
+				must(t, l.client.Do(func() error {
+					conn, err := nftables.New()
+					must(t, err)
+					tc.damage(conn, l)
+					return conn.Flush()
+				}))
+				repaired, err := l.client.Check()
+				must(t, err)
+				if repaired != tc.want {
+					t.Errorf("repaired: %v, want %v", repaired, tc.want)
+				}
+				found, err := l.client.Find()
+				must(t, err)
+				if want := (kernel.Found{Guard: true, Captured: true}); found != want {
+					t.Errorf("found %+v afterwards, want %+v", found, want)
+				}
+				l.call(t, l.captured)
+				if repaired, err = l.client.Check(); err != nil || repaired {
+					t.Errorf("a second check repaired: %v, error: %v, want nothing to do", repaired, err)
+				}
+			})
+		})
+	}
+}
+
+// Rules of the largest size come into force in one batch and change in place.
+func TestManyPorts(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		many := l.tables(l.proxy)
+		ports, first := many.IPv4.Ports, netip.MustParseAddr("10.96.0.1")
+		if l.proxy.Is6() {
+			ports, first = many.IPv6.Ports, netip.MustParseAddr("fd00:96::1")
+		}
+		for i, address := 0, first; i < 20000; i, address = i+1, address.Next() {
+			ports[netip.AddrPortFrom(address, 80)] = uint16(wire.MinNumber + i)
+		}
+		must(t, l.client.Apply(many))
+		l.call(t, l.captured)
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		l.call(t, l.captured)
+		must(t, l.client.Apply(many))
+		l.call(t, l.captured)
+
+		// A change of somebody else's makes the check read everything.
+		must(t, l.client.Do(func() error {
+			conn, err := nftables.New()
+			must(t, err)
+			conn.AddTable(&nftables.Table{Name: "own", Family: nftables.TableFamilyINet})
+			return conn.Flush()
+		}))
+		damaged, err := l.client.Check()
+		must(t, err)
+		if damaged {
+			t.Error("what is in force differs from what was applied")
+		}
+	})
+}
+
+func TestOpenFailsForWhatIsNotThere(t *testing.T) {
+	if _, err := kernel.Open("/run/netns/weft-test-nobody-made-this"); err == nil {
+		t.Error("a namespace that is not there was opened")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	mdlayher "github.com/mdlayher/netlink"
@@ -28,6 +29,8 @@ const socketBuffer = 16 << 20
 // it must close it: the namespace lives on as long as it is open.
 type Netns struct {
 	file *os.File
+	// lifetime is Lifetime but in tests of what happens after it.
+	lifetime time.Duration
 
 	mu sync.Mutex
 	// have and guarded are in force if known and guardKnown.
@@ -47,7 +50,7 @@ func Open(path string) (*Netns, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
-	return &Netns{file: file}, nil
+	return &Netns{file: file, lifetime: Lifetime}, nil
 }
 
 // Close lets go of the namespace. What is in force stays.

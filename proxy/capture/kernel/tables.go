@@ -66,7 +66,7 @@ type objects struct {
 	alive [2]*nftables.Set
 }
 
-func newObjects(f family) *objects {
+func newObjects(f family, lifetime time.Duration) *objects {
 	o := &objects{family: f, table: &nftables.Table{Family: f.number, Name: tableName}}
 	o.output = &nftables.Chain{
 		Name: "output", Table: o.table, Type: nftables.ChainTypeNAT,
@@ -88,7 +88,7 @@ func newObjects(f family) *objects {
 	}
 	for i, name := range []string{"alive0", "alive1"} {
 		o.alive[i] = &nftables.Set{
-			Table: o.table, Name: name, KeyType: nftables.TypeInetProto, HasTimeout: true, Timeout: Lifetime,
+			Table: o.table, Name: name, KeyType: nftables.TypeInetProto, HasTimeout: true, Timeout: lifetime,
 		}
 	}
 	return o
@@ -135,11 +135,16 @@ func (o *objects) addCapture(c *nftables.Conn, want rules.Table) error {
 		if err := c.AddSet(set, []nftables.SetElement{{Key: []byte{unix.IPPROTO_TCP}}}); err != nil {
 			return err
 		}
-		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.output, Exprs: []expr.Any{
+		match := []expr.Any{
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: registerKey},
 			&expr.Lookup{SourceRegister: registerKey, SetID: set.ID, SetName: set.Name},
-			&expr.Verdict{Kind: expr.VerdictGoto, Chain: o.capture.Name},
-		}})
+		}
+		// Every connection that comes here is new. Asking for it keeps connection tracking on while no
+		// proxy is left in the capture chain: the kernel turns it off with the last rule that needs
+		// it, and the connections that are established would lose their translation.
+		match = append(match, stateNew()...)
+		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.output, Exprs: append(match,
+			&expr.Verdict{Kind: expr.VerdictGoto, Chain: o.capture.Name})})
 	}
 	return nil
 }
@@ -249,13 +254,8 @@ func (o *objects) addStrict(c *nftables.Conn, ports []rules.StrictPort) error {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: registerKey, Data: []byte{unix.IPPROTO_TCP}},
 			&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: registerKey, Data: binaryutil.BigEndian.PutUint16(port.Port)},
-			&expr.Ct{Key: expr.CtKeySTATE, Register: registerKey},
-			&expr.Bitwise{
-				SourceRegister: registerKey, DestRegister: registerKey, Len: 4,
-				Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW), Xor: make([]byte, 4),
-			},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: registerKey, Data: make([]byte, 4)},
 		}
+		match = append(match, stateNew()...)
 		if len(port.Allowed) > 0 {
 			allowed := &nftables.Set{Table: o.table, Anonymous: true, Constant: true, KeyType: o.family.address}
 			elements := make([]nftables.SetElement, len(port.Allowed))
@@ -273,4 +273,16 @@ func (o *objects) addStrict(c *nftables.Conn, ports []rules.StrictPort) error {
 			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
 	}
 	return nil
+}
+
+// stateNew matches the first packet of a connection.
+func stateNew() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: registerKey},
+		&expr.Bitwise{
+			SourceRegister: registerKey, DestRegister: registerKey, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: registerKey, Data: make([]byte, 4)},
+	}
 }

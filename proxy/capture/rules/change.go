@@ -58,9 +58,9 @@ func missing(a, b map[netip.AddrPort]uint16) []Port {
 // All returns every element of a table's map of ports, sorted by destination.
 func (t Table) All() []Port { return missing(t.Ports, nil) }
 
-// Keep returns want with the capture chain kept when the table in force has one: a namespace without
-// any translating chain stops translating the connections that are established, so the chain stays,
-// without effect on new connections, until the pod ends.
+// Keep returns want with the capture chain kept when the table in force has one. Without it the kernel
+// would stop translating, and the connections that are established would break; so it stays, without
+// effect on new connections, until the pod ends.
 func Keep(have, want Tables) Tables {
 	want.IPv4 = keep(have.IPv4, want.IPv4)
 	want.IPv6 = keep(have.IPv6, want.IPv6)

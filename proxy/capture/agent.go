@@ -1,0 +1,308 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"weft.dev/weft/proxy/capture/kernel"
+	"weft.dev/weft/proxy/capture/rules"
+	"weft.dev/weft/proxy/wire"
+)
+
+// Labels that pods carry.
+const (
+	labelEnabled   = "mesh.weft.dev/enabled"
+	labelComponent = "mesh.weft.dev/component"
+	componentProxy = "proxy"
+)
+
+const (
+	// configurationWait bounds how long a starting pod waits for the first configuration after the
+	// agent has started. It stays well below the two seconds after which a runtime gives up on a
+	// plugin.
+	configurationWait = time.Second
+	// applyWait bounds how long a delta waits for the pods of the node; one that hangs must not keep
+	// the others from being acknowledged.
+	applyWait = 10 * time.Second
+	// parallel is how many namespaces are worked on at the same time.
+	parallel = 8
+)
+
+// Netns is one pod's network namespace; kernel.Netns implements it.
+type Netns interface {
+	Addresses() ([]netip.Addr, error)
+	Find() (kernel.Found, error)
+	Guard(addresses []netip.Addr) error
+	Apply(want rules.Tables) error
+	Refresh() error
+	Check() (repaired bool, err error)
+	Forget(proxies []netip.Addr) (int, error)
+	Close() error
+}
+
+// Sandbox is a pod as the container runtime knows it.
+type Sandbox struct {
+	// ID is the runtime's; a pod whose sandbox is made anew keeps its UID and gets another ID.
+	ID, UID, Namespace, Name string
+	Labels                   map[string]string
+	// Addresses may be empty: then they are read from the network namespace.
+	Addresses []netip.Addr
+	// Netns is the path of the network namespace; empty means the node's own.
+	Netns string
+	// Started is when the first of its containers started; zero when none has.
+	Started time.Time
+}
+
+// Config is what an Agent needs. All fields but Zone are required.
+type Config struct {
+	// Zone is the node's; empty when it has none.
+	Zone string
+	// Open opens a network namespace by its path.
+	Open func(path string) (Netns, error)
+	// Probe asks a proxy whether it accepts connections.
+	Probe func(ctx context.Context, proxy netip.Addr) Verdict
+	// Canary proves on this node what the agent claims.
+	Canary func(ctx context.Context) wire.CanaryReport
+	// Report sends a report; it must not block.
+	Report  func(wire.NodeReport)
+	Metrics *Metrics
+	Log     *slog.Logger
+}
+
+// Agent keeps the rules of a node's pods. Make it with New, call Run, and tell it of sandboxes and
+// configuration at any time.
+type Agent struct {
+	Config
+	probes *prober
+
+	// configured is closed with the first configuration.
+	configured chan struct{}
+
+	mu       sync.Mutex
+	pods     map[string]*pod // by sandbox ID
+	captures map[string]*wire.Capture
+	complete bool // the first configuration is there
+	listed   bool // the runtime has listed its sandboxes
+}
+
+// New returns an agent without pods and configuration.
+func New(config Config) *Agent {
+	a := &Agent{
+		Config:     config,
+		configured: make(chan struct{}),
+		pods:       map[string]*pod{},
+		captures:   map[string]*wire.Capture{},
+	}
+	a.probes = newProber(config.Probe, a.proxyChanged)
+	return a
+}
+
+// Run probes, refreshes, checks and proves until ctx ends. It leaves every rule in force.
+func (a *Agent) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	running.Go(func() { a.probes.run(ctx) })
+	running.Go(func() { a.maintain(ctx) })
+	running.Go(func() { a.prove(ctx) })
+	running.Wait()
+}
+
+// Apply puts a delta in force for all pods of the node that it concerns and returns when it is. What
+// cannot be used is rejected and keeps its previous version. A pod whose rules cannot be changed does
+// not hold up the others: its report says so, and it is tried again.
+func (a *Agent) Apply(delta wire.Delta) []wire.Rejection {
+	a.mu.Lock()
+	first := !a.complete
+	a.complete = true
+	namespaces := map[string]bool{}
+	var rejected []wire.Rejection
+	for i := range delta.Upserted {
+		resource := &delta.Upserted[i]
+		if err := usable(resource); err != nil {
+			rejected = append(rejected, wire.Rejection{Ref: resource.Ref, Version: resource.Version, Reason: err.Error()})
+			continue
+		}
+		if resource.Kind == wire.KindCapture {
+			a.captures[resource.Key] = resource.Capture
+			namespaces[resource.Key] = true
+		}
+	}
+	for _, ref := range delta.Removed {
+		if ref.Kind == wire.KindCapture {
+			delete(a.captures, ref.Key)
+			namespaces[ref.Key] = true
+		}
+	}
+	a.probes.use(a.proxiesInUse())
+	pods := a.podsWhere(func(p *pod) bool { return first || namespaces[p.sandbox.Namespace] })
+	a.mu.Unlock()
+
+	if !a.reconcileAll(pods) {
+		a.Log.Error("a delta was acknowledged before every pod had its rules", "seq", delta.Seq)
+	}
+	if first {
+		close(a.configured)
+	}
+	return rejected
+}
+
+// usable reports why a resource cannot be put in force.
+func usable(resource *wire.Resource) error {
+	if err := resource.Valid(); err != nil {
+		return err
+	}
+	if resource.Kind != wire.KindCapture {
+		return nil
+	}
+	for _, port := range resource.Capture.Ports {
+		if !port.Address.IsValid() || port.Port == 0 {
+			return fmt.Errorf("captured port %v:%d is no destination", port.Address, port.Port)
+		}
+		if port.Number < wire.MinNumber {
+			return fmt.Errorf("destination number %d of %v:%d is below %d", port.Number, port.Address, port.Port, wire.MinNumber)
+		}
+	}
+	for _, proxy := range resource.Capture.Proxies {
+		for _, address := range proxy.Addresses {
+			if !address.IsValid() {
+				return fmt.Errorf("proxy %s has an invalid address", proxy.Pod)
+			}
+		}
+	}
+	return nil
+}
+
+// proxiesInUse returns the addresses of the proxies that pods of this node use, with their namespaces.
+// The lock is held.
+func (a *Agent) proxiesInUse() map[netip.Addr]string {
+	used := map[netip.Addr]string{}
+	for _, p := range a.pods {
+		capture := a.captureOf(p)
+		if capture == nil {
+			continue
+		}
+		for _, proxy := range capture.Proxies {
+			for _, address := range proxy.Addresses {
+				used[address.Unmap()] = p.sandbox.Namespace
+			}
+		}
+	}
+	return used
+}
+
+// podsWhere returns the pods that match. The lock is held.
+func (a *Agent) podsWhere(match func(*pod) bool) []*pod {
+	var out []*pod
+	for _, p := range a.pods {
+		if match(p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Start puts the rules of a new sandbox in force; the runtime calls it before any container starts.
+// It never fails a pod: what went wrong is in the pod's report.
+func (a *Agent) Start(ctx context.Context, sandbox Sandbox) {
+	p := a.open(sandbox)
+	a.mu.Lock()
+	a.pods[sandbox.ID] = p
+	a.probes.use(a.proxiesInUse())
+	a.mu.Unlock()
+
+	wait, cancel := context.WithTimeout(ctx, configurationWait)
+	defer cancel()
+	select {
+	case <-a.configured:
+	case <-wait.Done():
+		// Its containers will run before its rules are known.
+		p.mu.Lock()
+		p.exposed = time.Now()
+		p.mu.Unlock()
+	}
+	a.reconcile(p)
+}
+
+// Stop forgets a sandbox that has ended. It may be called more than once.
+func (a *Agent) Stop(id string) {
+	a.mu.Lock()
+	p := a.pods[id]
+	delete(a.pods, id)
+	a.probes.use(a.proxiesInUse())
+	a.mu.Unlock()
+	if p != nil {
+		a.end(p)
+	}
+}
+
+// Synchronize takes all running sandboxes: it starts those it does not know and stops those that are
+// gone. It returns before the rules are in force, so that a runtime with many pods is not held up.
+func (a *Agent) Synchronize(sandboxes []Sandbox) {
+	running := map[string]bool{}
+	var found []*pod
+	for _, sandbox := range sandboxes {
+		running[sandbox.ID] = true
+		a.mu.Lock()
+		known := a.pods[sandbox.ID] != nil
+		a.mu.Unlock()
+		if !known {
+			found = append(found, a.find(sandbox))
+		}
+	}
+	a.mu.Lock()
+	gone := a.podsWhere(func(p *pod) bool { return !running[p.sandbox.ID] })
+	for _, p := range gone {
+		delete(a.pods, p.sandbox.ID)
+	}
+	for _, p := range found {
+		a.pods[p.sandbox.ID] = p
+	}
+	a.probes.use(a.proxiesInUse())
+	a.mu.Unlock()
+	for _, p := range gone {
+		a.end(p)
+	}
+	go func() {
+		a.reconcileAll(found)
+		a.reportAll()
+	}()
+}
+
+// reportAll reports every pod once after the runtime has listed them; later changes are reported as
+// they happen.
+func (a *Agent) reportAll() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.listed {
+		return
+	}
+	a.listed = true
+	report := wire.NodeReport{Full: true}
+	for _, p := range a.pods {
+		if p.reported != nil {
+			report.Pods = append(report.Pods, *p.reported)
+		}
+	}
+	a.Report(report)
+}
+
+// Listed tells that the runtime has listed its sandboxes and Configured that the operator's
+// configuration is in force. An agent is ready with both.
+func (a *Agent) Listed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.listed
+}
+
+// Configured tells that the first configuration is in force.
+func (a *Agent) Configured() bool {
+	select {
+	case <-a.configured:
+		return true
+	default:
+		return false
+	}
+}

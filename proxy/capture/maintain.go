@@ -1,0 +1,120 @@
+package capture
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"weft.dev/weft/proxy/capture/kernel"
+	"weft.dev/weft/proxy/wire"
+)
+
+const (
+	// refreshInterval leaves three refreshes in a lifetime: one may fail, and one may be late.
+	refreshInterval = kernel.Lifetime / 4
+	canaryInterval  = time.Minute
+	// canaryTimeout bounds one canary run.
+	canaryTimeout = 20 * time.Second
+)
+
+// maintain refreshes the rules of every pod before they expire, repairs what somebody has damaged,
+// and tries again what has failed, until ctx ends.
+func (a *Agent) maintain(ctx context.Context) {
+	ticker := time.NewTicker(refreshInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		a.mu.Lock()
+		pods := a.podsWhere(func(p *pod) bool { return p.netns != nil })
+		a.mu.Unlock()
+		if !inParallel(pods, a.maintainPod) {
+			a.Log.Error("refreshing the rules of all pods takes too long", "pods", len(pods))
+		}
+	}
+}
+
+func (a *Agent) maintainPod(p *pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
+	if !p.inForce && a.Configured() {
+		a.reconcileLocked(p)
+		return
+	}
+	repaired, err := p.netns.Check()
+	if repaired {
+		a.Metrics.repairs.Inc()
+		a.Log.Warn("rules of a pod were damaged and are repaired", "namespace", p.sandbox.Namespace, "pod", p.sandbox.Name)
+	}
+	if err == nil && p.capturing {
+		err = p.netns.Refresh()
+	}
+	if err != nil {
+		a.Metrics.errors.WithLabelValues("refresh").Inc()
+		a.Log.Warn("rules of a pod are put in force again", "namespace", p.sandbox.Namespace, "pod", p.sandbox.Name, "error", err)
+		a.reconcileLocked(p)
+	}
+}
+
+// proxyChanged puts the pods of a namespace in line with the health of a proxy. When it is lost, the
+// connections that the kernel still sends to it are forgotten.
+func (a *Agent) proxyChanged(proxy netip.Addr, namespace string, lost bool) {
+	up, down := a.probes.count()
+	a.Log.Info("a proxy has changed", "namespace", namespace, "proxy", proxy, "lost", lost,
+		"accepts", a.probes.live(proxy), "liveProxies", up, "otherProxies", down)
+	a.mu.Lock()
+	pods := a.podsWhere(func(p *pod) bool { return p.netns != nil && p.sandbox.Namespace == namespace })
+	a.mu.Unlock()
+	a.reconcileAll(pods)
+	if !lost {
+		return
+	}
+	a.Metrics.evictions.Inc()
+	var forgotten atomic.Int64
+	inParallel(pods, func(p *pod) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.ended || p.proxy() {
+			return
+		}
+		count, err := p.netns.Forget([]netip.Addr{proxy})
+		forgotten.Add(int64(count))
+		if err != nil {
+			a.Metrics.errors.WithLabelValues("forget").Inc()
+			a.Log.Warn("connections to a lost proxy may hang", "namespace", namespace, "pod", p.sandbox.Name, "error", err)
+		}
+	})
+	a.Metrics.forgotten.Add(float64(forgotten.Load()))
+}
+
+// prove runs the canary at once and then in every canaryInterval, and reports what it proves.
+func (a *Agent) prove(ctx context.Context) {
+	ticker := time.NewTicker(canaryInterval)
+	defer ticker.Stop()
+	for {
+		bounded, cancel := context.WithTimeout(ctx, canaryTimeout)
+		report := a.Canary(bounded)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		a.Metrics.canary(report)
+		if report.Reason != "" {
+			a.Log.Error("the canary has failed", "captured", report.Captured, "guarded", report.Guarded,
+				"strictEnforced", report.StrictEnforced, "reason", report.Reason)
+		}
+		a.Report(wire.NodeReport{Canary: &report})
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
