@@ -34,7 +34,7 @@ func scrape(t *testing.T, m *Metrics, prefix string) map[string]string {
 
 func rule(i int) Labels {
 	return Labels{
-		Destination: "shop/cart:80", Route: "HTTPRoute/shop/cart", Rule: strconv.Itoa(i), Backend: "shop/cart-v1:80",
+		Listener: "captured", Destination: "shop/cart:80", Route: "HTTPRoute/shop/cart", Rule: strconv.Itoa(i), Backend: "shop/cart-v1:80",
 	}
 }
 
@@ -50,19 +50,20 @@ func TestRequestsAreCountedByRuleBackendAndClass(t *testing.T) {
 	labels := `backend="shop/cart-v1:80",destination="shop/cart:80",`
 	route := `route="HTTPRoute/shop/cart",rule=`
 	class := `http_response_status_class=`
+	listener := `,listener="captured",`
 	want := map[string]string{
-		"http_server_requests_total{" + labels + class + `"2xx",` + route + `"0"`: "2",
-		"http_server_requests_total{" + labels + class + `"5xx",` + route + `"0"`: "1",
-		"http_server_requests_total{" + labels + class + `"0xx",` + route + `"0"`: "1",
-		"http_server_requests_total{" + labels + class + `"4xx",` + route + `"1"`: "1",
+		"http_server_requests_total{" + labels + class + `"2xx"` + listener + route + `"0"`: "2",
+		"http_server_requests_total{" + labels + class + `"5xx"` + listener + route + `"0"`: "1",
+		"http_server_requests_total{" + labels + class + `"0xx"` + listener + route + `"0"`: "1",
+		"http_server_requests_total{" + labels + class + `"4xx"` + listener + route + `"1"`: "1",
 	}
 	if diff := cmp.Diff(want, scrape(t, m, "http_server_requests_total")); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 	count := scrape(t, m, "http_server_request_duration_seconds_count")
 	wantCount := map[string]string{
-		"http_server_request_duration_seconds_count{" + labels + route + `"0"`: "4",
-		"http_server_request_duration_seconds_count{" + labels + route + `"1"`: "1",
+		"http_server_request_duration_seconds_count{" + labels + listener[1:] + route + `"0"`: "4",
+		"http_server_request_duration_seconds_count{" + labels + listener[1:] + route + `"1"`: "1",
 	}
 	if diff := cmp.Diff(wantCount, count); diff != "" {
 		t.Errorf("durations (-want +got):\n%s", diff)

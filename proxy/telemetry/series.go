@@ -11,6 +11,8 @@ import (
 
 // Labels name what a request was for. They come from configuration, never from the request.
 type Labels struct {
+	// Listener is where the request came in: from a pod of this namespace or over the hop.
+	Listener string
 	// Destination is the Service port that the client addressed, as "namespace/name:port".
 	Destination string
 	// Route is "Kind/namespace/name", empty where the Service was served without a route.
@@ -23,13 +25,13 @@ type Labels struct {
 }
 
 // overflow stands for all series that the limit did not admit.
-var overflow = Labels{Destination: "_other", Route: "_other", Rule: "_other", Backend: "_other"}
+var overflow = Labels{Listener: "_other", Destination: "_other", Route: "_other", Rule: "_other", Backend: "_other"}
 
 func (l Labels) values(more ...string) []string {
-	return append([]string{l.Destination, l.Route, l.Rule, l.Backend}, more...)
+	return append([]string{l.Listener, l.Destination, l.Route, l.Rule, l.Backend}, more...)
 }
 
-var labelNames = []string{"destination", "route", "rule", "backend"}
+var labelNames = []string{"listener", "destination", "route", "rule", "backend"}
 
 // Retry reasons.
 const (

@@ -1,0 +1,163 @@
+// Command weft-proxy is the data plane of one namespace: it serves the captured connections of the
+// namespace's pods and the hop of other namespaces, by the configuration that the operator streams to
+// it. It wires flags, listeners and signals to packages source and engine and decides nothing itself.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"weft.dev/weft/proxy/engine"
+	"weft.dev/weft/proxy/source"
+	"weft.dev/weft/proxy/wire"
+)
+
+// config is what the flags say.
+type config struct {
+	operatorAddresses []string
+	tokenFile, caFile string
+	stateDir          string
+	namespace, pod    string
+	node, zone        string
+	leave, drain      time.Duration
+	logLevel          slog.Level
+	// listen opens one of the ports of the contract.
+	listen func(port int) (net.Listener, error)
+}
+
+func main() {
+	c, err := parseFlags(os.Args[1:], os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		os.Exit(0)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel})).
+		With("namespace", c.namespace, "pod", c.pod, "node", c.node)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx, c, log); err != nil {
+		log.Error("weft-proxy ended", "error", err)
+		os.Exit(1)
+	}
+}
+
+func parseFlags(args []string, output io.Writer) (config, error) {
+	c := config{listen: listen}
+	flags := flag.NewFlagSet("weft-proxy", flag.ContinueOnError)
+	flags.SetOutput(output)
+	var addresses string
+	flags.StringVar(&addresses, "operator-address", "", "host:port of the operator's configuration stream; several are separated by commas and tried in turn")
+	flags.StringVar(&c.tokenFile, "token-file", "", "file with the ServiceAccount token that authenticates this proxy to the operator; read again for each connection")
+	flags.StringVar(&c.caFile, "ca-file", "", "file with the PEM roots that the operator's certificate must lead to; read again for each connection")
+	flags.StringVar(&c.stateDir, "state-dir", "", "directory on a memory-backed volume for the last good configuration, private keys included; empty: it is not kept")
+	flags.StringVar(&c.namespace, "namespace", "", "namespace whose pods this proxy serves")
+	flags.StringVar(&c.pod, "pod", "", "name of this pod, for logs")
+	flags.StringVar(&c.node, "node", "", "name of this pod's node, for logs")
+	flags.StringVar(&c.zone, "zone", "", "zone of this pod's node; proxies of the same zone are preferred")
+	flags.DurationVar(&c.leave, "leave-grace", 5*time.Second, "how long connections are still accepted after SIGTERM, so that node agents and other proxies can leave first")
+	flags.DurationVar(&c.drain, "drain-grace", 45*time.Second, "how long open connections may take to end after that")
+	flags.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
+	if err := flags.Parse(args); err != nil {
+		return config{}, err
+	}
+	if flags.NArg() > 0 {
+		return config{}, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	for name, value := range map[string]string{
+		"operator-address": addresses, "token-file": c.tokenFile, "ca-file": c.caFile, "namespace": c.namespace,
+	} {
+		if value == "" {
+			return config{}, fmt.Errorf("flag --%s is required", name)
+		}
+	}
+	c.operatorAddresses = strings.Split(addresses, ",")
+	return c, nil
+}
+
+func listen(port int) (net.Listener, error) {
+	return net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
+}
+
+// run serves until ctx ends and then drains. An error means that the proxy could not do its work, or
+// that connections had to be cut.
+func run(ctx context.Context, c config, log *slog.Logger) error {
+	listeners := map[int]net.Listener{}
+	for _, port := range []int{wire.PortCaptured, wire.PortHop, wire.PortHealth, wire.PortMetrics} {
+		l, err := c.listen(port)
+		if err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		defer func() { _ = l.Close() }()
+		listeners[port] = l
+	}
+	e := engine.New(engine.Options{Namespace: c.namespace, Zone: c.zone, LeaveGrace: c.leave, Log: log})
+
+	// The configuration keeps coming until all connections have ended.
+	streaming, stopStreaming := context.WithCancel(context.Background())
+	streamed := make(chan struct{})
+	go func() {
+		defer close(streamed)
+		stream(streaming, c, e, log)
+	}()
+	defer func() {
+		stopStreaming()
+		<-streamed
+	}()
+
+	health := &http.Server{Handler: e.HealthHandler(), ReadHeaderTimeout: probeTimeout}
+	metrics := &http.Server{Handler: e.Metrics().Handler(), ReadHeaderTimeout: probeTimeout}
+	servers := []func() error{
+		func() error { return e.ServeCaptured(engine.Captured(listeners[wire.PortCaptured])) },
+		func() error { return e.ServeHop(listeners[wire.PortHop]) },
+		func() error { return health.Serve(listeners[wire.PortHealth]) },
+		func() error { return metrics.Serve(listeners[wire.PortMetrics]) },
+	}
+	ended := make(chan error, len(servers))
+	for _, server := range servers {
+		go func() { ended <- server() }()
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+		log.Info("Draining", "leave", c.leave, "drain", c.drain)
+	case err = <-ended:
+	}
+	drain, cancel := context.WithTimeout(context.Background(), c.leave+c.drain)
+	defer cancel()
+	return errors.Join(err, e.Shutdown(drain), health.Close(), metrics.Close())
+}
+
+// probeTimeout bounds how long a prober may take to send its request.
+const probeTimeout = 5 * time.Second
+
+// stream applies the operator's configuration until ctx ends.
+func stream(ctx context.Context, c config, e *engine.Engine, log *slog.Logger) {
+	// Until the operator has been reached, saved configuration may be out of date.
+	e.SetDisconnected(true)
+	s := source.Stream{
+		Addresses: c.operatorAddresses, CAFile: c.caFile, TokenFile: c.tokenFile, Build: wire.Build,
+		Apply: e.Apply, Log: log,
+		OnConnection: func(connected bool, _ error) { e.SetDisconnected(!connected) },
+	}
+	if c.stateDir != "" {
+		s.Cache = &source.Cache{Path: filepath.Join(c.stateDir, "config"), PrivateKeys: true}
+	}
+	// The end of ctx is the only way for it to return.
+	_ = s.Run(ctx)
+}

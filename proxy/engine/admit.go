@@ -1,0 +1,80 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"weft.dev/weft/proxy/upstream"
+	"weft.dev/weft/proxy/wire"
+)
+
+// Names of listeners in metrics.
+const (
+	listenerCaptured = "captured"
+	listenerHop      = "hop"
+)
+
+// admit finds out what a connection is for and who sent it, and passes it on. What is to be done after
+// that, if anything, is returned.
+func (e *Engine) admit(l Listener, raw net.Conn) (serve func()) {
+	c := newConn(raw, time.Now())
+	if why := e.identify(l, c); why != "" {
+		e.metrics.ConnectionRefused(listenerCaptured, string(why))
+		e.options.Log.Debug("Refused a connection", "client", c.client.String(), "reason", string(why))
+		if c.target == nil || c.target.Protocol == wire.ProtocolTCP {
+			c.abort()
+			return nil
+		}
+		// An HTTP client is told why.
+		c.refused = why
+	}
+	c.release = e.metrics.ConnectionOpened(listenerCaptured, string(c.target.Protocol))
+	if c.target.Protocol == wire.ProtocolTCP {
+		return func() { e.relayTCP(c) }
+	}
+	e.fresh.begin()
+	c.begun = sync.OnceFunc(e.fresh.end)
+	if err := e.requests.give(c); err != nil {
+		c.abort()
+	}
+	return nil
+}
+
+// identify fills in where a connection goes and where it comes from. It returns why the connection is
+// refused, or "".
+func (e *Engine) identify(l Listener, c *conn) reason {
+	target, err := l.Target(c.Conn)
+	if err != nil {
+		if !errors.Is(err, errNotRedirected) {
+			e.options.Log.Error("Cannot tell what a connection is for", "client", c.client.String(), "error", err)
+		}
+		return reasonNotCaptured
+	}
+	ctx, cancel := context.WithTimeout(e.base, e.options.DestinationWait)
+	defer cancel()
+	if c.target = e.awaitDestination(ctx, target); c.target == nil {
+		return reasonUnknownDestination
+	}
+	if c.source = e.options.Source; c.source != nil {
+		return ""
+	}
+	ctx, cancel = context.WithTimeout(e.base, e.options.SourceWait)
+	defer cancel()
+	source, err := e.workloads.Wait(ctx, c.client.Addr())
+	if err != nil {
+		return reasonUnknownSource
+	}
+	if source.Namespace != e.options.Namespace {
+		return reasonForeignSource
+	}
+	c.source = source
+	return ""
+}
+
+// upstreamSource says who a request of this connection comes from.
+func (c *conn) upstreamSource(zone string) upstream.Source {
+	return upstream.Source{ServiceAccount: c.source.ServiceAccount, Address: c.client, Zone: zone}
+}

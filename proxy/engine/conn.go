@@ -1,0 +1,121 @@
+package engine
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// conn is a connection of a client of this namespace. net/http owns it once it has been handed over.
+type conn struct {
+	net.Conn
+	// target is the destination as it was when the connection came.
+	target *destination
+	source *wire.Workload
+	// refused says why no request of this connection is served; empty if they are.
+	refused reason
+	client  netip.AddrPort
+
+	accepted time.Time
+	// lifetime spreads the maximum connection age, as a factor around 1, so that connections which
+	// came together do not all end together.
+	lifetime float64
+
+	// begun is called when the first request is there or will not come.
+	begun func()
+	// release is called once, at the end.
+	release func()
+	closed  sync.Once
+}
+
+func newConn(raw net.Conn, now time.Time) *conn {
+	nothing := func() {}
+	c := &conn{
+		Conn: raw, accepted: now, lifetime: 0.9 + 0.2*rand.Float64(), begun: nothing, release: nothing,
+	}
+	if tcp, ok := raw.RemoteAddr().(*net.TCPAddr); ok {
+		address := tcp.AddrPort()
+		c.client = netip.AddrPortFrom(address.Addr().Unmap(), address.Port())
+	}
+	return c
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	err := c.Conn.Close()
+	c.closed.Do(func() {
+		c.begun()
+		c.release()
+	})
+	return err
+}
+
+// abort closes the connection with a reset, so that the client does not take its end for an answer.
+func (c *conn) abort() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		// Failing to set it leaves an ordinary close, which is all that can be done.
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+// old tells whether the connection has reached the mesh's maximum age; zero means that there is none.
+func (c *conn) old(now time.Time, maxAge wire.Duration) bool {
+	return maxAge > 0 && float64(now.Sub(c.accepted)) > float64(maxAge)*c.lifetime
+}
+
+// connKey finds the conn in the context of a request.
+type connKey struct{}
+
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// tracker counts work that Shutdown waits for and that net/http does not know of.
+type tracker struct {
+	mu     sync.Mutex
+	active int
+	// idle is closed when active falls to zero while somebody waits.
+	idle chan struct{}
+}
+
+func (t *tracker) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.active++
+}
+
+func (t *tracker) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.active--
+	if t.active == 0 && t.idle != nil {
+		close(t.idle)
+		t.idle = nil
+	}
+}
+
+// wait returns when no work is left, or at the end of ctx with its error.
+func (t *tracker) wait(ctx context.Context) error {
+	t.mu.Lock()
+	if t.active == 0 {
+		t.mu.Unlock()
+		return nil
+	}
+	if t.idle == nil {
+		t.idle = make(chan struct{})
+	}
+	idle := t.idle
+	t.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,151 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"weft.dev/weft/proxy/identity"
+	"weft.dev/weft/proxy/telemetry"
+	"weft.dev/weft/proxy/upstream"
+	"weft.dev/weft/proxy/wire"
+)
+
+// Options configure an Engine. Only Namespace is required; the zero value of every other field means
+// the default that its comment names.
+type Options struct {
+	// Namespace is the one whose pods this proxy serves.
+	Namespace string
+	// Zone is the proxy's own, for choosing proxies of other namespaces nearby.
+	Zone string
+	// Source, if set, is taken for every client instead of looking its address up, and the proxy needs
+	// no certificate to be ready. It is for configuration from files, where no operator tells who is who.
+	Source *wire.Workload
+	// LeaveGrace is how long Shutdown goes on accepting, so that node agents can leave first: they probe
+	// every second and need to be seen to have gone. Default: 5 s.
+	LeaveGrace time.Duration
+	// SourceWait bounds the wait for a client's workload to become known. Default: 5 s.
+	SourceWait time.Duration
+	// DestinationWait bounds the wait for an unknown destination to be configured. Default: 2 s.
+	DestinationWait time.Duration
+	// Metrics receives all measurements. Default: metrics of its own.
+	Metrics *telemetry.Metrics
+	// Log may be nil.
+	Log *slog.Logger
+	// Dial opens connections to endpoints and other proxies. Default: that of package upstream.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Random returns a number uniformly distributed over all its values. Default: math/rand/v2.Uint64.
+	Random func() uint64
+}
+
+func (o *Options) setDefaults() {
+	setDefault(&o.LeaveGrace, 5*time.Second)
+	setDefault(&o.SourceWait, 5*time.Second)
+	setDefault(&o.DestinationWait, 2*time.Second)
+	if o.Metrics == nil {
+		o.Metrics = telemetry.New(0)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Random == nil {
+		o.Random = rand.Uint64
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Engine is the data plane of one proxy. It is safe for concurrent use, except that Apply is called
+// serially.
+type Engine struct {
+	options   Options
+	metrics   *telemetry.Metrics
+	identity  *identity.Store
+	workloads *identity.Workloads
+	upstream  *upstream.Set
+	// direct sends to cluster IPs of backends that have departed.
+	direct *upstream.Set
+
+	builder    *builder
+	config     atomic.Pointer[config]
+	configured atomic.Bool
+
+	captured *http.Server
+	hop      *http.Server
+	// requests and hops pass connections to these servers.
+	requests *handover
+	hops     *handover
+
+	// listeners are closed when accepting ends.
+	listeners listeners
+	// Shutdown waits for connections whose destination and client are being found out, for those that
+	// have not sent their first request, and for what outlives requests.
+	admissions, fresh, relays tracker
+	draining                  atomic.Bool
+	// mirroring has room for as many mirrored requests as may be under way.
+	mirroring chan struct{}
+	// base ends with the engine; everything that outlives a request hangs on it.
+	base   context.Context
+	cancel context.CancelCauseFunc
+}
+
+var errShutdown = errors.New("engine is shut down")
+
+// New returns an Engine without configuration: it is not ready, and connections wait until their
+// destination is configured. Shutdown releases what it holds.
+func New(options Options) *Engine {
+	options.setDefaults()
+	e := &Engine{
+		options:   options,
+		metrics:   options.Metrics,
+		identity:  identity.NewStore(identity.Options{Namespace: options.Namespace}),
+		workloads: identity.NewWorkloads(),
+		builder:   newBuilder(),
+		requests:  newHandover(),
+		hops:      newHandover(),
+		mirroring: make(chan struct{}, maxMirrors),
+	}
+	sets := upstream.Options{
+		Namespace: options.Namespace, Zone: options.Zone, Identity: e.identity, DialContext: options.Dial,
+	}
+	e.upstream = upstream.NewSet(sets)
+	e.direct = upstream.NewSet(sets)
+	e.config.Store(&config{
+		view: e.upstream.Pin(), direct: e.direct.Pin(), replaced: make(chan struct{}),
+		strays: newSeries(e.metrics, plainLabels(listenerHop, "")),
+	})
+	e.base, e.cancel = context.WithCancelCause(context.Background())
+	e.startServers()
+	return e
+}
+
+// Ready tells whether the first complete configuration is in force and the proxy can prove who it is.
+// Before that it must not be sent connections.
+func (e *Engine) Ready() bool {
+	return e.configured.Load() && (e.options.Source != nil || e.identity.Ready())
+}
+
+// Accepting tells whether new connections are welcome: Ready and not about to end.
+func (e *Engine) Accepting() bool { return e.Ready() && !e.draining.Load() }
+
+// SetDisconnected tells whether the stream of configuration is lost; see upstream.Set.SetDisconnected.
+func (e *Engine) SetDisconnected(disconnected bool) { e.upstream.SetDisconnected(disconnected) }
+
+// Metrics returns the engine's metrics.
+func (e *Engine) Metrics() *telemetry.Metrics { return e.metrics }
+
+func (e *Engine) reportReady() {
+	if e.Ready() {
+		e.metrics.Ready()
+	}
+}

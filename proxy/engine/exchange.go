@@ -1,0 +1,225 @@
+package engine
+
+import (
+	"net/http"
+	"net/netip"
+	"time"
+
+	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/upstream"
+	"weft.dev/weft/proxy/wire"
+)
+
+// exchange is one request on its way to a backend, and the answer on its way back.
+type exchange struct {
+	engine *Engine
+	w      http.ResponseWriter
+	r      *http.Request
+	rc     *http.ResponseController
+	start  time.Time
+
+	// head is the request as the filters have made it.
+	head phttp.Request
+	grpc bool
+	// closing ends the client's connection with this answer.
+	closing bool
+
+	// filters is nil where no rule applies.
+	filters *phttp.Exchange
+	series  *ruleSeries
+	// backend is the index of the backend chosen in the rule, phttp.NoBackend before one is.
+	backend int
+	// key is the backend's, empty if it could not be resolved.
+	key      string
+	timeouts wire.Timeouts
+	retry    *wire.Retry
+
+	// choose and roundTrip are bound to the configuration that the request pinned.
+	choose chooser
+	source upstream.Source
+	// received is what the hop told about the tries of the proxy before this one.
+	received upstream.Metadata
+
+	// status is what was answered, zero if nobody was left to answer.
+	status int
+}
+
+// chooser picks an endpoint of a backend and names the set that reaches it.
+type chooser func(backend string, avoid []netip.AddrPort) (upstream.Endpoint, *upstream.Set, error)
+
+// serveCaptured serves the requests of clients.
+func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
+	c, _ := r.Context().Value(connKey{}).(*conn)
+	c.begun()
+	cfg := e.config.Load()
+	d := cfg.destination(c.target.key)
+	if d == nil {
+		// It departed so long ago that it has been forgotten, but this connection has not.
+		d = c.target.withDeparted()
+	}
+	x := &exchange{
+		engine:  e,
+		w:       w,
+		r:       r,
+		rc:      http.NewResponseController(w),
+		start:   time.Now(),
+		backend: phttp.NoBackend,
+		series:  d.plain,
+		grpc:    isGRPC(r.Header.Get("Content-Type")),
+	}
+	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge)
+	defer x.finish()
+	if c.refused != "" {
+		x.closing = true
+		x.answer(c.refused)
+		return
+	}
+	x.source = c.upstreamSource("")
+	x.choose = e.chooser(cfg, d)
+	x.serve(d)
+}
+
+// chooser returns how requests to a destination find endpoints. Backends that have departed with their
+// destination are reached by the cluster IPs of their Services, as if the mesh were not there.
+func (e *Engine) chooser(cfg *config, d *destination) chooser {
+	return func(backend string, avoid []netip.AddrPort) (upstream.Endpoint, *upstream.Set, error) {
+		if d.departed {
+			if _, known := cfg.view.Backend(backend); !known {
+				endpoint, err := cfg.direct.Choose(backend, avoid)
+				return endpoint, e.direct, err
+			}
+		}
+		endpoint, err := cfg.view.Choose(backend, avoid)
+		return endpoint, e.upstream, err
+	}
+}
+
+// serve passes the request through the gate, the routes and filters of its destination, to a backend.
+func (x *exchange) serve(d *destination) {
+	head, why, err := gate(x.r)
+	if why != "" {
+		x.engine.options.Log.Debug("Refused a request", "reason", string(why), "error", err)
+		// What follows on the connection may not be what it seems.
+		x.closing = true
+		x.answer(why)
+		return
+	}
+	x.head = head
+	if x.head.Authority == "" {
+		// Only HTTP/1.0 may leave it out, and what is forwarded is HTTP/1.1.
+		x.head.Authority = d.Service + "." + d.Namespace
+	}
+	if d.table == nil {
+		x.backend, x.key = 0, d.key
+		x.forward()
+		return
+	}
+	rule, matched := d.table.Match(&x.head)
+	if rule == nil {
+		x.answer(reasonNoRule)
+		return
+	}
+	x.applyRule(d, rule, matched)
+}
+
+// applyRule runs the filters of the rule that matched, chooses a backend and forwards.
+func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Matched) {
+	route := rule.Route()
+	x.series = d.rules[route]
+	x.timeouts, x.retry = route.Timeouts, route.Retry
+	x.filters = &phttp.Exchange{
+		Rule: rule, Matched: matched, Port: d.Port, Random: x.engine.options.Random(),
+	}
+	if res := x.filters.Request(&x.head); res != nil {
+		x.writeAnswer(answerReason(res), *res, "")
+		return
+	}
+	i, ok := rule.Pick(x.engine.options.Random())
+	if !ok {
+		x.answer(reasonNoBackend)
+		return
+	}
+	x.backend, x.key = i, rule.Backend(i)
+	var chosen phttp.Request
+	if res := x.filters.BackendRequest(i, &x.head, &chosen); res != nil {
+		x.writeAnswer(answerReason(res), *res, "")
+		return
+	}
+	x.head = chosen
+	x.forward()
+}
+
+// answerReason names what kind of answer a filter has made.
+func answerReason(res *phttp.Response) reason {
+	if res.Status >= 300 && res.Status < 400 {
+		return reasonRedirect
+	}
+	return reasonPreflight
+}
+
+// answer answers the request with what the proxy says for a reason. The response side of the filters
+// applies: a browser hides an answer without CORS headers.
+func (x *exchange) answer(why reason) {
+	res, body := localResponse(why, x.grpc)
+	if x.filters != nil {
+		x.filters.Response(x.backend, &res)
+	}
+	x.writeAnswer(why, res, body)
+}
+
+// writeAnswer writes an answer that the proxy has made itself.
+func (x *exchange) writeAnswer(why reason, res phttp.Response, body string) {
+	x.engine.metrics.LocalResponse(string(why))
+	header := x.w.Header()
+	clear(header)
+	x.writeHead(&res)
+	if x.r.Method != http.MethodHead && body != "" {
+		// The client may have gone; there is nobody to tell.
+		_, _ = x.w.Write([]byte(body))
+	}
+}
+
+// writeHead writes the head of the answer.
+func (x *exchange) writeHead(res *phttp.Response) {
+	header := x.w.Header()
+	for _, f := range res.Header {
+		header.Add(f.Name, f.Value)
+	}
+	if _, ok := header["Content-Type"]; !ok {
+		// net/http would guess one.
+		header["Content-Type"] = nil
+	}
+	if x.closing {
+		// In HTTP/2, net/http turns it into a GOAWAY.
+		header.Set("Connection", "close")
+	}
+	x.status = res.Status
+	x.w.WriteHeader(res.Status)
+}
+
+// finish measures the request at its end.
+func (x *exchange) finish() {
+	x.series.at(x.backend).Request(x.status, time.Since(x.start))
+}
+
+// deadline returns when the whole request must be over: the rule's timeout, what the hop's other end
+// allows, and a gRPC client's own deadline, whichever is first. It is zero if there is none.
+func (x *exchange) deadline() time.Time {
+	limit := time.Duration(x.timeouts.Request)
+	least := func(d time.Duration) {
+		if d > 0 && (limit == 0 || d < limit) {
+			limit = d
+		}
+	}
+	least(x.received.TimeLeft)
+	if x.grpc {
+		// A value that is not valid is the application's to complain about.
+		if d, err := parseGRPCTimeout(x.head.Header.Get("Grpc-Timeout")); err == nil {
+			least(max(d, 1))
+		}
+	}
+	if limit == 0 {
+		return time.Time{}
+	}
+	return x.start.Add(limit)
+}

@@ -1,0 +1,108 @@
+package engine
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+
+	phttp "weft.dev/weft/proxy/http"
+)
+
+// gate turns a request as net/http has parsed it into a head that may be routed, or says why it is
+// refused. What it lets through is what is matched and what is forwarded. net/http itself refuses
+// invalid names and values, more than one Host, a missing Host in HTTP/1.1, unknown transfer codings and
+// headers of more than maxHeaderBytes.
+//
+// Headers that tell of the client's address (X-Forwarded-For, Forwarded) are the application's own here:
+// they are neither added nor removed nor believed.
+func gate(r *http.Request) (phttp.Request, reason, error) {
+	head := phttp.Request{Method: r.Method, Scheme: "http", Authority: r.Host}
+	if r.Method == http.MethodConnect {
+		return head, reasonMethodUnsupported, fmt.Errorf("method %s", r.Method)
+	}
+	target, err := originForm(r)
+	if err != nil {
+		return head, reasonBadRequest, err
+	}
+	if err := head.SetTarget(target); err != nil {
+		return head, reasonBadRequest, err
+	}
+	// HTTP/2 knows the authority twice (RFC 9113 section 8.3.1).
+	for _, host := range r.Header["Host"] {
+		if !strings.EqualFold(host, r.Host) {
+			return head, reasonBadRequest, fmt.Errorf("host %q differs from authority %q", host, r.Host)
+		}
+	}
+	fields := 0
+	for _, values := range r.Header {
+		fields += len(values)
+	}
+	if fields > maxHeaderFields {
+		return head, reasonHeaderTooLarge, fmt.Errorf("%d header fields", fields)
+	}
+	if isWebSocket(r) && (r.ContentLength != 0 || r.Method != http.MethodGet) {
+		// What would be left of a body could be taken for the upgraded protocol.
+		return head, reasonBadRequest, fmt.Errorf("upgrade of a %s request of length %d", r.Method, r.ContentLength)
+	}
+	head.Header = make(phttp.Header, 0, fields+2)
+	for name, values := range r.Header {
+		if name == "Host" {
+			continue
+		}
+		for _, value := range values {
+			head.Header.Add(name, value)
+		}
+	}
+	phttp.StripHopByHop(&head.Header, isWebSocket(r))
+	phttp.StripInternal(&head.Header)
+	if !isWebSocket(r) {
+		// It belongs to the upgrade to h2c, which is never forwarded: the requests in it would pass by
+		// all rules.
+		head.Header.Del("HTTP2-Settings")
+	}
+	return head, "", nil
+}
+
+// originForm returns the request target without scheme and authority. Only HTTP/1.1 has the absolute
+// form (RFC 9112 section 3.2.2); net/http has taken the authority from it.
+func originForm(r *http.Request) (string, error) {
+	target := r.RequestURI
+	if r.ProtoMajor != 1 || strings.HasPrefix(target, "/") || target == "*" {
+		return target, nil
+	}
+	scheme, rest, ok := strings.Cut(target, "://")
+	if !ok || !strings.EqualFold(scheme, "http") {
+		return "", fmt.Errorf("target %q has no form that a server takes", target)
+	}
+	authority, path := rest, "/"
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		authority, path = rest[:end], rest[end:]
+	}
+	if strings.Contains(authority, "@") {
+		return "", fmt.Errorf("target %q names a user", target)
+	}
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	return path, nil
+}
+
+// isWebSocket tells whether a request asks for the one upgrade that is forwarded. All others are
+// ignored, as a server may (RFC 9110 section 7.8).
+func isWebSocket(r *http.Request) bool {
+	if r.ProtoMajor != 1 || r.ProtoMinor == 0 {
+		return false
+	}
+	upgrades := r.Header["Upgrade"]
+	if len(upgrades) != 1 || !strings.EqualFold(upgrades[0], "websocket") {
+		return false
+	}
+	for _, value := range r.Header["Connection"] {
+		for option := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.Trim(option, " \t"), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,157 @@
+package engine
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/identity"
+	"weft.dev/weft/proxy/upstream"
+)
+
+// hopConn is a connection of another namespace's proxy, after its handshake.
+type hopConn struct {
+	*tls.Conn
+	peer    identity.PeerID
+	release func()
+}
+
+// Close implements net.Conn. net/http calls it once.
+func (c *hopConn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
+
+// admitHop proves who a connection of the hop comes from and passes it on. What is to be done after that, if
+// anything, is returned.
+func (e *Engine) admitHop(raw net.Conn) (serve func()) {
+	secured := tls.Server(raw, e.identity.ServerConfig())
+	ctx, cancel := context.WithTimeout(e.base, headerTimeout)
+	defer cancel()
+	err := secured.HandshakeContext(ctx)
+	var peer identity.PeerID
+	if err == nil {
+		peer, err = identity.ConnectionID(secured.ConnectionState())
+	}
+	if err != nil {
+		e.options.Log.Debug("Refused a connection of the hop", "peer", raw.RemoteAddr().String(), "error", err)
+		e.metrics.ConnectionRefused(listenerHop, string(reasonUntrustedPeer))
+		_ = raw.Close()
+		return nil
+	}
+	protocol := secured.ConnectionState().NegotiatedProtocol
+	c := &hopConn{Conn: secured, peer: peer, release: e.metrics.ConnectionOpened(listenerHop, protocol)}
+	if protocol == upstream.ALPNTCP {
+		return func() { e.relayHop(c) }
+	}
+	if err := e.hops.give(c); err != nil {
+		_ = c.Close()
+	}
+	return nil
+}
+
+// relayHop serves a connection of opaque bytes: the preface names the backend, and the bytes follow once
+// there is a connection to one of its pods.
+func (e *Engine) relayHop(c *hopConn) {
+	// Failing to set a deadline shows in the read that follows.
+	_ = c.SetReadDeadline(time.Now().Add(headerTimeout))
+	m, err := upstream.ReadPreface(c)
+	if err != nil {
+		e.options.Log.Debug("Refused a preface", "peer", c.peer.String(), "error", err)
+		e.metrics.ConnectionRefused(listenerHop, string(reasonBadRequest))
+		_ = c.Close()
+		return
+	}
+	_ = c.SetReadDeadline(time.Time{})
+	backend, err := e.dial(e.localChooser(e.config.Load()), m.Backend, upstream.Call{Avoid: m.Avoid})
+	if err != nil {
+		why := dialReason(err)
+		e.metrics.ConnectionRefused(listenerHop, string(why))
+		// If it cannot be written, the other side takes the end of the connection for the same.
+		_ = upstream.WriteReject(c, string(why))
+		_ = c.Close()
+		return
+	}
+	if err := upstream.WriteAccept(c); err != nil {
+		_ = backend.Close()
+		_ = c.Close()
+		return
+	}
+	e.relay(protocolTCP, c, backend)
+}
+
+// localChooser returns how requests of the hop find endpoints: in this namespace and nowhere else.
+func (e *Engine) localChooser(cfg *config) chooser {
+	return func(backend string, avoid []netip.AddrPort) (upstream.Endpoint, *upstream.Set, error) {
+		endpoint, err := cfg.view.ChooseLocal(backend, avoid)
+		if errors.Is(err, upstream.ErrUnknownBackend) {
+			// It may have departed while the sender has yet to learn of it.
+			if endpoint, err := cfg.direct.ChooseLocal(backend, avoid); err == nil {
+				return endpoint, e.direct, nil
+			}
+		}
+		return endpoint, e.upstream, err
+	}
+}
+
+// serveHop serves requests of the proxies of other namespaces, which have matched the route already.
+func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
+	cfg := e.config.Load()
+	x := &exchange{
+		engine:  e,
+		w:       w,
+		r:       r,
+		rc:      http.NewResponseController(w),
+		start:   time.Now(),
+		backend: phttp.NoBackend,
+		series:  cfg.strays,
+		grpc:    isGRPC(r.Header.Get("Content-Type")),
+		closing: e.draining.Load(),
+		choose:  e.localChooser(cfg),
+	}
+	defer x.finish()
+	var err error
+	if x.received, err = upstream.ReadMetadata(r.Header); err != nil {
+		e.options.Log.Debug("Refused a request of the hop", "error", err)
+		x.answer(reasonBadRequest)
+		return
+	}
+	if inbound := cfg.inbound.get(x.received.Backend); inbound != nil {
+		x.series = inbound
+	} else if _, err := cfg.direct.ChooseLocal(x.received.Backend, nil); err != nil {
+		x.notProcessed(reasonUnknownBackend)
+		return
+	}
+	head, why, err := gate(r)
+	if why != "" {
+		e.options.Log.Debug("Refused a request of the hop", "reason", string(why), "error", err)
+		x.answer(why)
+		return
+	}
+	x.head = head
+	x.key = x.received.Backend
+	if x.series != cfg.strays {
+		x.backend = 0
+	}
+	x.forward()
+}
+
+// notProcessed answers that no application has seen the request, so that the sender may repeat it
+// elsewhere, whatever its method.
+func (x *exchange) notProcessed(why reason) {
+	x.engine.metrics.LocalResponse(string(why))
+	header := x.w.Header()
+	for name, values := range upstream.NotProcessedHeader(string(why)) {
+		header[name] = values
+	}
+	if x.closing {
+		header.Set("Connection", "close")
+	}
+	x.status = upstream.StatusNotProcessed
+	x.w.WriteHeader(x.status)
+}

@@ -1,0 +1,152 @@
+package engine
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/tcp"
+	"weft.dev/weft/proxy/upstream"
+)
+
+// Names of relayed protocols in metrics.
+const (
+	protocolTCP       = "TCP"
+	protocolWebSocket = "WebSocket"
+)
+
+// relayTCP connects a connection to an opaque port with an endpoint and relays until both have ended.
+func (e *Engine) relayTCP(c *conn) {
+	cfg := e.config.Load()
+	choose := e.chooser(cfg, c.target)
+	backend, err := e.dial(choose, c.target.key, upstream.Call{Source: c.upstreamSource("")})
+	if err != nil {
+		e.options.Log.Debug("No connection to a backend", "backend", c.target.key, "error", err)
+		e.metrics.ConnectionRefused(listenerCaptured, string(dialReason(err)))
+		c.abort()
+		return
+	}
+	defer func() { _ = c.Close() }()
+	// The relay gets the socket itself, which the kernel can splice.
+	e.relay(protocolTCP, c.Conn, backend)
+}
+
+// dial opens a connection for opaque bytes, to another endpoint if the first choices fail: nothing has
+// been sent then.
+func (e *Engine) dial(choose chooser, key string, call upstream.Call) (net.Conn, error) {
+	var failed error
+	for call.Attempt = 0; call.Attempt <= maxRepairs; call.Attempt++ {
+		endpoint, set, err := choose(key, call.Avoid)
+		if err != nil {
+			return nil, errors.Join(err, failed)
+		}
+		backend, err := set.Dial(e.base, endpoint, call)
+		if err == nil {
+			return backend, nil
+		}
+		failed = err
+		call.Avoid = append(call.Avoid, endpoint.Address())
+	}
+	return nil, failed
+}
+
+// dialReason names the failure of dial.
+func dialReason(err error) reason {
+	var failure *upstream.Error
+	switch {
+	case errors.As(err, &failure):
+		return failureReason(failure)
+	case errors.Is(err, upstream.ErrUnknownBackend):
+		return reasonUnknownBackend
+	}
+	return reasonNoEndpoints
+}
+
+// relay copies between two connections until both have ended or the engine does, and closes them.
+func (e *Engine) relay(protocol string, client, backend io.ReadWriteCloser) {
+	moved, err := tcp.Relay(e.base, client, backend, tcp.Options{})
+	e.metrics.Relayed(protocol, moved.Sent, moved.Received)
+	if err != nil {
+		e.options.Log.Debug("A relayed connection ended", "protocol", protocol, "error", err)
+	}
+}
+
+// upgrade passes on a response that switches protocols, and then the bytes of both sides.
+func (t *tries) upgrade(a *attempt) {
+	res := a.response
+	backend, ok := res.Body.(io.ReadWriteCloser)
+	if !ok || !isWebSocket(t.r) || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket") {
+		_ = res.Body.Close()
+		t.answer(reasonProtocol)
+		return
+	}
+	head := responseHead(res)
+	phttp.StripHopByHop(&head.Header, true)
+	if t.filters != nil {
+		t.filters.Response(t.backend, &head)
+	}
+	client, buffered, err := t.rc.Hijack()
+	if err != nil {
+		t.engine.options.Log.Error("Cannot take over a connection", "error", err)
+		_ = backend.Close()
+		panic(http.ErrAbortHandler)
+	}
+	// The connection lives on when request and try are over.
+	a.limit.lift()
+	t.limit.lift()
+	t.status = res.StatusCode
+	if err := writeSwitch(buffered.Writer, &head); err != nil {
+		_ = client.Close()
+		_ = backend.Close()
+		return
+	}
+	t.engine.relays.begin()
+	defer t.engine.relays.end()
+	t.engine.relay(protocolWebSocket, rest(client, buffered.Reader), backend)
+	// The relay may have closed only the socket inside.
+	_ = client.Close()
+}
+
+// writeSwitch writes the head of a response that switches protocols.
+func writeSwitch(w *bufio.Writer, head *phttp.Response) error {
+	_, _ = w.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n")
+	for _, f := range head.Header {
+		_, _ = w.WriteString(f.Name + ": " + f.Value + "\r\n")
+	}
+	_, _ = w.WriteString("\r\n")
+	// Flush returns the first error of all of them.
+	return w.Flush()
+}
+
+// rest returns what is left of a connection that net/http has read from: the bytes it has buffered, then
+// the connection itself.
+func rest(client net.Conn, buffered *bufio.Reader) io.ReadWriteCloser {
+	if c, ok := client.(*conn); ok {
+		client = c.Conn
+	}
+	if buffered.Buffered() == 0 {
+		return client
+	}
+	return &buffer{Conn: client, reader: io.MultiReader(io.LimitReader(buffered, int64(buffered.Buffered())), client)}
+}
+
+// buffer is a connection of which some bytes have been read already.
+type buffer struct {
+	net.Conn
+	reader io.Reader
+}
+
+// Read implements io.Reader.
+func (b *buffer) Read(p []byte) (int, error) { return b.reader.Read(p) }
+
+// CloseWrite ends the sending direction.
+func (b *buffer) CloseWrite() error {
+	if half, ok := b.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

@@ -1,0 +1,115 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/wire"
+)
+
+// validate reports why a resource cannot be used by a proxy. Mesh and certificates are judged by
+// package identity when they are put to use.
+func validate(r *wire.Resource) error {
+	if err := r.Valid(); err != nil {
+		return err
+	}
+	switch r.Kind {
+	case wire.KindDestination:
+		return validateDestination(r.Key, r.Destination)
+	case wire.KindRoute:
+		return validateRoute(r.Route)
+	case wire.KindBackend:
+		return validateBackend(r.Key, r.Backend)
+	case wire.KindEndpoints:
+		for _, endpoint := range r.Endpoints.Endpoints {
+			if !endpoint.Address.IsValid() || endpoint.Address.Port() == 0 {
+				return fmt.Errorf("endpoint address %q is not usable", endpoint.Address)
+			}
+		}
+	case wire.KindProxies:
+		for i := range r.Proxies.Proxies {
+			proxy := &r.Proxies.Proxies[i]
+			if len(proxy.Addresses) == 0 {
+				return fmt.Errorf("proxy %q has no address", proxy.Pod)
+			}
+			if err := validAddresses(proxy.Addresses); err != nil {
+				return fmt.Errorf("proxy %q: %w", proxy.Pod, err)
+			}
+		}
+	case wire.KindWorkload:
+		return validateWorkload(r.Key, r.Workload)
+	case wire.KindMesh, wire.KindCertificate:
+		return nil
+	case wire.KindCapture:
+		return errors.New("capture is for node agents, not for proxies")
+	}
+	return nil
+}
+
+func validateDestination(key string, d *wire.Destination) error {
+	if want := wire.ServicePortKey(d.Namespace, d.Service, d.Port); key != want {
+		return fmt.Errorf("key is %q although the content is %q", key, want)
+	}
+	if d.Number != 0 && d.Number < wire.MinNumber {
+		return fmt.Errorf("number %d is below %d", d.Number, wire.MinNumber)
+	}
+	switch d.Protocol {
+	case wire.ProtocolHTTP, wire.ProtocolH2C, wire.ProtocolTCP:
+	default:
+		return fmt.Errorf("protocol %q is not supported", d.Protocol)
+	}
+	return validAddresses(d.Addresses)
+}
+
+func validateBackend(key string, b *wire.Backend) error {
+	if want := wire.ServicePortKey(b.Namespace, b.Service, b.Port); key != want {
+		return fmt.Errorf("key is %q although the content is %q", key, want)
+	}
+	switch b.Protocol {
+	case wire.ProtocolHTTP, wire.ProtocolH2C, wire.ProtocolTCP:
+	default:
+		return fmt.Errorf("protocol %q is not supported", b.Protocol)
+	}
+	return validAddresses(b.Addresses)
+}
+
+func validateRoute(route *wire.Route) error {
+	if route.Timeouts.Request < 0 || route.Timeouts.BackendRequest < 0 {
+		return errors.New("a timeout is negative")
+	}
+	if retry := route.Retry; retry != nil {
+		if retry.Backoff < 0 {
+			return errors.New("retry backoff is negative")
+		}
+		for _, code := range retry.Codes {
+			if code < 100 || code > 599 {
+				return fmt.Errorf("retry code %d is no status", code)
+			}
+		}
+	}
+	return phttp.Check(route)
+}
+
+func validateWorkload(key string, w *wire.Workload) error {
+	if !w.Address.IsValid() {
+		return errors.New("address is not valid")
+	}
+	if want := w.Address.String(); key != want {
+		return fmt.Errorf("key is %q although the address is %q", key, want)
+	}
+	if w.Namespace == "" || w.ServiceAccount == "" {
+		return errors.New("namespace or service account is empty")
+	}
+	return nil
+}
+
+func validAddresses(addresses []netip.Addr) error {
+	for _, address := range addresses {
+		if !address.IsValid() || address.IsUnspecified() {
+			return fmt.Errorf("address %q is not usable", address)
+		}
+	}
+	return nil
+}
