@@ -70,6 +70,7 @@ type lab struct {
 func eachFamily(t *testing.T, test func(*testing.T, *lab)) {
 	for name, a := range families {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := &lab{addressing: a, client: newNetns(t), server: newNetns(t)}
 			own := []netip.Prefix{netip.PrefixFrom(a.client, a.bits), netip.PrefixFrom(a.foreign, a.bits)}
 			others := []netip.Prefix{

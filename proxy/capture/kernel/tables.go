@@ -64,6 +64,15 @@ type objects struct {
 	// alive are two sets with the one element "tcp" that expires. Refreshing one never touches the
 	// other, so that there is no instant at which neither holds it, on any kernel.
 	alive [2]*nftables.Set
+	// lastID is the number given last to a set, by which messages of one batch refer to it. The
+	// library would take numbers from a counter that is not safe for several goroutines.
+	lastID uint32
+}
+
+// id returns a number for a set that no other set of the batch has, in either family.
+func (o *objects) id() uint32 {
+	o.lastID++
+	return uint32(o.family.number)<<24 | o.lastID
 }
 
 func newObjects(f family, lifetime time.Duration) *objects {
@@ -82,13 +91,13 @@ func newObjects(f family, lifetime time.Duration) *objects {
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
 	}
 	o.ports = &nftables.Set{
-		Table: o.table, Name: "ports", IsMap: true, Concatenation: true,
+		Table: o.table, ID: o.id(), Name: "ports", IsMap: true, Concatenation: true,
 		KeyType:  nftables.MustConcatSetType(f.address, nftables.TypeInetService),
 		DataType: nftables.TypeInetService,
 	}
 	for i, name := range []string{"alive0", "alive1"} {
 		o.alive[i] = &nftables.Set{
-			Table: o.table, Name: name, KeyType: nftables.TypeInetProto, HasTimeout: true, Timeout: lifetime,
+			Table: o.table, ID: o.id(), Name: name, KeyType: nftables.TypeInetProto, HasTimeout: true, Timeout: lifetime,
 		}
 	}
 	return o
@@ -209,7 +218,7 @@ func (o *objects) addProxies(c *nftables.Conn, proxies []netip.Addr) error {
 		return nil
 	}
 	choice := &nftables.Set{
-		Table: o.table, Anonymous: true, Constant: true, IsMap: true,
+		Table: o.table, ID: o.id(), Name: "__map%d", Anonymous: true, Constant: true, IsMap: true,
 		KeyType: nftables.TypeInteger, DataType: o.family.address,
 	}
 	elements := make([]nftables.SetElement, len(proxies))
@@ -257,7 +266,9 @@ func (o *objects) addStrict(c *nftables.Conn, ports []rules.StrictPort) error {
 		}
 		match = append(match, stateNew()...)
 		if len(port.Allowed) > 0 {
-			allowed := &nftables.Set{Table: o.table, Anonymous: true, Constant: true, KeyType: o.family.address}
+			allowed := &nftables.Set{
+				Table: o.table, ID: o.id(), Name: "__set%d", Anonymous: true, Constant: true, KeyType: o.family.address,
+			}
 			elements := make([]nftables.SetElement, len(port.Allowed))
 			for i, address := range port.Allowed {
 				elements[i].Key = address.AsSlice()
