@@ -30,7 +30,7 @@ func InstallPackages(ctx context.Context, progress io.Writer) error {
 	fmt.Fprintf(progress, "installing %s ... ", strings.Join(missing, " "))
 	for _, args := range [][]string{
 		{"update", "-q"},
-		append([]string{"install", "-q", "-y", "--no-install-recommends"}, missing...),
+		append([]string{"install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"}, missing...),
 	} {
 		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")

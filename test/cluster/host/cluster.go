@@ -38,6 +38,11 @@ type Machine struct {
 // Up brings the cluster up and returns when both nodes are ready and names resolve. A healthy cluster is
 // left as it is, except that stopped nodes are started; what a crash has left is removed first.
 func (m *Machine) Up(ctx context.Context) error {
+	release, err := m.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	if err := build.InstallPackages(ctx, m.Progress); err != nil {
 		return err
 	}
@@ -53,11 +58,6 @@ func (m *Machine) Up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	release, err := m.lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
 	if err := loadBridgeFilter(ctx); err != nil {
 		return err
 	}
