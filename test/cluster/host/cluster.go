@@ -85,6 +85,9 @@ func (m *Machine) resume(ctx context.Context, kubernetes, containerd string) (bo
 	if err != nil || !ok || !s.Complete || s.Kubernetes != kubernetes || s.Containerd != containerd {
 		return false, nil
 	}
+	if s.Output != m.Output {
+		return false, fmt.Errorf("a cluster that reports to %s is up; end it with down first", s.Output)
+	}
 	for _, n := range m.Cluster.Nodes {
 		first, running := s.Nodes[n.Name]
 		if running && !first.Alive() {
