@@ -118,11 +118,11 @@ func (h *Hub) remove(c *client) {
 	}
 }
 
-// first waits until every layer is complete and returns the difference between what the client said it
-// holds and what it is to hold.
+// first waits until every layer that the client needs is complete and returns the difference between
+// what the client said it holds and what it is to hold.
 func (h *Hub) first(ctx context.Context, c *client) (*delta, error) {
 	select {
-	case <-h.complete:
+	case <-h.complete[c.identity.Kind]:
 	case <-c.replaced:
 		return nil, errReplaced
 	case <-ctx.Done():

@@ -30,7 +30,7 @@ import (
 const serverName = "weft-config.weft-system.svc"
 
 // patience is how long a test waits for what must happen; it is never reached when all is well.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -100,12 +100,14 @@ func (tokens) Authenticate(_ context.Context, token string) (distribute.Identity
 
 // mesh is a hub that serves on loopback.
 type mesh struct {
-	t       testing.TB
-	hub     *distribute.Hub
+	t      testing.TB
+	hub    *distribute.Hub
+	ca     *authority
+	caFile string
+	stop   func()
+
+	mu      sync.Mutex
 	address string
-	ca      *authority
-	caFile  string
-	stop    func()
 }
 
 // newMesh serves hub until the test ends.
@@ -120,21 +122,24 @@ func newMesh(t testing.TB, hub *distribute.Hub, change func(*distribute.Server))
 	if change != nil {
 		change(server)
 	}
-	m.serve(server, "127.0.0.1:0")
+	m.serve(server)
 	return m
 }
 
-// serve starts a server at an address and remembers how to stop it.
-func (m *mesh) serve(server *distribute.Server, address string) {
+// serve starts a server, to which peers connect from now on, and remembers how to stop it.
+func (m *mesh) serve(server *distribute.Server) {
 	m.t.Helper()
-	listener, err := net.Listen("tcp", address)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	m.mu.Lock()
 	m.address = listener.Addr().String()
+	m.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(ctx, listener, m.ca.server(m.t, serverName)) }()
+	security := m.ca.server(m.t, serverName)
+	go func() { done <- server.Serve(ctx, listener, security) }()
 	m.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -142,6 +147,14 @@ func (m *mesh) serve(server *distribute.Server, address string) {
 		}
 	})
 	m.t.Cleanup(m.stop)
+}
+
+// failOver stops the server and lets another one take its place, with a hub that knows nothing.
+func (m *mesh) failOver(hub *distribute.Hub) {
+	m.t.Helper()
+	m.stop()
+	m.hub = hub
+	m.serve(&distribute.Server{Hub: hub, Authenticator: tokens{}})
 }
 
 // tokenFile returns a file with a token.
@@ -174,9 +187,16 @@ type peer struct {
 func (m *mesh) newPeer(token string) *peer {
 	p := &peer{t: m.t, state: map[wire.Ref]string{}, changed: make(chan struct{})}
 	p.stream = &source.Stream{
-		Addresses: []string{m.address}, ServerName: serverName, CAFile: m.caFile, TokenFile: tokenFile(m.t, token),
+		Addresses: []string{"weft-config:15010"}, ServerName: serverName, CAFile: m.caFile, TokenFile: tokenFile(m.t, token),
 		Build: "test", Apply: p.apply, MinBackoff: time.Millisecond, MaxBackoff: 20 * time.Millisecond,
 		OnConnection: func(bool, error) { p.notify() },
+		// The address may change when a test starts another server.
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			m.mu.Lock()
+			address := m.address
+			m.mu.Unlock()
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		},
 	}
 	return p
 }

@@ -29,6 +29,9 @@ type HubOptions struct {
 	// been replaced once, so that a new leader never takes away what it has not read yet. If two layers
 	// publish the same Ref, the one named first here wins.
 	Layers []Layer
+	// NodeLayers are further layers, which node agents wait for as well and proxies do not: what nodes
+	// capture can only be known once proxies have their configuration.
+	NodeLayers []Layer
 	// NodeGrace is how long the last report of a node outlives its stream, so that an agent's restart
 	// takes no pod's identity away. Zero means two minutes.
 	NodeGrace time.Duration
@@ -64,8 +67,8 @@ type Hub struct {
 	observer Observer
 	grace    time.Duration
 	order    []Layer
-	// complete is closed when every layer has been replaced.
-	complete chan struct{}
+	// complete is closed for each kind of client when every layer it waits for has been replaced.
+	complete map[ClientKind]chan struct{}
 
 	// reports is held while a node report is taken and told to the observer; it comes before mu.
 	reports sync.Mutex
@@ -73,7 +76,6 @@ type Hub struct {
 	mu      sync.RWMutex
 	seq     uint64
 	layers  map[Layer]*layer
-	missing int
 	current map[wire.Ref]*publication
 	feeds   map[feedKey]*feed
 	clients map[slot]*client
@@ -86,6 +88,8 @@ type Hub struct {
 type layer struct {
 	resources map[wire.Ref]wire.Resource
 	replaced  bool
+	// nodesOnly tells that proxies do not wait for the layer.
+	nodesOnly bool
 }
 
 // NewHub returns an empty hub.
@@ -93,8 +97,8 @@ func NewHub(opts HubOptions) *Hub {
 	h := &Hub{
 		observer: opts.Observer,
 		grace:    opts.NodeGrace,
-		order:    opts.Layers,
-		complete: make(chan struct{}),
+		order:    slices.Concat(opts.Layers, opts.NodeLayers),
+		complete: map[ClientKind]chan struct{}{ClientProxy: make(chan struct{}), ClientNode: make(chan struct{})},
 		// The first delta of a stream has a sequence number even if nothing was ever published.
 		seq:      1,
 		layers:   map[Layer]*layer{},
@@ -111,11 +115,33 @@ func NewHub(opts HubOptions) *Hub {
 	for _, name := range opts.Layers {
 		h.layers[name] = &layer{resources: map[wire.Ref]wire.Resource{}}
 	}
-	h.missing = len(h.layers)
-	if h.missing == 0 {
-		close(h.complete)
+	for _, name := range opts.NodeLayers {
+		h.layers[name] = &layer{resources: map[wire.Ref]wire.Resource{}, nodesOnly: true}
 	}
+	h.completed()
 	return h
+}
+
+// completed lets the clients in whose layers have all been replaced. The lock is held, or nobody else
+// has the hub yet.
+func (h *Hub) completed() {
+	waiting := map[ClientKind]bool{}
+	for _, l := range h.layers {
+		if !l.replaced {
+			waiting[ClientNode] = true
+			waiting[ClientProxy] = waiting[ClientProxy] || !l.nodesOnly
+		}
+	}
+	for kind, complete := range h.complete {
+		if waiting[kind] {
+			continue
+		}
+		select {
+		case <-complete:
+		default:
+			close(complete)
+		}
+	}
 }
 
 // Replace makes resources the whole content of a layer and returns the sequence number of the
@@ -145,27 +171,29 @@ func (h *Hub) Replace(name Layer, resources []wire.Resource) uint64 {
 	change.end()
 	if !l.replaced {
 		l.replaced = true
-		if h.missing--; h.missing == 0 {
-			close(h.complete)
-		}
+		h.completed()
 	}
 	return h.seq
 }
 
-// Patch changes part of a layer: upserts replace or add resources, removals take them away. It costs
-// the size of the change. It returns what Replace returns. A layer that was only patched does not count
-// as replaced.
+// Patch changes part of a layer: removals are taken away, then upserts replace or add resources. It
+// costs the size of the change. It returns what Replace returns. A layer that was only patched does not
+// count as replaced.
 func (h *Hub) Patch(name Layer, upserts []wire.Resource, removals []wire.Ref) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.layer(name)
-	change := h.begin()
 	for _, ref := range removals {
 		delete(l.resources, ref)
-		change.settle(ref)
 	}
 	for _, r := range upserts {
 		l.resources[r.Ref] = r
+	}
+	change := h.begin()
+	for _, ref := range removals {
+		change.settle(ref)
+	}
+	for _, r := range upserts {
 		change.settle(r.Ref)
 	}
 	change.end()

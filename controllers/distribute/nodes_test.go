@@ -1,0 +1,124 @@
+package distribute_test
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/proxy/wire"
+)
+
+func pod(uid, address string) wire.PodReport {
+	return wire.PodReport{UID: uid, Namespace: "a", Name: "app-" + uid, Addresses: []netip.Addr{netip.MustParseAddr(address)}, Captured: true}
+}
+
+func ended(uid string) wire.PodReport { return wire.PodReport{UID: uid, Ended: true} }
+
+var compareAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+// podsOf returns the UIDs and addresses that the hub knows of a node.
+func podsOf(hub *distribute.Hub, node string) map[string]string {
+	out := map[string]string{}
+	for uid, p := range hub.Nodes()[node].Pods {
+		out[uid] = p.Addresses[0].String()
+	}
+	return out
+}
+
+func TestNodeReportsAddUpAndSurviveReconnects(t *testing.T) {
+	seen := &observer{}
+	opts := distribute.HubOptions{Observer: seen}
+	m := newMesh(t, distribute.NewHub(opts), nil)
+	agent := m.newPeer("node/n1/agent")
+	agent.stream.Report(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("1", "10.0.0.1"), pod("2", "10.0.0.2")}})
+	agent.start()
+	awaitPods := func(want map[string]string) {
+		t.Helper()
+		m.await("pods "+cmp.Diff(nil, want), func() bool { return cmp.Equal(want, podsOf(m.hub, "n1")) })
+	}
+	awaitPods(map[string]string{"1": "10.0.0.1", "2": "10.0.0.2"})
+
+	agent.stream.Report(wire.NodeReport{
+		Pods: []wire.PodReport{pod("3", "10.0.0.3"), ended("1")}, Canary: &wire.CanaryReport{Captured: true, Guarded: true},
+	})
+	awaitPods(map[string]string{"2": "10.0.0.2", "3": "10.0.0.3"})
+	state := m.hub.Nodes()["n1"]
+	if !state.Complete || !state.Connected || state.Canary == nil || !state.Canary.Guarded || state.Build != "test" {
+		t.Errorf("state is %+v, want a complete, connected node with a canary", state)
+	}
+
+	m.failOver(distribute.NewHub(opts))
+	awaitPods(map[string]string{"2": "10.0.0.2", "3": "10.0.0.3"})
+	state = m.hub.Nodes()["n1"]
+	if !state.Complete || state.Canary == nil {
+		t.Errorf("state after the fail-over is %+v, want all that was reported before", state)
+	}
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	last := seen.reports[len(seen.reports)-1]
+	want := wire.NodeReport{
+		Full: true, Pods: []wire.PodReport{pod("2", "10.0.0.2"), pod("3", "10.0.0.3")},
+		Canary: &wire.CanaryReport{Captured: true, Guarded: true},
+	}
+	if diff := cmp.Diff(want, last, compareAddr); diff != "" {
+		t.Errorf("last report (-want +got):\n%s", diff)
+	}
+}
+
+func TestNodesReceiveCaptureAndAreCounted(t *testing.T) {
+	hub := newHub(distribute.LayerCompiled)
+	capture := wire.New("a", wire.ScopeNodes, wire.Origin{}, &wire.Capture{Ports: []wire.CapturedPort{{Number: 16384}}})
+	mesh := wire.New("mesh", wire.ScopeMesh, wire.Origin{}, &wire.Mesh{TrustDomain: "cluster.local"})
+	route := wire.New("HTTPRoute/a/r/0", wire.ScopeMesh, wire.Origin{}, &wire.Route{Name: "r"})
+	hub.Replace(distribute.LayerCompiled, []wire.Resource{capture, mesh, route})
+	m := newMesh(t, hub, nil)
+	agent, proxy := m.connect("node/n1/agent"), m.connect("proxy/a/p1")
+	m.awaitHeld("a", mesh, route)
+	m.await("the node", func() bool { n, of := hub.NodesHold(heldOf(capture, mesh)); return n == 1 && of == 1 })
+
+	if diff := cmp.Diff(versions([]wire.Resource{capture, mesh}), agent.held()); diff != "" {
+		t.Errorf("the agent's state (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(versions([]wire.Resource{mesh, route}), proxy.held()); diff != "" {
+		t.Errorf("the proxy's state (-want +got):\n%s", diff)
+	}
+	if n, of := hub.NodesHold(heldOf(route)); n != 0 || of != 1 {
+		t.Errorf("%d of %d nodes hold a route, want 0 of 1", n, of)
+	}
+}
+
+func TestNodeIsForgottenAfterTheGracePeriod(t *testing.T) {
+	tests := map[string]struct {
+		back time.Duration
+		want bool
+	}{
+		"agent restarts":   {back: time.Minute, want: true},
+		"agent stays away": {want: false},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				seen := &observer{lost: make(chan string, 1)}
+				hub := distribute.NewHub(distribute.HubOptions{Observer: seen, NodeGrace: 2 * time.Minute})
+				leave := distribute.JoinNode(t, hub, "n1", wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("1", "10.0.0.1")}})
+				leave()
+				if state, ok := hub.Nodes()["n1"]; !ok || state.Connected || len(state.Pods) != 1 {
+					t.Errorf("just after the stream's end the state is %+v, want the last pods", state)
+				}
+				if tc.back > 0 {
+					time.Sleep(tc.back)
+					defer distribute.JoinNode(t, hub, "n1", wire.NodeReport{})()
+				}
+				time.Sleep(3 * time.Minute)
+				synctest.Wait()
+				if _, ok := hub.Nodes()["n1"]; ok != tc.want || (len(seen.lost) == 1) == tc.want {
+					t.Errorf("known: %v, said to be lost: %d times; want known: %v", ok, len(seen.lost), tc.want)
+				}
+			})
+		})
+	}
+}
