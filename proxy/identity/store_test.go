@@ -43,7 +43,7 @@ func newStore(t *testing.T, namespace string, mesh *wire.Mesh, certificates ...*
 
 // handshake connects both configurations over loopback and returns what each side got. With TLS 1.3 the
 // client's handshake ends before the server has judged its certificate, so a byte goes back and forth.
-func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr error, seen tls.ConnectionState) {
+func handshake(t *testing.T, client, server *tls.Config) (seen tls.ConnectionState, clientErr, serverErr error) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -82,7 +82,7 @@ func handshake(t *testing.T, client, server *tls.Config) (clientErr, serverErr e
 	}
 	conn.Close()
 	<-done
-	return clientErr, serverErr, seen
+	return seen, clientErr, serverErr
 }
 
 func clientConfig(t *testing.T, store *identity.Store, serviceAccount, namespace string) *tls.Config {
@@ -99,7 +99,7 @@ func TestHandshakeProvesBothIdentities(t *testing.T) {
 	caller := newStore(t, "shop", ca.Mesh(), ca.Issue(t, "shop", "cart"))
 	callee := newStore(t, "bank", ca.Mesh(), ca.IssueProxy(t, "bank"))
 
-	clientErr, serverErr, seen := handshake(t, clientConfig(t, caller, "cart", "bank"), callee.ServerConfig())
+	seen, clientErr, serverErr := handshake(t, clientConfig(t, caller, "cart", "bank"), callee.ServerConfig())
 	if clientErr != nil || serverErr != nil {
 		t.Fatalf("client %v, server %v", clientErr, serverErr)
 	}
@@ -146,7 +146,7 @@ func TestClientRefusesServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			caller := newStore(t, "shop", tc.mesh, ca.Issue(t, "shop", "cart"))
-			clientErr, _, _ := handshake(t, clientConfig(t, caller, "cart", "bank"), rawConfig(t, tc.server))
+			_, clientErr, _ := handshake(t, clientConfig(t, caller, "cart", "bank"), rawConfig(t, tc.server))
 			if clientErr == nil || !strings.Contains(clientErr.Error(), tc.want) {
 				t.Errorf("error %v, want one with %q", clientErr, tc.want)
 			}
@@ -186,7 +186,7 @@ func TestServerRefusesClient(t *testing.T) {
 		"other protocol":     {wrongProtocol, "unsupported application protocols"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			clientErr, serverErr, _ := handshake(t, tc.client, callee.ServerConfig())
+			_, clientErr, serverErr := handshake(t, tc.client, callee.ServerConfig())
 			if serverErr == nil || !strings.Contains(serverErr.Error(), tc.want) {
 				t.Errorf("server's error %v, want one with %q", serverErr, tc.want)
 			}
@@ -202,14 +202,14 @@ func TestServerRefusesEverybodyBeforeItHasACertificate(t *testing.T) {
 	store := identity.NewStore(identity.Options{Namespace: "bank"})
 	server := store.ServerConfig()
 	client := rawConfig(t, ca.Issue(t, "shop", "cart"))
-	if _, err, _ := handshake(t, client, server); !errors.Is(err, identity.ErrNoCertificate) {
+	if _, _, err := handshake(t, client, server); !errors.Is(err, identity.ErrNoCertificate) {
 		t.Errorf("error %v", err)
 	}
 	if store.Ready() {
 		t.Error("ready without a certificate")
 	}
 	store.Update(ca.Mesh(), keyed(ca.IssueProxy(t, "bank")))
-	if _, err, _ := handshake(t, client, server); err != nil {
+	if _, _, err := handshake(t, client, server); err != nil {
 		t.Errorf("error %v after the certificate has come", err)
 	}
 	if !store.Ready() {
@@ -223,7 +223,7 @@ func TestNoSessionIsResumed(t *testing.T) {
 	client := rawConfig(t, ca.Issue(t, "shop", "cart"))
 	client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	for range 2 {
-		clientErr, serverErr, seen := handshake(t, client, callee.ServerConfig())
+		seen, clientErr, serverErr := handshake(t, client, callee.ServerConfig())
 		if clientErr != nil || serverErr != nil || seen.DidResume {
 			t.Fatalf("client %v, server %v, resumed %v", clientErr, serverErr, seen.DidResume)
 		}
@@ -235,11 +235,11 @@ func TestTrustChangeAppliesToNewConnections(t *testing.T) {
 	callee := newStore(t, "bank", before.Mesh(), before.IssueProxy(t, "bank"))
 	server := callee.ServerConfig()
 	client := rawConfig(t, before.Issue(t, "shop", "cart"))
-	if _, err, _ := handshake(t, client, server); err != nil {
+	if _, _, err := handshake(t, client, server); err != nil {
 		t.Fatalf("before: %v", err)
 	}
 	callee.Update(after.Mesh(), keyed(after.IssueProxy(t, "bank")))
-	if _, err, _ := handshake(t, client, server); err == nil {
+	if _, _, err := handshake(t, client, server); err == nil {
 		t.Error("a certificate of a root that is no longer trusted was accepted")
 	}
 }

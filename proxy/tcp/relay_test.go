@@ -211,7 +211,7 @@ func TestRelayIdleTimeout(t *testing.T) {
 			ended <- err
 		}()
 		for i := range 4 {
-			time.Sleep(9 * time.Second)
+			<-time.After(9 * time.Second)
 			if i%2 == 0 {
 				go send(t, client, "x")
 				expect(t, backend, "x")

@@ -2,7 +2,10 @@ package upstream
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
+	"time"
 
 	"weft.dev/weft/proxy/wire"
 )
@@ -28,7 +31,18 @@ const (
 )
 
 // String returns the value used in logs and metric labels: "pod", "hop" or "fallback".
-func (k Kind) String() string { panic("not yet") }
+func (k Kind) String() string {
+	switch k {
+	case KindPod:
+		return "pod"
+	case KindHop:
+		return "hop"
+	case KindFallback:
+		return "fallback"
+	default:
+		return fmt.Sprintf("kind-%d", uint8(k))
+	}
+}
 
 // Endpoint is one choice of where to send a request. It stays usable when the configuration changes.
 // The zero Endpoint is not usable.
@@ -40,7 +54,7 @@ type Endpoint struct {
 }
 
 // Address is what is dialled; engines name it in the avoid list of a retry.
-func (e Endpoint) Address() netip.AddrPort { panic("not yet") }
+func (e Endpoint) Address() netip.AddrPort { return e.state.address }
 
 // Kind says what is behind the address.
 func (e Endpoint) Kind() Kind { return e.kind }
@@ -52,17 +66,169 @@ func (e Endpoint) BackendKey() string { return e.key }
 func (e Endpoint) Backend() *wire.Backend { return e.backend }
 
 // Backend returns the Backend of that key.
-func (v *View) Backend(key string) (*wire.Backend, bool) { panic("not yet") }
+func (v *View) Backend(key string) (*wire.Backend, bool) {
+	t, ok := v.targets[key]
+	if !ok {
+		return nil, false
+	}
+	return t.backend, true
+}
 
 // Choose picks an endpoint for one try of a request: a proxy of the Backend's namespace if that is
 // another, enrolled one, else one of the Backend's own endpoints. Two random candidates are compared by
 // latency and requests in flight. Endpoints that refused a connection a moment ago, terminating ones,
 // those in avoid, and proxies of other zones are used only when nothing better is left, in this order from
 // the worst. The error wraps ErrUnknownBackend or ErrNoEndpoints.
-func (v *View) Choose(backend string, avoid []netip.AddrPort) (Endpoint, error) { panic("not yet") }
+func (v *View) Choose(backend string, avoid []netip.AddrPort) (Endpoint, error) {
+	t, ok := v.targets[backend]
+	if !ok {
+		return Endpoint{}, fmt.Errorf("%w %s", ErrUnknownBackend, backend)
+	}
+	if !v.set.hops(t.backend) {
+		return v.chooseLocal(backend, t, avoid)
+	}
+	g := v.proxies[t.backend.Namespace]
+	state, _ := v.set.pick(g, avoid)
+	if state == nil {
+		return Endpoint{}, fmt.Errorf("%w: no proxy of namespace %s is ready", ErrNoEndpoints, t.backend.Namespace)
+	}
+	return Endpoint{state: state, backend: t.backend, key: backend, kind: KindHop}, nil
+}
 
 // ChooseLocal is Choose for requests that arrived over the hop: they go to endpoints of this namespace
 // and nowhere else, so that a request never takes a second hop. Backends of other namespaces are unknown.
 func (v *View) ChooseLocal(backend string, avoid []netip.AddrPort) (Endpoint, error) {
-	panic("not yet")
+	t, ok := v.targets[backend]
+	if !ok || t.backend.Namespace != v.set.options.Namespace {
+		return Endpoint{}, fmt.Errorf("%w %s", ErrUnknownBackend, backend)
+	}
+	return v.chooseLocal(backend, t, avoid)
+}
+
+func (v *View) chooseLocal(key string, t *target, avoid []netip.AddrPort) (Endpoint, error) {
+	state, refusing := v.set.pick(t.direct, avoid)
+	kind := KindPod
+	if (state == nil || refusing) && v.set.disconnected.Load() {
+		if fallback, _ := v.set.pick(t.fallback, avoid); fallback != nil {
+			state, kind = fallback, KindFallback
+		}
+	}
+	if state == nil {
+		return Endpoint{}, fmt.Errorf("%w: %s has none", ErrNoEndpoints, key)
+	}
+	return Endpoint{state: state, backend: t.backend, key: key, kind: kind}, nil
+}
+
+// group is a list of endpoints to choose from. Preferred ones are those that are neither terminating nor
+// in another zone.
+type group struct {
+	preferred, others []*endpoint
+	// otherPenalty ranks others against endpoints to avoid.
+	otherPenalty int
+}
+
+// Penalties add up to the rank of a candidate; the lowest rank wins, whatever the cost.
+const (
+	penaltyZone        = 1
+	penaltyAvoid       = 2
+	penaltyTerminating = 4
+	penaltyRefusing    = 8
+)
+
+func (g *group) size() int {
+	if g == nil {
+		return 0
+	}
+	return len(g.preferred) + len(g.others)
+}
+
+// pick returns the endpoint to use, or nil if the group is empty, and whether every endpoint is refusing
+// connections.
+func (s *Set) pick(g *group, avoid []netip.AddrPort) (chosen *endpoint, refusing bool) {
+	if g.size() == 0 {
+		return nil, false
+	}
+	now := s.elapsed()
+	chosen = s.pickPreferred(g.preferred, avoid, now)
+	if chosen == nil {
+		chosen, refusing = s.pickRanked(g, avoid, now)
+	}
+	chosen.probe(now)
+	return chosen, refusing
+}
+
+// pickPreferred is the usual case: two random candidates have nothing against them.
+func (s *Set) pickPreferred(candidates []*endpoint, avoid []netip.AddrPort, now time.Duration) *endpoint {
+	if len(candidates) == 0 {
+		return nil
+	}
+	i := s.options.Random(len(candidates))
+	first, second := candidates[i], candidates[i]
+	if len(candidates) > 1 {
+		j := s.options.Random(len(candidates) - 1)
+		if j >= i {
+			j++
+		}
+		second = candidates[j]
+	}
+	if rank(first, 0, avoid, now) > 0 || rank(second, 0, avoid, now) > 0 {
+		return nil
+	}
+	return cheaper(first, second, now)
+}
+
+// pickRanked looks at all candidates and compares two random ones of the best rank.
+func (s *Set) pickRanked(g *group, avoid []netip.AddrPort, now time.Duration) (chosen *endpoint, refusing bool) {
+	var first, second *endpoint
+	best, count := worstRank, 0
+	consider := func(e *endpoint, penalty int) {
+		r := rank(e, penalty, avoid, now)
+		switch {
+		case r > best:
+			return
+		case r < best:
+			best, count, first, second = r, 1, e, e
+			return
+		}
+		// Reservoir sampling of two: every candidate of the best rank is equally likely to be one.
+		count++
+		if count == 2 {
+			second = e
+			if s.options.Random(2) == 0 {
+				first, second = second, first
+			}
+		} else if k := s.options.Random(count); k == 0 {
+			first = e
+		} else if k == 1 {
+			second = e
+		}
+	}
+	for _, e := range g.preferred {
+		consider(e, 0)
+	}
+	for _, e := range g.others {
+		consider(e, g.otherPenalty)
+	}
+	return cheaper(first, second, now), best >= penaltyRefusing
+}
+
+// worstRank is more than any rank.
+const worstRank = 1 << 16
+
+func rank(e *endpoint, penalty int, avoid []netip.AddrPort, now time.Duration) int {
+	if e.refusing(now) {
+		penalty += penaltyRefusing
+	}
+	if slices.Contains(avoid, e.address) {
+		penalty += penaltyAvoid
+	}
+	return penalty
+}
+
+// cheaper returns the better of two; first, which is random, if they are about equal.
+func cheaper(first, second *endpoint, now time.Duration) *endpoint {
+	if first != second && second.cost(now)*costTolerance < first.cost(now) {
+		return second
+	}
+	return first
 }

@@ -2,8 +2,11 @@ package upstream
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -24,6 +27,7 @@ const (
 	MaxBackendKey = 256
 	MaxZone       = 63
 	MaxAvoid      = 8
+	MaxAttempt    = 1000
 )
 
 // StatusNotProcessed with FieldNotProcessed is the hop's answer for a request that no application has
@@ -53,14 +57,163 @@ type Metadata struct {
 }
 
 // SetMetadata replaces the metadata in a request's header.
-func SetMetadata(header http.Header, m Metadata) { panic("not yet") }
+func SetMetadata(header http.Header, m Metadata) {
+	StripMetadata(header)
+	for _, item := range m.encode() {
+		header[item.name] = []string{item.value}
+	}
+}
 
 // ReadMetadata returns the metadata of a request that arrived over the hop. It leaves the header as it is.
 // The error wraps ErrMetadata.
-func ReadMetadata(header http.Header) (Metadata, error) { panic("not yet") }
+func ReadMetadata(header http.Header) (Metadata, error) {
+	var m Metadata
+	for _, name := range fieldOf {
+		values := header[name]
+		if len(values) > 1 {
+			return Metadata{}, fmt.Errorf("%w: %d fields %s", ErrMetadata, len(values), name)
+		}
+		if len(values) == 1 {
+			if err := m.decode(name, values[0]); err != nil {
+				return Metadata{}, err
+			}
+		}
+	}
+	if m.Backend == "" {
+		return Metadata{}, fmt.Errorf("%w: no backend", ErrMetadata)
+	}
+	return m, nil
+}
 
 // StripMetadata removes every field named weft-*.
-func StripMetadata(header http.Header) { panic("not yet") }
+func StripMetadata(header http.Header) {
+	const prefix = "weft-"
+	for name := range header {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			delete(header, name)
+		}
+	}
+}
 
 // NotProcessedHeader returns the header of an answer with StatusNotProcessed. reason is for logs.
-func NotProcessedHeader(reason string) http.Header { panic("not yet") }
+func NotProcessedHeader(reason string) http.Header {
+	return http.Header{FieldNotProcessed: {reason}, "Content-Length": {"0"}}
+}
+
+// fieldOf names the metadata fields in the order of their numbers in a preface; numbers are never reused.
+var fieldOf = [...]string{1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid}
+
+// item is one field of the metadata in its text form, which HTTP and the preface share.
+type item struct {
+	number byte
+	name   string
+	value  string
+}
+
+// encode returns the fields that are set. Values out of bounds are left out or cut, because a hint that is
+// lost costs less than a request that is refused.
+func (m Metadata) encode() []item {
+	items := make([]item, 0, len(fieldOf))
+	add := func(number byte, value string) {
+		items = append(items, item{number, fieldOf[number], value})
+	}
+	add(1, m.Backend)
+	if m.TimeLeft > 0 {
+		add(2, strconv.FormatInt(max(1, m.TimeLeft.Milliseconds()), 10))
+	}
+	if m.Attempt > 0 {
+		add(3, strconv.Itoa(min(m.Attempt, MaxAttempt)))
+	}
+	if m.Zone != "" && validZone(m.Zone) {
+		add(4, m.Zone)
+	}
+	if m.Client.IsValid() {
+		add(5, m.Client.String())
+	}
+	if len(m.Avoid) > 0 {
+		avoid := make([]string, 0, MaxAvoid)
+		for _, address := range m.Avoid[:min(len(m.Avoid), MaxAvoid)] {
+			avoid = append(avoid, address.String())
+		}
+		add(6, strings.Join(avoid, ","))
+	}
+	return items
+}
+
+// decode sets one field from its text form.
+func (m *Metadata) decode(name, value string) error {
+	var ok bool
+	switch name {
+	case FieldBackend:
+		m.Backend, ok = value, validBackendKey(value)
+	case FieldTimeLeft:
+		var milliseconds int64
+		milliseconds, ok = decimal(value, int64(24*time.Hour/time.Millisecond)*365)
+		m.TimeLeft, ok = time.Duration(milliseconds)*time.Millisecond, ok && milliseconds > 0
+	case FieldAttempt:
+		var attempt int64
+		attempt, ok = decimal(value, MaxAttempt)
+		m.Attempt = int(attempt)
+	case FieldZone:
+		m.Zone, ok = value, value != "" && validZone(value)
+	case FieldClient:
+		m.Client, ok = parseAddress(value)
+	case FieldAvoid:
+		m.Avoid, ok = parseAddresses(value)
+	}
+	if !ok {
+		return fmt.Errorf("%w: %s %.64q", ErrMetadata, name, value)
+	}
+	return nil
+}
+
+// decimal parses digits without sign or leading zeros, up to a limit.
+func decimal(s string, limit int64) (int64, bool) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	return n, err == nil && n >= 0 && n <= limit && strconv.FormatInt(n, 10) == s
+}
+
+// parseAddress parses an address and port without zone.
+func parseAddress(s string) (netip.AddrPort, bool) {
+	if len(s) > len("[ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255]:65535") {
+		return netip.AddrPort{}, false
+	}
+	address, err := netip.ParseAddrPort(s)
+	return address, err == nil && address.Addr().Zone() == ""
+}
+
+func parseAddresses(s string) ([]netip.AddrPort, bool) {
+	parts := strings.SplitN(s, ",", MaxAvoid+1)
+	if len(parts) > MaxAvoid {
+		return nil, false
+	}
+	addresses := make([]netip.AddrPort, len(parts))
+	for i, part := range parts {
+		var ok bool
+		if addresses[i], ok = parseAddress(part); !ok {
+			return nil, false
+		}
+	}
+	return addresses, true
+}
+
+// validBackendKey accepts what wire.ServicePortKey makes from Kubernetes names; whether the Backend exists
+// is for the caller to find out.
+func validBackendKey(key string) bool {
+	return key != "" && len(key) <= MaxBackendKey && only(key, "/:-.")
+}
+
+// validZone accepts the value of a node's topology label.
+func validZone(zone string) bool { return len(zone) <= MaxZone && only(zone, "-._") }
+
+// only tells whether s is made of ASCII letters, digits and the bytes of others.
+func only(s, others string) bool {
+	for i := range len(s) {
+		c := s[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		if !letter && (c < '0' || c > '9') && strings.IndexByte(others, c) < 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -2,10 +2,35 @@ package upstream
 
 import (
 	"context"
-	"net"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"time"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// The hop's flow control. A stream whose body nobody reads holds at most its own window, so the connection's
+// window is that of all streams together, and the others always have room.
+const (
+	hopStreams      = 128
+	hopStreamWindow = 256 << 10
+	hopConnWindow   = hopStreams * hopStreamWindow
+)
+
+const (
+	// userTimeout ends connections to pods whose host is gone while a request is under way. It also ends
+	// those whose peer reads nothing for so long, so it must exceed any pause of a living application.
+	userTimeout = 30 * time.Second
+	// The hop asks a silent peer for a sign of life. Pods are not asked: gRPC servers close connections
+	// that send many pings.
+	hopPingAfter   = time.Second
+	hopPingTimeout = 2 * time.Second
+
+	maxResponseHeader = 256 << 10
+	continueTimeout   = time.Second
 )
 
 // Source is the pod that a request comes from.
@@ -30,30 +55,265 @@ type Call struct {
 	Avoid []netip.AddrPort
 }
 
-// RoundTrip sends req to the endpoint once and returns the response's head; it never follows a redirect,
-// never decompresses, never retries and takes no proxy from the environment. Failures are of type *Error.
+// newTransports returns the protocol implementations. They keep no connections: pools make each with
+// NewClientConn, so that nothing but this package decides which connection carries a request, and
+// net/http's own retries (which repeat idempotent requests that may have been processed) never happen.
+func newTransports(o Options) (http1, h2c, hop *http.Transport) {
+	base := func(protocols func(*http.Protocols)) *http.Transport {
+		t := &http.Transport{
+			DialContext:            takeConn,
+			DialTLSContext:         takeConn,
+			DisableCompression:     true,
+			ExpectContinueTimeout:  continueTimeout,
+			IdleConnTimeout:        o.IdleTimeout,
+			MaxResponseHeaderBytes: maxResponseHeader,
+			Protocols:              new(http.Protocols),
+			// The connection's receive window is left at net/http's 1 GiB, which holds all streams.
+			HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: hopStreamWindow},
+		}
+		protocols(t.Protocols)
+		return t
+	}
+	http1 = base(func(p *http.Protocols) { p.SetHTTP1(true) })
+	h2c = base(func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) })
+	hop = base(func(p *http.Protocols) { p.SetHTTP2(true) })
+	hop.HTTP2.SendPingTimeout, hop.HTTP2.PingTimeout = hopPingAfter, hopPingTimeout
+	return http1, h2c, hop
+}
+
+// HopServerHTTP2 returns the HTTP/2 settings for the listener at wire.PortHop. Stream limit and windows
+// belong together: the connection window holds every stream's, so that streams whose bodies nobody reads
+// cannot stop the others.
+func HopServerHTTP2() *http.HTTP2Config {
+	return &http.HTTP2Config{
+		MaxConcurrentStreams:          hopStreams,
+		MaxReceiveBufferPerStream:     hopStreamWindow,
+		MaxReceiveBufferPerConnection: hopConnWindow,
+		SendPingTimeout:               5 * time.Second,
+		PingTimeout:                   5 * time.Second,
+	}
+}
+
+// RoundTrip sends req to the endpoint and returns the response's head; it never follows a redirect, never
+// decompresses, and takes no proxy from the environment. A request that provably was not processed because
+// a reused connection was closing is sent once more on another connection to the same endpoint, if nothing
+// of its body was read; nothing else is repeated. Failures are of type *Error.
 //
 // The endpoint and its Backend decide the protocol: HTTP/1.1 or HTTP/2 with prior knowledge in plain text
 // for pods, HTTP/2 over mutual TLS for the hop. Scheme and host of req.URL are replaced; Host, Header,
 // Body, ContentLength and Trailer are sent as they are, except that fields named weft-* are removed on the
 // way to and from pods and set on the hop. req itself is not modified and no User-Agent is invented.
 //
-// A request with an Upgrade field takes an HTTP/1.1 connection of its own, over the hop as well. The Body
-// of a 101 response is an io.ReadWriteCloser with CloseWrite and belongs to the caller.
+// A request with an Upgrade field takes an HTTP/1.1 connection of its own, over the hop as well, where the
+// receiver sees an opaque connection. The Body of a 101 response is an io.ReadWriteCloser with CloseWrite
+// and belongs to the caller.
 //
 // The Body of the request is closed, except when the returned Error says BodyIntact: then nothing was read
-// from it and the caller may send it elsewhere. The Body of the response must be closed.
+// from it and the caller may send it elsewhere. The Body of the response must be closed; reading it to its
+// end before is what makes an HTTP/1.1 connection reusable.
 func (s *Set) RoundTrip(ctx context.Context, to Endpoint, call Call, req *http.Request) (*http.Response, error) {
-	panic("not yet")
+	e := to.state
+	e.inFlight.Add(1)
+	begin := s.elapsed()
+	t := &try{set: s, to: to, call: call, upgrade: req.Header.Get("Upgrade") != ""}
+	resp, err := t.send(ctx, req)
+	took := s.elapsed() - begin
+	if err != nil {
+		e.inFlight.Add(-1)
+		e.observeFailure(err, took)
+		return nil, err
+	}
+	e.observe(took)
+	return resp, nil
 }
 
-// Dial opens a connection for opaque bytes: plain TCP to a pod, or a TLS connection of its own to a proxy
-// whose preface names the backend. Over the hop it returns only after the receiver has connected to a pod,
-// so every failure is one where nothing was sent. The connection has CloseWrite. Failures are of type
-// *Error.
-func (s *Set) Dial(ctx context.Context, to Endpoint, call Call) (net.Conn, error) { panic("not yet") }
+// observeFailure lets the endpoint's latency show what is its fault.
+func (e *endpoint) observeFailure(err *Error, took time.Duration) {
+	switch err.Reason {
+	case ReasonReset, ReasonProtocol, ReasonRefused:
+		e.observe(max(took, failureLatency))
+	case ReasonTimeout, ReasonCanceled:
+		if !err.NotSent {
+			e.observeAtLeast(took)
+		}
+	}
+}
 
-// HopServerHTTP2 returns the HTTP/2 settings for the listener at wire.PortHop. Stream limit and windows
-// belong together: the connection window holds every stream's, so that streams whose bodies nobody reads
-// cannot stop the others.
-func HopServerHTTP2() *http.HTTP2Config { panic("not yet") }
+// try is one RoundTrip.
+type try struct {
+	set     *Set
+	to      Endpoint
+	call    Call
+	upgrade bool
+}
+
+func (t *try) send(ctx context.Context, req *http.Request) (*http.Response, *Error) {
+	for repeated := false; ; repeated = true {
+		body := newRequestBody(req)
+		l, err := t.acquire(ctx, repeated)
+		if err != nil {
+			return nil, t.failed(err, body)
+		}
+		resp, err := l.roundTrip(t.outgoing(ctx, req, body))
+		if err == nil {
+			if failure := t.received(resp, l); failure != nil {
+				return nil, t.failed(failure, body)
+			}
+			body.settle()
+			return resp, nil
+		}
+		failure := t.classify(ctx, l, body, err)
+		again := !repeated && failure.NotSent && l.reused() && !l.alive() && ctx.Err() == nil
+		l.discard()
+		if failure = t.failed(failure, body); !again || !failure.BodyIntact {
+			return nil, failure
+		}
+	}
+}
+
+// acquire returns a connection for the endpoint's protocol.
+func (t *try) acquire(ctx context.Context, fresh bool) (lease, error) {
+	backend := t.to.backend
+	if backend.Protocol == wire.ProtocolTCP {
+		return nil, &Error{
+			Reason: ReasonRequest, Endpoint: t.to.state.address, NotSent: true,
+			Err: fmt.Errorf("backend %s does not speak HTTP", t.to.key),
+		}
+	}
+	if t.upgrade {
+		return t.acquireUpgrade(ctx)
+	}
+	key := poolKey{protocol: poolHTTP1}
+	switch {
+	case t.to.kind == KindHop:
+		key = poolKey{poolHop, t.call.Source.ServiceAccount, backend.Namespace}
+	case backend.Protocol == wire.ProtocolH2C:
+		key.protocol = poolH2C
+	}
+	return t.to.state.pool(key).acquire(ctx, fresh)
+}
+
+// acquireUpgrade makes a connection for one request that will turn into something else.
+func (t *try) acquireUpgrade(ctx context.Context) (lease, error) {
+	raw, err := t.set.dialOpaque(ctx, t.to, t.call)
+	if err != nil {
+		return nil, err
+	}
+	d, cancel := t.to.state.startDialing(ctx)
+	defer cancel()
+	l, err := d.http1(nil, raw)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// outgoing returns the request as it goes out. Its header is a copy: net/http may still read it in the
+// background after a failure, when the caller prepares the next try.
+func (t *try) outgoing(ctx context.Context, req *http.Request, body *requestBody) *http.Request {
+	out := req.WithContext(ctx)
+	out.Header = req.Header.Clone()
+	if out.Header == nil {
+		out.Header = http.Header{}
+	}
+	target := *req.URL
+	target.Scheme, target.Host = "http", t.to.state.address.String()
+	if out.Host == "" {
+		out.Host = req.URL.Host
+	}
+	out.URL = &target
+	out.GetBody = nil
+	if body != nil {
+		out.Body = body
+	}
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = []string{""} // keeps net/http from adding its own
+	}
+	if t.to.kind == KindHop && !t.upgrade {
+		target.Scheme = "https"
+		SetMetadata(out.Header, t.set.metadata(t.to, t.call))
+	} else {
+		StripMetadata(out.Header)
+	}
+	return out
+}
+
+// metadata describes a call for the hop.
+func (s *Set) metadata(to Endpoint, call Call) Metadata {
+	m := Metadata{
+		Backend: to.key, Attempt: call.Attempt, Zone: call.Source.Zone,
+		Client: call.Source.Address, Avoid: call.Avoid,
+	}
+	if m.Zone == "" {
+		m.Zone = s.options.Zone
+	}
+	if !call.Deadline.IsZero() {
+		m.TimeLeft = max(time.Millisecond, time.Until(call.Deadline))
+	}
+	return m
+}
+
+// classify turns an error of a connection into what is known about the request.
+func (t *try) classify(ctx context.Context, l lease, body *requestBody, err error) *Error {
+	failure := &Error{Endpoint: t.to.state.address, Err: err}
+	failure.Reason, failure.NotSent = l.failure(err)
+	if ended := contextReason(ctx); ended != 0 {
+		// HTTP/2 may still write the header in the background.
+		_, exact := l.(*http1Lease)
+		failure.Reason, failure.NotSent = ended, failure.NotSent && exact
+	} else if cause := body.failure(); cause != nil {
+		failure.Reason, failure.Err = ReasonRequestBody, cause
+	}
+	return failure
+}
+
+// failed completes an error of acquire or classify: either the body goes back to the caller, or it is
+// closed.
+func (t *try) failed(err error, body *requestBody) *Error {
+	failure, ok := errors.AsType[*Error](err)
+	if !ok {
+		failure = &Error{Reason: ReasonConnect, Endpoint: t.to.state.address, NotSent: true, Err: err}
+	}
+	// Waiters for one connection share its failure, so it must not be changed.
+	own := *failure
+	own.BodyIntact = body.takeBack()
+	if !own.BodyIntact {
+		body.settle()
+		closeQuietly(body)
+	}
+	return &own
+}
+
+// received prepares a response for the caller: its connection goes back when the response ends. It fails
+// if the response says that the request was not processed.
+func (t *try) received(resp *http.Response, l lease) error {
+	e := t.to.state
+	if t.to.kind == KindHop && !t.upgrade && resp.StatusCode == StatusNotProcessed && resp.Header[FieldNotProcessed] != nil {
+		reason := resp.Header.Get(FieldNotProcessed)
+		closeQuietly(resp.Body)
+		l.release()
+		return &Error{
+			Reason: ReasonRefused, Endpoint: e.address, NotSent: true,
+			Err: fmt.Errorf("%w: %.256q", errRejected, reason),
+		}
+	}
+	StripMetadata(resp.Header)
+	end := func(complete bool) {
+		e.inFlight.Add(-1)
+		if complete {
+			l.release()
+		} else {
+			l.discard()
+		}
+	}
+	writable, upgraded := resp.Body.(io.ReadWriteCloser)
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols && upgraded:
+		resp.Body = &upgradedBody{ReadWriteCloser: writable, end: func() { e.inFlight.Add(-1) }}
+	case resp.Body == http.NoBody:
+		end(true)
+	default:
+		resp.Body = &responseBody{ReadCloser: resp.Body, end: end}
+	}
+	return nil
+}

@@ -3,15 +3,17 @@
 // (requests in flight, latency, refused connections). That state belongs to the endpoint's address: it
 // outlives configuration changes and is shared by all routes.
 //
-// The package must not decide whether a request is repeated. It sends a request at most once and says
-// precisely what is known about a failure (see Error); retries, budgets and deadlines belong to the
-// proxy that matched the route.
+// The package must not decide whether a request is repeated. It lets an application see a request at most
+// once and says precisely what is known about a failure (see Error); retries, budgets and deadlines belong
+// to the proxy that matched the route.
 package upstream
 
 import (
 	"context"
 	"crypto/tls"
+	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -39,8 +41,7 @@ type Options struct {
 	Zone string
 	// Identity provides certificates for the hop; without it every hop fails with ReasonIdentity.
 	Identity Identity
-	// DialContext opens TCP connections. Default: a net.Dialer with keep-alive probes that notice a dead
-	// idle peer within about six seconds.
+	// DialContext opens TCP connections. Default: a net.Dialer with keep-alive probes.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
 	// DialTimeout bounds connecting, TLS and protocol handshake included. Default: 2 s.
 	DialTimeout time.Duration
@@ -56,6 +57,35 @@ type Options struct {
 	Random func(n int) int
 }
 
+// withDefaults returns the options with every field set but Zone and Identity.
+func (o Options) withDefaults() Options {
+	if o.DialContext == nil {
+		dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: 5 * time.Second, Interval: time.Second, Count: 5,
+		}}
+		o.DialContext = dialer.DialContext
+	}
+	if o.DialTimeout == 0 {
+		o.DialTimeout = 2 * time.Second
+	}
+	if o.IdleTimeout == 0 {
+		o.IdleTimeout = time.Minute
+	}
+	if o.MaxIdlePerEndpoint == 0 {
+		o.MaxIdlePerEndpoint = 256
+	}
+	if o.MaxIdle == 0 {
+		o.MaxIdle = 8192
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.IntN
+	}
+	return o
+}
+
 // Resources is the complete view of what can be sent to. The Set keeps the maps and what they point to;
 // nobody may change them afterwards.
 type Resources struct {
@@ -67,43 +97,195 @@ type Resources struct {
 
 // Set holds all endpoints of one proxy process. It is safe for concurrent use.
 type Set struct {
-	options Options
-	current atomic.Pointer[View]
+	options      Options
+	start        time.Time
+	current      atomic.Pointer[View]
+	disconnected atomic.Bool
+	idle         atomic.Int32 // idle HTTP/1.1 connections
 
-	mu sync.Mutex
+	http1, h2c, hop *http.Transport
+
+	mu        sync.Mutex // serializes Update and Close
+	endpoints map[netip.AddrPort]*held
+	closed    bool
+}
+
+// held is an endpoint and how often the current view names it.
+type held struct {
+	*endpoint
+	count int
 }
 
 // View is an immutable configuration of a Set. A request pins the View it began with, so that a change
 // of configuration never makes a backend or an endpoint disappear under it.
 type View struct {
-	set *Set
+	set       *Set
+	resources Resources
+	targets   map[string]*target
+	proxies   map[string]*group
+}
+
+// target is a Backend with what can be dialled for it; direct and fallback are nil if it is reached over
+// the hop.
+type target struct {
+	backend          *wire.Backend
+	direct, fallback *group
 }
 
 // NewSet returns an empty Set. Close releases its connections.
 func NewSet(options Options) *Set {
-	s := &Set{options: options}
+	s := &Set{options: options.withDefaults(), endpoints: map[netip.AddrPort]*held{}}
+	s.start = s.options.Now()
+	s.http1, s.h2c, s.hop = newTransports(s.options)
 	s.current.Store(&View{set: s})
 	return s
 }
 
 // Update makes resources the current view with one atomic swap and returns it. Endpoints that no backend
-// names any longer are drained: idle connections are closed, active requests finish. Resources that are
-// the same pointer as before cost nothing but the comparison.
-func (s *Set) Update(resources Resources) *View { panic("not yet") }
+// names any longer are drained: idle connections are closed, active requests finish. A resource that is
+// the same pointer as before costs nothing but the comparison.
+func (s *Set) Update(resources Resources) *View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.current.Load()
+	next := &View{
+		set: s, resources: resources,
+		targets: make(map[string]*target, len(resources.Backends)),
+		proxies: make(map[string]*group, len(resources.Proxies)),
+	}
+	// What is kept must be held before what is replaced is released, or a shared endpoint would be
+	// drained between the two.
+	var released []*group
+	for key, backend := range resources.Backends {
+		was := old.targets[key]
+		if was != nil && was.backend == backend && old.resources.Endpoints[key] == resources.Endpoints[key] {
+			next.targets[key] = was
+			continue
+		}
+		next.targets[key] = s.newTarget(backend, resources.Endpoints[key])
+		if was != nil {
+			released = append(released, was.direct, was.fallback)
+		}
+	}
+	for namespace, proxies := range resources.Proxies {
+		if old.resources.Proxies[namespace] == proxies {
+			next.proxies[namespace] = old.proxies[namespace]
+			continue
+		}
+		next.proxies[namespace] = s.proxyGroup(proxies)
+		released = append(released, old.proxies[namespace])
+	}
+	for key, was := range old.targets {
+		if next.targets[key] == nil {
+			released = append(released, was.direct, was.fallback)
+		}
+	}
+	for namespace, was := range old.proxies {
+		if next.proxies[namespace] == nil {
+			released = append(released, was)
+		}
+	}
+	s.current.Store(next)
+	for _, g := range released {
+		s.release(g)
+	}
+	return next
+}
 
 // Pin returns the current view.
 func (s *Set) Pin() *View { return s.current.Load() }
-
-// SetDisconnected tells whether the stream to the operator is lost. While it is, and every known endpoint
-// of a backend refuses connections, Choose falls back to the Service's cluster IP, because kube-proxy may
-// know pods that this proxy does not. It never replaces the hop: that would be plain text.
-func (s *Set) SetDisconnected(disconnected bool) { panic("not yet") }
-
-// Close closes idle connections and lets active ones finish. A closed Set still works, but keeps no
-// connection for reuse.
-func (s *Set) Close() { panic("not yet") }
 
 // Choose is Pin().Choose.
 func (s *Set) Choose(backend string, avoid []netip.AddrPort) (Endpoint, error) {
 	return s.Pin().Choose(backend, avoid)
 }
+
+// SetDisconnected tells whether the stream to the operator is lost. While it is, and every known endpoint
+// of a backend refuses connections, Choose falls back to the Service's cluster IP, because kube-proxy may
+// know pods that this proxy does not. It never replaces the hop: that would be plain text.
+func (s *Set) SetDisconnected(disconnected bool) { s.disconnected.Store(disconnected) }
+
+// Close closes idle connections and lets active ones finish. A closed Set still sends, but keeps no
+// connection for reuse.
+func (s *Set) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, h := range s.endpoints {
+		h.drain()
+	}
+}
+
+// hops tells whether a Backend is reached through the proxies of its namespace.
+func (s *Set) hops(b *wire.Backend) bool { return b.Meshed && b.Namespace != s.options.Namespace }
+
+func (s *Set) newTarget(backend *wire.Backend, endpoints *wire.Endpoints) *target {
+	t := &target{backend: backend}
+	if s.hops(backend) {
+		return t
+	}
+	t.direct = &group{otherPenalty: penaltyTerminating}
+	if endpoints != nil {
+		for _, e := range endpoints.Endpoints {
+			if e.Terminating {
+				t.direct.others = append(t.direct.others, s.hold(e.Address))
+			} else {
+				t.direct.preferred = append(t.direct.preferred, s.hold(e.Address))
+			}
+		}
+	}
+	t.fallback = &group{}
+	for _, address := range backend.Addresses {
+		t.fallback.preferred = append(t.fallback.preferred, s.hold(netip.AddrPortFrom(address, backend.Port)))
+	}
+	return t
+}
+
+func (s *Set) proxyGroup(proxies *wire.Proxies) *group {
+	g := &group{otherPenalty: penaltyZone}
+	for _, p := range proxies.Proxies {
+		if len(p.Addresses) == 0 {
+			continue
+		}
+		e := s.hold(netip.AddrPortFrom(p.Addresses[0], wire.PortHop))
+		if s.options.Zone != "" && p.Zone == s.options.Zone {
+			g.preferred = append(g.preferred, e)
+		} else {
+			g.others = append(g.others, e)
+		}
+	}
+	if len(g.preferred) == 0 {
+		g.preferred, g.others = g.others, nil
+	}
+	return g
+}
+
+// hold returns the endpoint at an address, making it if needed, and counts one more use. s.mu is held.
+func (s *Set) hold(address netip.AddrPort) *endpoint {
+	h := s.endpoints[address]
+	if h == nil {
+		h = &held{endpoint: &endpoint{set: s, address: address, drained: s.closed}}
+		s.endpoints[address] = h
+	}
+	h.count++
+	return h.endpoint
+}
+
+// release takes back the holds of a group and drains endpoints that nothing holds. s.mu is held.
+func (s *Set) release(g *group) {
+	if g == nil {
+		return
+	}
+	for _, list := range [][]*endpoint{g.preferred, g.others} {
+		for _, e := range list {
+			h := s.endpoints[e.address]
+			if h.count--; h.count == 0 {
+				delete(s.endpoints, e.address)
+				h.drain()
+			}
+		}
+	}
+}
+
+// elapsed is the time since the Set's start.
+func (s *Set) elapsed() time.Duration { return s.options.Now().Sub(s.start) }

@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,11 +50,11 @@ func NewCA(tb testing.TB, trustDomain string) *CA {
 
 // Mesh returns the mesh that trusts this authority and others.
 func (ca *CA) Mesh(others ...*CA) *wire.Mesh {
-	bundle := encode("CERTIFICATE", ca.root.Raw)
-	for _, other := range others {
-		bundle += encode("CERTIFICATE", other.root.Raw)
+	var bundle strings.Builder
+	for _, trusted := range append([]*CA{ca}, others...) {
+		bundle.WriteString(encode("CERTIFICATE", trusted.root.Raw))
 	}
-	return &wire.Mesh{TrustDomain: ca.TrustDomain, TrustBundle: bundle}
+	return &wire.Mesh{TrustDomain: ca.TrustDomain, TrustBundle: bundle.String()}
 }
 
 // Issue returns a certificate for a ServiceAccount that is valid for an hour. Each change may alter the

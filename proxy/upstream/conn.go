@@ -1,0 +1,264 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+)
+
+// connKey is the context key under which a connection travels into an http.Transport, whose NewClientConn
+// takes connections only from its dialer.
+type connKey struct{}
+
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// takeConn is the dialer of our transports.
+func takeConn(ctx context.Context, _, _ string) (net.Conn, error) {
+	c, ok := ctx.Value(connKey{}).(net.Conn)
+	if !ok {
+		return nil, errors.New("no connection was handed over")
+	}
+	return c, nil
+}
+
+// dialing is one attempt to connect.
+type dialing struct {
+	endpoint *endpoint
+	caller   context.Context // whose end is not the endpoint's fault
+	limited  context.Context // ends after Options.DialTimeout as well
+}
+
+// startDialing bounds connecting by Options.DialTimeout; the caller must call the function returned.
+func (e *endpoint) startDialing(ctx context.Context) (dialing, context.CancelFunc) {
+	limited, cancel := context.WithTimeout(ctx, e.set.options.DialTimeout)
+	return dialing{endpoint: e, caller: ctx, limited: limited}, cancel
+}
+
+// tcp opens a connection and records whether the endpoint accepts.
+func (d dialing) tcp() (net.Conn, error) {
+	c, err := d.endpoint.set.options.DialContext(d.limited, "tcp", d.endpoint.address.String())
+	if err != nil {
+		return nil, d.failed(ReasonConnect, err)
+	}
+	d.endpoint.accepted()
+	return c, nil
+}
+
+// tls opens a connection for the hop, with one of its two protocols.
+func (d dialing) tls(config *tls.Config, protocol string) (*tls.Conn, error) {
+	raw, err := d.tcp()
+	if err != nil {
+		return nil, err
+	}
+	config = config.Clone()
+	config.NextProtos = []string{protocol}
+	secured := tls.Client(raw, config)
+	err = secured.HandshakeContext(d.limited)
+	if err == nil && secured.ConnectionState().NegotiatedProtocol != protocol {
+		err = fmt.Errorf("peer does not speak %s", protocol)
+	}
+	if err != nil {
+		closeQuietly(raw)
+		return nil, d.failed(handshakeReason(err), fmt.Errorf("handshake: %w", err))
+	}
+	return secured, nil
+}
+
+// handshakeReason tells a connection that broke during or right after the TLS handshake from one that
+// either side refused. With TLS 1.3 the peer judges our certificate after our side is done, so its alert
+// may be the first thing read.
+func handshakeReason(err error) Reason {
+	if network, ok := errors.AsType[*net.OpError](err); ok && network.Op != "remote error" {
+		return ReasonConnect
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return ReasonConnect
+	}
+	return ReasonIdentity
+}
+
+// failed reports that connecting failed: because the caller's context ended, because it took too long, or
+// for otherwise. Nothing of a request was sent.
+func (d dialing) failed(otherwise Reason, err error) error {
+	e := d.endpoint
+	failure := &Error{Reason: contextReason(d.caller), Endpoint: e.address, NotSent: true, Err: err}
+	if failure.Reason != 0 {
+		return failure
+	}
+	e.refused()
+	failure.Reason = otherwise
+	if d.limited.Err() != nil {
+		failure.Reason = ReasonConnectTimeout
+		// The host is gone rather than the process; what is idle is probably dead as well and would take a
+		// request before it shows.
+		e.closeIdle()
+	}
+	return failure
+}
+
+func (e *endpoint) closeIdle() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.pools {
+		p.closeIdle()
+	}
+}
+
+// closeQuietly closes a connection that is of no use any longer; there is nobody to tell of a failure.
+func closeQuietly(c io.Closer) { _ = c.Close() }
+
+// http1Conn counts what goes over an HTTP/1.1 connection, where one request is under way at a time, so
+// that a failure can be told precisely.
+type http1Conn struct {
+	net.Conn
+	written, read atomic.Int64
+	broken        atomic.Bool // a Read or Write failed
+	// acknowledged tells how many bytes the peer's kernel had acknowledged when the end of its stream
+	// arrived, or -1 if that is not known.
+	acknowledged atomic.Int64
+	ackBase      uint64
+	ackKnown     bool
+
+	// When the request under way began; written by the one who holds the connection.
+	writtenBefore, readBefore int64
+}
+
+func newHTTP1Conn(c net.Conn) *http1Conn {
+	counted := &http1Conn{Conn: c}
+	counted.ackBase, counted.ackKnown = bytesAcknowledged(c)
+	counted.acknowledged.Store(-1)
+	return counted
+}
+
+// begin marks the start of a request.
+func (c *http1Conn) begin() {
+	c.writtenBefore, c.readBefore = c.written.Load(), c.read.Load()
+}
+
+// nothingSent tells whether the kernel was given no byte of the request.
+func (c *http1Conn) nothingSent() bool { return c.written.Load() == c.writtenBefore }
+
+// nothingReceived tells whether no byte of a response has come.
+func (c *http1Conn) nothingReceived() bool { return c.read.Load() == c.readBefore }
+
+// closedBefore proves that the peer ended its stream before it had a byte of the request, the race of
+// keep-alive: the end of stream (FIN) acknowledges everything the peer had received by then, which was
+// exactly what earlier requests had sent. After its FIN a server cannot answer any more, so it does not
+// process what arrives later (RFC 9112 section 9.6).
+func (c *http1Conn) closedBefore() bool {
+	return c.writtenBefore > 0 && c.nothingReceived() && c.acknowledged.Load() == c.writtenBefore
+}
+
+// Read implements net.Conn.
+func (c *http1Conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read.Add(int64(n))
+	if err != nil {
+		if errors.Is(err, io.EOF) && c.ackKnown {
+			if now, ok := bytesAcknowledged(c.Conn); ok {
+				c.acknowledged.Store(int64(now - c.ackBase))
+			}
+		}
+		c.broken.Store(true)
+	}
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *http1Conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.written.Add(int64(n))
+	if err != nil {
+		c.broken.Store(true)
+	}
+	return n, err
+}
+
+// CloseWrite ends the sending direction of an upgraded connection.
+func (c *http1Conn) CloseWrite() error { return closeWrite(c.Conn) }
+
+func closeWrite(c net.Conn) error {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Close()
+}
+
+// greetedConn tells when the peer's first byte has arrived. An HTTP/2 server speaks at once (RFC 9113
+// section 3.4), and over TLS 1.3 only after it has verified our certificate, so that a connection counts
+// as made only then.
+type greetedConn struct {
+	net.Conn
+	once    sync.Once
+	greeted chan struct{} // closed after the first Read
+	err     error         // of the first Read; set before greeted is closed
+}
+
+func newGreetedConn(c net.Conn) *greetedConn {
+	return &greetedConn{Conn: c, greeted: make(chan struct{})}
+}
+
+// Read implements net.Conn.
+func (c *greetedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.once.Do(func() {
+		if n == 0 {
+			c.err = err
+		}
+		close(c.greeted)
+	})
+	return n, err
+}
+
+// securedConn is a greetedConn over TLS; net/http asks for the state.
+type securedConn struct {
+	*greetedConn
+	secured *tls.Conn
+}
+
+// ConnectionState tells net/http that the connection is TLS and which protocol was negotiated.
+func (c securedConn) ConnectionState() tls.ConnectionState { return c.secured.ConnectionState() }
+
+// opaqueTCP and opaqueConn are what Dial returns: a connection that counts as in flight until it is
+// closed. The first keeps the methods of *net.TCPConn, with which the kernel can splice.
+type opaqueTCP struct {
+	*net.TCPConn
+	release func()
+}
+
+// Close implements net.Conn.
+func (c *opaqueTCP) Close() error {
+	c.release()
+	return c.TCPConn.Close()
+}
+
+type opaqueConn struct {
+	net.Conn
+	release func()
+}
+
+// Close implements net.Conn.
+func (c *opaqueConn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}
+
+// CloseWrite ends the sending direction.
+func (c *opaqueConn) CloseWrite() error { return closeWrite(c.Conn) }
+
+// tracked makes a connection count as a request in flight.
+func (e *endpoint) tracked(c net.Conn) net.Conn {
+	e.inFlight.Add(1)
+	release := sync.OnceFunc(func() { e.inFlight.Add(-1) })
+	if tcp, ok := c.(*net.TCPConn); ok {
+		return &opaqueTCP{TCPConn: tcp, release: release}
+	}
+	return &opaqueConn{Conn: c, release: release}
+}

@@ -1,0 +1,78 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
+	"time"
+)
+
+// Dial opens a connection for opaque bytes: plain TCP to a pod, or a TLS connection of its own to a proxy
+// whose preface names the backend. Over the hop it returns only after the receiver has connected to a pod,
+// so every failure is one where nothing was sent. The connection has CloseWrite; it counts as a request in
+// flight until it is closed. Failures are of type *Error.
+func (s *Set) Dial(ctx context.Context, to Endpoint, call Call) (net.Conn, error) {
+	c, err := s.dialOpaque(ctx, to, call)
+	if err != nil {
+		return nil, err
+	}
+	return to.state.tracked(c), nil
+}
+
+func (s *Set) dialOpaque(ctx context.Context, to Endpoint, call Call) (net.Conn, error) {
+	d, cancel := to.state.startDialing(ctx)
+	defer cancel()
+	if to.kind != KindHop {
+		return d.tcp()
+	}
+	key := poolKey{poolHop, call.Source.ServiceAccount, to.backend.Namespace}
+	config, err := s.clientConfig(key, to.state)
+	if err != nil {
+		return nil, err
+	}
+	secured, err := d.tls(config, ALPNTCP)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.announce(ctx, secured, to, call); err != nil {
+		closeQuietly(secured)
+		return nil, err
+	}
+	return secured, nil
+}
+
+// announce sends the preface and waits for its answer.
+func (s *Set) announce(ctx context.Context, c *tls.Conn, to Endpoint, call Call) error {
+	// The receiver has to connect to a pod before it answers, perhaps to a second one.
+	deadline := time.Now().Add(2 * s.options.DialTimeout)
+	err := c.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() {
+		_ = c.SetDeadline(time.Unix(1, 0)) // fails only if closed already
+	})
+	if err == nil {
+		err = WritePreface(c, s.metadata(to, call))
+	}
+	if err == nil {
+		err = readAnswer(c)
+	}
+	if stop() && err == nil {
+		err = c.SetDeadline(time.Time{})
+	}
+	if err == nil && ctx.Err() == nil {
+		return nil
+	}
+	failure := &Error{Reason: contextReason(ctx), Endpoint: to.state.address, NotSent: true, Err: err}
+	switch {
+	case failure.Reason != 0:
+		failure.Err = context.Cause(ctx)
+	case errors.Is(err, errRejected):
+		failure.Reason = ReasonRefused
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		failure.Reason = ReasonConnectTimeout
+	default:
+		failure.Reason = handshakeReason(err)
+	}
+	return failure
+}

@@ -1,0 +1,259 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// http2Pool holds HTTP/2 connections, plain ones to a pod or those of one source identity to a proxy.
+// Requests share the first connection that has a stream left; if none has, another is made.
+type http2Pool struct {
+	endpoint *endpoint
+	key      poolKey
+
+	mu      sync.Mutex
+	conns   []*http2Conn
+	call    *dialCall   // the connection being made; nil if none is
+	config  *tls.Config // that conns were made with; nil in plain text
+	drained bool
+}
+
+// dialCall is a connection being made for all who wait for it. It goes on when one of them gives up.
+type dialCall struct {
+	done chan struct{} // closed at the end
+	err  error         // set before done is closed
+}
+
+// http2Conn is a connection; retired ones take no new requests and are closed after the last.
+type http2Conn struct {
+	client  *http.ClientConn
+	retired atomic.Bool
+	used    atomic.Bool
+}
+
+// acquire needs no care for fresh: a connection that is closed or closing has no stream left.
+func (p *http2Pool) acquire(ctx context.Context, _ bool) (lease, error) {
+	for {
+		l, call, err := p.tryAcquire()
+		if l != nil || err != nil {
+			return l, err
+		}
+		select {
+		case <-call.done:
+			if call.err != nil {
+				return nil, call.err
+			}
+		case <-ctx.Done():
+			return nil, &Error{
+				Reason: contextReason(ctx), Endpoint: p.endpoint.address, NotSent: true,
+				Err: fmt.Errorf("waiting for a connection: %w", context.Cause(ctx)),
+			}
+		}
+	}
+}
+
+// tryAcquire returns a lease, or a call to wait for before trying again.
+func (p *http2Pool) tryAcquire() (lease, *dialCall, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Asked with the pool locked, so that the answers are used in the order in which they were given.
+	config, err := p.currentConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	if p.config != config {
+		// The certificate was renewed: requests under way finish on the old connections.
+		p.retireLocked()
+		p.config, p.call = config, nil
+	}
+	p.conns = slices.DeleteFunc(p.conns, func(c *http2Conn) bool { return c.client.Err() != nil })
+	for _, c := range p.conns {
+		if c.client.Reserve() == nil {
+			return p.leaseLocked(c), nil, nil
+		}
+	}
+	if p.call == nil {
+		p.call = &dialCall{done: make(chan struct{})}
+		go p.connect(p.call, config)
+	}
+	return nil, p.call, nil
+}
+
+// leaseLocked leases a reserved stream. In a drained pool each connection is for one request.
+func (p *http2Pool) leaseLocked(c *http2Conn) lease {
+	l := &http2Lease{conn: c, again: c.used.Swap(true)}
+	if p.drained {
+		p.retireLocked()
+	}
+	return l
+}
+
+// currentConfig asks for the source's present certificate.
+func (p *http2Pool) currentConfig() (*tls.Config, error) {
+	if p.key.protocol != poolHop {
+		return nil, nil //nolint:nilnil // plain text has no configuration
+	}
+	return p.endpoint.set.clientConfig(p.key, p.endpoint)
+}
+
+// clientConfig returns the TLS configuration for a source identity, or an *Error.
+func (s *Set) clientConfig(key poolKey, e *endpoint) (*tls.Config, error) {
+	err := errors.New("this proxy has no identities")
+	if s.options.Identity != nil {
+		var config *tls.Config
+		if config, err = s.options.Identity.ClientConfig(key.serviceAccount, key.namespace); err == nil {
+			return config, nil
+		}
+	}
+	return nil, &Error{Reason: ReasonIdentity, Endpoint: e.address, NotSent: true, Err: err}
+}
+
+// connect makes a connection and wakes those who wait for it.
+func (p *http2Pool) connect(call *dialCall, config *tls.Config) {
+	c, err := p.dial(config)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err != nil:
+		call.err = err
+	case p.call != call:
+		c.retire() // made with a certificate that was replaced meanwhile
+	default:
+		p.conns = append(p.conns, c)
+	}
+	if p.call == call {
+		p.call = nil
+	}
+	close(call.done)
+}
+
+func (p *http2Pool) dial(config *tls.Config) (*http2Conn, error) {
+	d, cancel := p.endpoint.startDialing(context.Background())
+	defer cancel()
+	if config == nil {
+		raw, err := d.tcp()
+		if err != nil {
+			return nil, err
+		}
+		setUserTimeout(raw, userTimeout)
+		greeted := newGreetedConn(raw)
+		return d.http2(p.endpoint.set.h2c, "http", greeted, greeted)
+	}
+	secured, err := d.tls(config, ALPNHTTP2)
+	if err != nil {
+		return nil, err
+	}
+	greeted := newGreetedConn(secured)
+	return d.http2(p.endpoint.set.hop, "https", securedConn{greeted, secured}, greeted)
+}
+
+// http2 starts HTTP/2 on a connection and waits for the peer's first byte: a peer that refuses our
+// certificate, speaks another protocol or accepts without serving shows it here, before a request is sent.
+func (d dialing) http2(transport *http.Transport, scheme string, c net.Conn, greeted *greetedConn) (*http2Conn, error) {
+	client, err := transport.NewClientConn(withConn(d.limited, c), scheme, d.endpoint.address.String())
+	if err != nil {
+		closeQuietly(c)
+		return nil, d.failed(ReasonConnect, err)
+	}
+	select {
+	case <-greeted.greeted:
+		err = greeted.err
+	case <-d.limited.Done():
+		err = errors.New("no answer to the HTTP/2 preface")
+	}
+	if err != nil {
+		closeQuietly(client)
+		reason := ReasonConnect
+		if scheme == "https" {
+			reason = handshakeReason(err)
+		}
+		return nil, d.failed(reason, err)
+	}
+	conn := &http2Conn{client: client}
+	client.SetStateHook(func(*http.ClientConn) { conn.closeIfDone() })
+	return conn, nil
+}
+
+func (p *http2Pool) retireLocked() {
+	for _, c := range p.conns {
+		c.retire()
+	}
+	p.conns = nil
+}
+
+func (p *http2Pool) drain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drained = true
+	p.retireLocked()
+}
+
+func (p *http2Pool) closeIdle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns = slices.DeleteFunc(p.conns, func(c *http2Conn) bool {
+		if c.client.InFlight() > 0 {
+			return false
+		}
+		c.retire()
+		return true
+	})
+}
+
+// retire is called with the pool locked, so that nobody reserves a stream at the same time.
+func (c *http2Conn) retire() {
+	c.retired.Store(true)
+	c.closeIfDone()
+}
+
+func (c *http2Conn) closeIfDone() {
+	if c.retired.Load() && c.client.InFlight() == 0 {
+		closeQuietly(c.client)
+	}
+}
+
+// http2Lease is the right to use one stream.
+type http2Lease struct {
+	conn  *http2Conn
+	again bool
+	wrote atomic.Bool // the request's header was at least partly written
+}
+
+func (l *http2Lease) roundTrip(req *http.Request) (*http.Response, error) {
+	trace := &httptrace.ClientTrace{WroteHeaders: func() { l.wrote.Store(true) }}
+	return l.conn.client.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
+}
+
+func (l *http2Lease) reused() bool { return l.again }
+
+func (l *http2Lease) alive() bool {
+	return l.conn.client.Err() == nil && l.conn.client.Available() > 0
+}
+
+func (l *http2Lease) failure(err error) (Reason, bool) {
+	if http2Unprocessed(err) {
+		return ReasonRefused, true
+	}
+	if !l.wrote.Load() {
+		if l.alive() {
+			return ReasonRequest, true
+		}
+		return ReasonStale, true
+	}
+	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && stream.Cause.Error() != "received from peer" {
+		return ReasonProtocol, false
+	}
+	return ReasonReset, false
+}
+
+func (l *http2Lease) release() { l.conn.closeIfDone() }
+
+func (l *http2Lease) discard() { l.conn.closeIfDone() }
