@@ -104,7 +104,11 @@ func (p *parent) attachedTo() string {
 	for i, at := range p.places {
 		ports[i] = number(int32(at.port))
 	}
-	text := "attached to " + nameOf(p.service) + ", port " + strings.Join(ports, ", ")
+	text := "attached to " + nameOf(p.service) + ", port "
+	if len(ports) > 1 {
+		text = "attached to " + nameOf(p.service) + ", ports "
+	}
+	text += strings.Join(ports, ", ")
 	if p.consumer {
 		text += ", for clients in namespace " + p.route.meta.Namespace
 	}

@@ -2,6 +2,7 @@ package compile_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -14,8 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.yaml.in/yaml/v3"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
-	"sigs.k8s.io/yaml"
 
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/wire"
@@ -103,10 +104,7 @@ func runGolden(t *testing.T, file string, base [][]byte) {
 	reference, _ := admitAll(t, base)
 	expectation := difference(compile.Compile(reference), result)
 	expectation.Refused = refused
-	got, err := yaml.Marshal(expectation)
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := render(t, expectation)
 	if *update {
 		content := slices.Concat(bytes.TrimRight(input, "\n"), []byte(separator), got)
 		if err := os.WriteFile(file, content, 0o600); err != nil {
@@ -117,6 +115,49 @@ func runGolden(t *testing.T, file string, base [][]byte) {
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Errorf("compiled (-want +got):\n%s", diff)
 	}
+}
+
+// render writes an expectation as YAML in the order of its fields: one line for what is small.
+func render(t *testing.T, g golden) []byte {
+	t.Helper()
+	data, err := json.Marshal(g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		t.Fatal(err)
+	}
+	style(&document)
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	encoder.CompactSeqIndent()
+	if err := encoder.Encode(&document); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// style turns flow style, in which all of JSON is, into block style for everything that is large.
+func style(node *yaml.Node) {
+	node.Style = 0
+	size := 0
+	for _, child := range node.Content {
+		style(child)
+		size += weight(child)
+	}
+	if node.Kind != yaml.ScalarNode && size <= 120 {
+		node.Style = yaml.FlowStyle
+	}
+}
+
+func weight(node *yaml.Node) int {
+	sum := len(node.Value) + 2
+	for _, child := range node.Content {
+		sum += weight(child)
+	}
+	return sum
 }
 
 func admitAll(t *testing.T, documents [][]byte) (snapshot compile.Snapshot, refused []string) {

@@ -14,7 +14,9 @@ import (
 // A rule is valid or it answers 500: an invalid one keeps those of its matches that can be told and
 // loses everything else, so that its requests neither reach a backend without what the rule demands nor
 // fall through to a less specific rule. Of the two ways that the Gateway API offers for partially
-// invalid routes this is the first, "Drop Rule".
+// invalid routes this is the first, "Drop Rule". A route without any valid rule is not accepted, but its
+// rules are sent all the same: requests to its parents that match nothing get a 404 as they would if the
+// route were valid.
 type compiledRule struct {
 	content wire.Route
 	// places are the backends that the rule refers to.
