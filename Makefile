@@ -65,3 +65,44 @@ verify: ## generated files equal the committed ones
 	@changed=$$(git status --porcelain -- api config controllers go.mod go.sum); \
 	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- api config controllers | head -100; exit 1; fi; \
 	echo "verify: ok"
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME each
+	@go list -f '{{if .TestGoFiles}}{{.ImportPath}}{{else if .XTestGoFiles}}{{.ImportPath}}{{end}}' ./api/... ./controllers/... ./proxy/... | while read -r pkg; do \
+		dir=$$(go list -f '{{.Dir}}' $$pkg); \
+		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | cut -c6-); do \
+			echo "fuzzing $$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg > build/fuzz.log 2>&1 || { cat build/fuzz.log; exit 1; }; \
+		done; \
+	done && echo "fuzz: ok"
+
+##@ Local cluster
+
+IMAGE_PREFIX ?=
+IMAGES := $(COMMANDS:%=build/images/%.tar)
+KUBECONFIG_LOCAL := $(CURDIR)/build/cluster/kubeconfig
+KUBECTL := $(CURDIR)/build/cluster/kubectl --kubeconfig $(KUBECONFIG_LOCAL)
+GATEWAY_API = $(shell go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)
+
+.PHONY: cluster-up cluster-down cluster-status
+cluster-up: ## start the local two-node Kubernetes
+	@$(CLUSTER) up
+cluster-down: ## stop it and leave nothing behind
+	@$(CLUSTER) down
+cluster-status: ## show what runs
+	@$(CLUSTER) status
+
+.PHONY: images
+images: build ## image archives of the binaries in build/images/
+	@for c in $(COMMANDS); do $(CLUSTER) image -tag $(IMAGE_PREFIX)$$c:$(VERSION) -binary $(BIN)/$$c -out build/images/$$c.tar || exit 1; done
+
+.PHONY: mesh
+mesh: images cluster-up ## install Weft on the local cluster from the manifests a user would apply
+	@$(CLUSTER) load $(IMAGES)
+	@$(KUBECTL) apply --server-side -f $(GATEWAY_API)/config/crd/standard > /dev/null
+	@$(KUSTOMIZE) build config/default | $(KUBECTL) apply --server-side --force-conflicts -f - > /dev/null
+	@$(KUBECTL) -n weft-system rollout restart deployment/weft-operator daemonset/weft-node > /dev/null
+	@$(KUBECTL) -n weft-system rollout status deployment/weft-operator --timeout 120s
+	@$(KUBECTL) -n weft-system rollout status daemonset/weft-node --timeout 120s
+	@$(KUBECTL) wait --for=condition=Ready mesh/default --timeout 60s

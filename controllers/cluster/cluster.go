@@ -1,0 +1,87 @@
+// Package cluster reads the API into values: the snapshot that compile works on, and the reduced
+// objects that the informer cache keeps. It reads from the cache only and must neither write nor
+// decide anything.
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/compile"
+)
+
+// Load lists everything that Compile needs except what the control plane itself owns (Numbers,
+// TrustBundle, SystemNamespace), which the caller fills in. With a reader that returns cached objects
+// without copying them the result shares them: it must not be changed.
+func Load(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
+	var s compile.Snapshot
+	mesh, err := Mesh(ctx, r)
+	if err != nil {
+		return s, err
+	}
+	s.Mesh = mesh
+
+	var namespaces corev1.NamespaceList
+	var services corev1.ServiceList
+	var slices discoveryv1.EndpointSliceList
+	var httpRoutes gwv1.HTTPRouteList
+	var grpcRoutes gwv1.GRPCRouteList
+	for _, list := range []client.ObjectList{&namespaces, &services, &slices, &httpRoutes, &grpcRoutes} {
+		if err := r.List(ctx, list); err != nil {
+			return s, fmt.Errorf("list %T: %w", list, err)
+		}
+	}
+	s.Namespaces = pointers(namespaces.Items)
+	s.Services = pointers(services.Items)
+	s.EndpointSlices = pointers(slices.Items)
+	s.HTTPRoutes = pointers(httpRoutes.Items)
+	s.GRPCRoutes = pointers(grpcRoutes.Items)
+	return s, nil
+}
+
+// Mesh returns the Mesh named default, or nil while there is none.
+func Mesh(ctx context.Context, r client.Reader) (*meshv1alpha1.Mesh, error) {
+	mesh := &meshv1alpha1.Mesh{}
+	err := r.Get(ctx, types.NamespacedName{Name: meshv1alpha1.MeshName}, mesh)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get mesh: %w", err)
+	}
+	return mesh, nil
+}
+
+// Pods returns all pods, reduced as ReducePod leaves them.
+func Pods(ctx context.Context, r client.Reader) ([]*corev1.Pod, error) {
+	var pods corev1.PodList
+	if err := r.List(ctx, &pods); err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
+	return pointers(pods.Items), nil
+}
+
+// Nodes returns all nodes, reduced as ReduceNode leaves them.
+func Nodes(ctx context.Context, r client.Reader) ([]*corev1.Node, error) {
+	var nodes corev1.NodeList
+	if err := r.List(ctx, &nodes); err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	return pointers(nodes.Items), nil
+}
+
+func pointers[T any](items []T) []*T {
+	out := make([]*T, len(items))
+	for i := range items {
+		out[i] = &items[i]
+	}
+	return out
+}

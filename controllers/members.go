@@ -1,0 +1,276 @@
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/cluster"
+	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/controllers/identity"
+	"weft.dev/weft/controllers/infra"
+	"weft.dev/weft/proxy/wire"
+)
+
+const (
+	// leavingInterval is how often a namespace on its way out is looked at.
+	leavingInterval = 200 * time.Millisecond
+	// certificatesGrace is how long a new leader tries to read every namespace's certificates before it
+	// serves those it could read.
+	certificatesGrace = 15 * time.Second
+
+	defaultTrustDomain = "cluster.local"
+	defaultLifetime    = 24 * time.Hour
+	defaultReplicas    = 2
+)
+
+// member is a topic of Members: one namespace's objects, or all certificates when it is empty.
+type member string
+
+const certificates member = ""
+
+// Members keeps what enrolled namespaces need: proxies with their accounts, and certificates.
+type Members struct {
+	client  client.Client
+	world   *World
+	hub     *distribute.Hub
+	ca      *identity.CA
+	issuer  *identity.Issuer
+	applier *infra.Applier
+	opts    Options
+
+	wake      chan struct{}
+	started   time.Time
+	published []wire.Resource
+	complete  bool
+}
+
+func newMembers(c client.Client, direct client.WithWatch, world *World, hub *distribute.Hub, ca *identity.CA, opts Options) *Members {
+	m := &Members{client: c, world: world, hub: hub, ca: ca, applier: &infra.Applier{Client: c}, opts: opts, wake: make(chan struct{}, 1)}
+	m.issuer = &identity.Issuer{Client: direct, Now: time.Now, Wake: func() {
+		select {
+		case m.wake <- struct{}{}:
+		default: // a wake-up is pending already
+		}
+	}}
+	return m
+}
+
+// Reconcile handles one topic.
+func (m *Members) Reconcile(ctx context.Context, topic member) (reconcile.Result, error) {
+	if m.started.IsZero() {
+		m.started = time.Now()
+	}
+	if topic == certificates {
+		return m.certificates(ctx)
+	}
+	namespace := string(topic)
+	switch m.world.Enrolment(namespace) {
+	case Enrolled:
+		return reconcile.Result{}, m.apply(ctx, namespace)
+	case Left:
+		return m.remove(ctx, namespace)
+	default:
+		return reconcile.Result{RequeueAfter: leavingInterval}, nil
+	}
+}
+
+func (m *Members) apply(ctx context.Context, namespace string) error {
+	objects, err := m.objects(ctx, namespace)
+	if err != nil {
+		return err
+	}
+	return m.applier.Apply(ctx, namespace, objects)
+}
+
+func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.ApplyConfiguration, error) {
+	mesh, err := cluster.Mesh(ctx, m.client)
+	if err != nil {
+		return nil, err
+	}
+	if namespace == m.opts.Namespace {
+		return []runtime.ApplyConfiguration{infra.TrustBundle(namespace, m.ca.Bundle())}, nil
+	}
+	if mesh == nil {
+		mesh = &meshv1alpha1.Mesh{}
+	}
+	return infra.Objects(namespace, infra.Params{
+		Image:           cmp.Or(mesh.Spec.Proxy.Image, m.opts.ProxyImage),
+		Replicas:        cmp.Or(mesh.Spec.Proxy.Replicas, defaultReplicas),
+		Resources:       mesh.Spec.Proxy.Resources,
+		OperatorAddress: fmt.Sprintf("%s.%s.svc:%d", ConfigService, m.opts.Namespace, ConfigPort),
+		Operator:        types.NamespacedName{Namespace: m.opts.Namespace, Name: operatorName},
+		TrustBundle:     m.ca.Bundle(),
+	}), nil
+}
+
+// operatorName is the name of the operator's ServiceAccount.
+const operatorName = "weft-operator"
+
+// remove takes away what a namespace that has left does not need any more: the proxies first, which
+// finish what they have begun; then, when they are gone, their certificates; then the rest, the right
+// to touch the certificates among it.
+func (m *Members) remove(ctx context.Context, namespace string) (reconcile.Result, error) {
+	if namespace == m.opts.Namespace {
+		return reconcile.Result{}, m.apply(ctx, namespace)
+	}
+	present, err := m.applier.Present(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if !slices.Contains(present, namespace) {
+		m.world.Forget(namespace)
+		return reconcile.Result{}, nil
+	}
+	objects, err := m.objects(ctx, namespace)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	withoutProxies := objects[:len(objects)-1]
+	if err := m.applier.Apply(ctx, namespace, withoutProxies); err != nil {
+		return reconcile.Result{}, err
+	}
+	pods, err := cluster.Pods(ctx, m.client)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if slices.ContainsFunc(pods, func(p *corev1.Pod) bool {
+		return p.Namespace == namespace && p.Labels[meshv1alpha1.ComponentLabel] == compile.ComponentProxy
+	}) {
+		return reconcile.Result{RequeueAfter: leavingInterval}, nil
+	}
+	if err := m.issuer.Remove(ctx, namespace); err != nil {
+		return reconcile.Result{}, err
+	}
+	if err := m.applier.Remove(ctx, namespace); err != nil {
+		return reconcile.Result{}, err
+	}
+	m.world.Forget(namespace)
+	return reconcile.Result{}, nil
+}
+
+// certificates issues and renews, and publishes what Secrets hold.
+func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
+	served := m.world.served()
+	if served == nil {
+		return reconcile.Result{RequeueAfter: leavingInterval}, nil
+	}
+	state := identity.State{CA: m.ca, TrustDomain: defaultTrustDomain, Lifetime: defaultLifetime, Namespaces: slices.Sorted(maps.Keys(served))}
+	mesh, err := cluster.Mesh(ctx, m.client)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if mesh != nil {
+		state.TrustDomain = cmp.Or(mesh.Spec.TrustDomain, defaultTrustDomain)
+		state.Lifetime = lifetime(mesh.Spec.Certificates.Lifetime)
+	}
+	if state.Pods, err = cluster.Pods(ctx, m.client); err != nil {
+		return reconcile.Result{}, err
+	}
+	result, err := m.issuer.Reconcile(ctx, state)
+	m.complete = m.complete || err == nil || time.Since(m.started) > certificatesGrace
+	if m.complete {
+		m.published = merge(m.published, result.Certificates, served, err != nil, time.Now())
+		m.hub.Replace(distribute.LayerCertificates, m.published)
+	}
+	return reconcile.Result{RequeueAfter: result.RequeueAfter}, err
+}
+
+// lifetime reads what the CRD has validated already.
+func lifetime(d *gwv1.Duration) time.Duration {
+	if d == nil {
+		return defaultLifetime
+	}
+	parsed, err := time.ParseDuration(string(*d))
+	if err != nil {
+		return defaultLifetime
+	}
+	return parsed
+}
+
+// merge returns the certificates to publish. After a pass in which something failed, those that it did
+// not find stay while they are valid: not being able to read a Secret is no reason to take a proxy's
+// identity away.
+func merge(before, found []wire.Resource, served map[string]bool, failed bool, now time.Time) []wire.Resource {
+	if !failed {
+		return found
+	}
+	merged := index(before)
+	maps.DeleteFunc(merged, func(_ wire.Ref, r wire.Resource) bool {
+		return !served[r.Certificate.Namespace] || now.After(r.Certificate.NotAfter)
+	})
+	for _, r := range found {
+		merged[r.Ref] = r
+	}
+	return slices.Collect(maps.Values(merged))
+}
+
+// sources lists what wakes Members: namespaces that come and go, drift of what it applied, pods that
+// may need a certificate, the Mesh.
+func (m *Members) sources(c cache.Cache) []source.TypedSource[member] {
+	sources := []source.TypedSource[member]{
+		source.TypedFunc[member](m.watchWorld),
+		source.TypedKind(c, &meshv1alpha1.Mesh{},
+			handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, *meshv1alpha1.Mesh) []member { return m.all() }),
+			predicate.TypedFuncs[*meshv1alpha1.Mesh]{UpdateFunc: func(e event.TypedUpdateEvent[*meshv1alpha1.Mesh]) bool {
+				return generationChanged(e.ObjectOld, e.ObjectNew)
+			}}),
+		source.TypedKind(c, &corev1.Pod{},
+			handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, *corev1.Pod) []member { return []member{certificates} }),
+			predicate.TypedFuncs[*corev1.Pod]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.Pod]) bool {
+				return e.ObjectOld.Status.Phase != e.ObjectNew.Status.Phase
+			}}),
+	}
+	for _, kind := range infra.Kinds() {
+		sources = append(sources, source.TypedKind(c, kind, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, o client.Object) []member { return []member{member(o.GetNamespace())} })))
+	}
+	return sources
+}
+
+func (m *Members) watchWorld(ctx context.Context, queue workqueue.TypedRateLimitingInterface[member]) error {
+	go func() {
+		queue.Add(certificates)
+		queue.Add(member(m.opts.Namespace))
+		for {
+			select {
+			case <-ctx.Done():
+				m.issuer.Close()
+				return
+			case <-m.wake:
+				queue.Add(certificates)
+			case <-m.world.membership:
+				for _, topic := range m.all() {
+					queue.Add(topic)
+				}
+			}
+		}
+	}()
+	return nil
+}
+
+func (m *Members) all() []member {
+	all := []member{certificates, member(m.opts.Namespace)}
+	for namespace := range m.world.served() {
+		all = append(all, member(namespace))
+	}
+	return all
+}

@@ -1,0 +1,130 @@
+package controllers
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/distribute"
+)
+
+// observation is what the status of the Mesh is made from.
+type observation struct {
+	enrolled   map[string]bool
+	nodes      []*corev1.Node
+	pods       []*corev1.Pod
+	reports    map[string]distribute.NodeState
+	gatewayAPI gatewayAPI
+}
+
+// gatewayAPI is what is known of the installed Gateway API.
+type gatewayAPI struct {
+	// missing names the resources that are not installed, version the installed bundle.
+	missing []string
+	version string
+}
+
+// meshStatus computes the status of a Mesh. Nodes that take no pods and run none of the mesh's need
+// no agent. Times of conditions move only with their status.
+func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus {
+	status := meshv1alpha1.MeshStatus{Conditions: slices.Clone(mesh.Status.Conditions)}
+	namespaces := int32(len(o.enrolled))
+	status.Namespaces = &namespaces
+	status.Nodes = nodeStatuses(o)
+	proven := 0
+	var unproven []string
+	for _, n := range status.Nodes {
+		if *n.Captured && *n.Guarded {
+			proven++
+		} else {
+			unproven = append(unproven, n.Name+": "+n.Message)
+		}
+	}
+	status.Captured = fmt.Sprintf("%d/%d", proven, len(status.Nodes))
+
+	captured := metav1.Condition{Type: meshv1alpha1.MeshCaptured, Status: metav1.ConditionTrue, Reason: "Proven",
+		Message: "the agent of every node has proven capture"}
+	if len(unproven) > 0 {
+		captured.Status, captured.Reason = metav1.ConditionFalse, "NotProven"
+		captured.Message = "not proven on " + truncate(strings.Join(unproven, "; "))
+	}
+	api := metav1.Condition{Type: meshv1alpha1.MeshGatewayAPI, Status: metav1.ConditionTrue, Reason: "Installed",
+		Message: "bundle version " + o.gatewayAPI.version}
+	if len(o.gatewayAPI.missing) > 0 {
+		api.Status, api.Reason = metav1.ConditionFalse, "Missing"
+		api.Message = "install the Gateway API, standard channel: missing " + strings.Join(o.gatewayAPI.missing, ", ")
+	}
+	ready := metav1.Condition{Type: meshv1alpha1.MeshReady, Status: metav1.ConditionTrue, Reason: "Ready",
+		Message: "the control plane serves and capture is proven"}
+	for _, c := range []metav1.Condition{captured, api} {
+		if c.Status != metav1.ConditionTrue {
+			ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, c.Reason, c.Message
+			break
+		}
+	}
+	for _, c := range []metav1.Condition{ready, captured, api} {
+		c.ObservedGeneration = mesh.Generation
+		meta.SetStatusCondition(&status.Conditions, c)
+	}
+	return status
+}
+
+func nodeStatuses(o observation) []meshv1alpha1.NodeStatus {
+	meshed := map[string][]*corev1.Pod{}
+	for _, pod := range o.pods {
+		if o.enrolled[pod.Namespace] && pod.Spec.NodeName != "" && !pod.Spec.HostNetwork &&
+			pod.Status.Phase == corev1.PodRunning && pod.Labels[meshv1alpha1.EnabledLabel] != "false" &&
+			pod.Labels[meshv1alpha1.ComponentLabel] == "" {
+			meshed[pod.Spec.NodeName] = append(meshed[pod.Spec.NodeName], pod)
+		}
+	}
+	var out []meshv1alpha1.NodeStatus
+	for _, node := range o.nodes {
+		if node.Spec.Unschedulable && len(meshed[node.Name]) == 0 {
+			continue
+		}
+		out = append(out, nodeStatus(node.Name, meshed[node.Name], o.reports[node.Name]))
+	}
+	slices.SortFunc(out, func(a, b meshv1alpha1.NodeStatus) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+func nodeStatus(name string, pods []*corev1.Pod, report distribute.NodeState) meshv1alpha1.NodeStatus {
+	var captured, guarded, strict bool
+	message := "no agent is connected"
+	if report.Connected {
+		message = "the agent has not run its canary yet"
+	}
+	if report.Connected && report.Canary != nil {
+		captured, guarded, strict = report.Canary.Captured, report.Canary.Guarded, report.Canary.StrictEnforced
+		message = report.Canary.Reason
+	}
+	var late, uncaptured int32
+	for _, pod := range pods {
+		p, known := report.Pods[string(pod.UID)]
+		if !known || !p.Captured {
+			uncaptured++
+		} else if p.Late {
+			late++
+		}
+	}
+	return meshv1alpha1.NodeStatus{
+		Name: name, Captured: &captured, Guarded: &guarded, StrictEnforced: &strict,
+		LatePods: &late, UncapturedPods: &uncaptured, Message: truncate(message),
+	}
+}
+
+// truncate keeps a message within what the API accepts.
+func truncate(message string) string {
+	const limit = 1000
+	if len(message) <= limit {
+		return message
+	}
+	return message[:limit] + " ..."
+}

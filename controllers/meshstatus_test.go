@@ -1,0 +1,108 @@
+package controllers
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/proxy/wire"
+)
+
+func TestMeshStatus(t *testing.T) {
+	node := func(name string, unschedulable bool) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{Unschedulable: unschedulable}}
+	}
+	running := func(name, node string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)},
+			Spec:       corev1.PodSpec{NodeName: node},
+			Status:     corev1.PodStatus{Phase: corev1.PodRunning},
+		}
+	}
+	proven := distribute.NodeState{Connected: true, Canary: &wire.CanaryReport{Captured: true, Guarded: true, StrictEnforced: true}}
+	cases := map[string]struct {
+		observation  observation
+		wantReady    metav1.ConditionStatus
+		wantReason   string
+		wantCaptured string
+		wantNodes    int
+	}{
+		"every node has proven capture": {
+			observation:  observation{nodes: []*corev1.Node{node("a", false)}, reports: map[string]distribute.NodeState{"a": proven}},
+			wantReady:    metav1.ConditionTrue,
+			wantReason:   "Ready",
+			wantCaptured: "1/1",
+			wantNodes:    1,
+		},
+		"a node without an agent": {
+			observation:  observation{nodes: []*corev1.Node{node("a", false), node("b", false)}, reports: map[string]distribute.NodeState{"a": proven}},
+			wantReady:    metav1.ConditionFalse,
+			wantReason:   "NotProven",
+			wantCaptured: "1/2",
+			wantNodes:    2,
+		},
+		"a cordoned node without meshed pods needs no agent": {
+			observation:  observation{nodes: []*corev1.Node{node("a", false), node("b", true)}, reports: map[string]distribute.NodeState{"a": proven}},
+			wantReady:    metav1.ConditionTrue,
+			wantReason:   "Ready",
+			wantCaptured: "1/1",
+			wantNodes:    1,
+		},
+		"a cordoned node with meshed pods does": {
+			observation: observation{
+				enrolled: map[string]bool{"shop": true},
+				nodes:    []*corev1.Node{node("a", true)}, pods: []*corev1.Pod{running("web", "a")},
+			},
+			wantReady:    metav1.ConditionFalse,
+			wantReason:   "NotProven",
+			wantCaptured: "0/1",
+			wantNodes:    1,
+		},
+		"no Gateway API": {
+			observation:  observation{gatewayAPI: gatewayAPI{missing: []string{"httproutes"}}},
+			wantReady:    metav1.ConditionFalse,
+			wantReason:   "Missing",
+			wantCaptured: "0/0",
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			mesh := &meshv1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Generation: 3}}
+			got := meshStatus(mesh, tc.observation)
+			ready := meta.FindStatusCondition(got.Conditions, meshv1alpha1.MeshReady)
+			if ready == nil || ready.Status != tc.wantReady || ready.Reason != tc.wantReason || ready.ObservedGeneration != 3 {
+				t.Errorf("Ready = %+v, want %s %s", ready, tc.wantReady, tc.wantReason)
+			}
+			if diff := cmp.Diff(tc.wantCaptured, got.Captured); diff != "" {
+				t.Errorf("captured: %s", diff)
+			}
+			if len(got.Nodes) != tc.wantNodes {
+				t.Errorf("%d nodes listed, want %d", len(got.Nodes), tc.wantNodes)
+			}
+			if len(mesh.Status.Conditions) != 0 {
+				t.Error("the input was changed")
+			}
+		})
+	}
+}
+
+func TestNodeStatusCountsPods(t *testing.T) {
+	var pods []*corev1.Pod
+	for _, uid := range []types.UID{"captured", "late", "refused", "unknown"} {
+		pods = append(pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}})
+	}
+	got := nodeStatus("a", pods, distribute.NodeState{Connected: true, Pods: map[string]wire.PodReport{
+		"captured": {Captured: true},
+		"late":     {Captured: true, Late: true},
+		"refused":  {Reason: "no network"},
+	}})
+	if *got.LatePods != 1 || *got.UncapturedPods != 2 {
+		t.Errorf("late %d, uncaptured %d; want 1 and 2", *got.LatePods, *got.UncapturedPods)
+	}
+}

@@ -1,0 +1,64 @@
+package controllers
+
+import (
+	"maps"
+	"slices"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// retire returns the resources that proxies must keep although they are no longer wanted: those of
+// destinations that pods may still send to, because no node has confirmed yet that it captures them no
+// more. before and next are complete sets of compiled resources, with what was retired earlier in
+// before. A destination goes together with the routes, backends and endpoints of its own that nothing
+// in next replaces, so that a request in flight is treated as it was.
+func retire(before, next map[wire.Ref]wire.Resource) map[wire.Ref]wire.Resource {
+	kept := map[wire.Ref]wire.Resource{}
+	gone := map[string]bool{}
+	for ref, r := range before {
+		if _, stays := next[ref]; !stays && ref.Kind == wire.KindDestination && r.Destination.Number != 0 {
+			kept[ref] = r
+			gone[ref.Key] = true
+		}
+	}
+	if len(gone) == 0 {
+		return kept
+	}
+	needed := maps.Clone(gone)
+	for ref, r := range before {
+		if _, stays := next[ref]; stays || ref.Kind != wire.KindRoute {
+			continue
+		}
+		if slices.ContainsFunc(r.Route.Destinations, func(d string) bool { return gone[d] }) {
+			kept[ref] = r
+			for _, b := range r.Route.Backends {
+				needed[b.Backend] = true
+			}
+		}
+	}
+	for ref, r := range before {
+		if _, stays := next[ref]; !stays && needed[ref.Key] && (ref.Kind == wire.KindBackend || ref.Kind == wire.KindEndpoints) {
+			kept[ref] = r
+		}
+	}
+	return kept
+}
+
+// namespacesOf returns the namespaces whose destinations are among the resources.
+func namespacesOf(resources map[wire.Ref]wire.Resource) map[string]bool {
+	namespaces := map[string]bool{}
+	for _, r := range resources {
+		if r.Destination != nil {
+			namespaces[r.Destination.Namespace] = true
+		}
+	}
+	return namespaces
+}
+
+func index(resources []wire.Resource) map[wire.Ref]wire.Resource {
+	out := make(map[wire.Ref]wire.Resource, len(resources))
+	for _, r := range resources {
+		out[r.Ref] = r
+	}
+	return out
+}

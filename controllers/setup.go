@@ -1,0 +1,199 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/controllers/identity"
+	"weft.dev/weft/controllers/status"
+	"weft.dev/weft/proxy/wire"
+)
+
+// Options configure the operator.
+type Options struct {
+	// Namespace is the operator's own, PodName and PodAddresses its own pod's.
+	Namespace    string
+	PodName      string
+	PodAddresses []netip.Addr
+	// ProxyImage is used for proxies unless the Mesh names another.
+	ProxyImage string
+	// ConfigListen is where the leader serves configuration, host:port.
+	ConfigListen string
+}
+
+// Setup adds the whole control plane to a manager. The certificate authority is loaded, or made, here:
+// an operator without one must not start.
+func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts Options, registerer prometheus.Registerer) error {
+	ca, err := identity.LoadCA(ctx, direct, opts.Namespace, time.Now())
+	if err != nil {
+		return err
+	}
+	installed, err := findGatewayAPI(ctx, direct)
+	if err != nil {
+		return err
+	}
+	log := mgr.GetLogger()
+	world := NewWorld()
+	hub := distribute.NewHub(distribute.HubOptions{
+		Layers: []distribute.Layer{
+			distribute.LayerCompiled, distribute.LayerWorkloads, distribute.LayerCertificates, distribute.LayerProxies,
+		},
+		NodeLayers: []distribute.Layer{distribute.LayerCapture},
+		Observer:   &observer{world: world, recorder: mgr.GetEventRecorder("weft"), log: log.WithName("clients")},
+	})
+	writer := status.NewWriter(mgr.GetClient(), hub, log.WithName("status"))
+	world.Client, world.Direct = mgr.GetClient(), direct
+	world.Hub, world.Status, world.Log = hub, writer, log.WithName("world")
+	world.SystemNamespace, world.TrustBundle = opts.Namespace, ca.Bundle
+	members := newMembers(mgr.GetClient(), direct, world, hub, ca, opts)
+	mesh := &MeshReconciler{Client: mgr.GetClient(), Hub: hub, World: world, gatewayAPI: installed}
+
+	if err := ctrl.NewControllerManagedBy(mgr).Named("mesh").
+		For(&meshv1alpha1.Mesh{}).
+		WatchesRawSource(source.Func(mesh.watchHub)).
+		Complete(mesh); err != nil {
+		return fmt.Errorf("mesh controller: %w", err)
+	}
+	if len(installed.missing) > 0 {
+		return mgr.Add(&installation{reader: direct, log: log})
+	}
+	if err := addController(mgr, "world", world, world.sources(mgr.GetCache())); err != nil {
+		return err
+	}
+	if err := addController(mgr, "members", members, members.sources(mgr.GetCache())); err != nil {
+		return err
+	}
+	authenticator, err := newAuthenticator(mgr, direct, world, opts)
+	if err != nil {
+		return err
+	}
+	leader := &Leader{
+		Client: mgr.GetClient(), CA: ca, Log: log.WithName("leader"),
+		Server: &distribute.Server{
+			Hub: hub, Authenticator: authenticator, Metrics: distribute.NewMetrics(registerer), Log: log.WithName("config"),
+		},
+		Namespace: opts.Namespace, PodName: opts.PodName, PodAddresses: opts.PodAddresses, Listen: opts.ConfigListen,
+	}
+	for _, runnable := range []interface {
+		Start(context.Context) error
+	}{writer, leader} {
+		if err := mgr.Add(runnable); err != nil {
+			return fmt.Errorf("add %T: %w", runnable, err)
+		}
+	}
+	return nil
+}
+
+// addController adds a controller with one worker: its topics are handled one after the other.
+func addController[T comparable](mgr ctrl.Manager, name string, r reconciler[T], sources []source.TypedSource[T]) error {
+	c, err := controller.NewTyped(name, mgr, controller.TypedOptions[T]{
+		Reconciler:              r,
+		MaxConcurrentReconciles: 1,
+		LogConstructor:          func(*T) logr.Logger { return mgr.GetLogger().WithName(name) },
+	})
+	if err != nil {
+		return fmt.Errorf("controller %s: %w", name, err)
+	}
+	for _, s := range sources {
+		if err := c.Watch(s); err != nil {
+			return fmt.Errorf("controller %s: watch: %w", name, err)
+		}
+	}
+	return nil
+}
+
+type reconciler[T comparable] interface {
+	Reconcile(ctx context.Context, request T) (ctrl.Result, error)
+}
+
+func newAuthenticator(mgr ctrl.Manager, direct client.Reader, world *World, opts Options) (distribute.Authenticator, error) {
+	clientset, err := kubernetes.NewForConfig(mgr.GetConfig())
+	if err != nil {
+		return nil, fmt.Errorf("client for token reviews: %w", err)
+	}
+	return distribute.NewTokenAuthenticator(distribute.TokenAuthenticatorOptions{
+		Reviewer: clientset.AuthenticationV1().TokenReviews(),
+		Pods:     podLookup{direct},
+		Proxy: distribute.Workload{
+			Kind: "Deployment", Name: meshv1alpha1.ProxyName, ServiceAccount: meshv1alpha1.ProxyName,
+			Labels: map[string]string{meshv1alpha1.ComponentLabel: compile.ComponentProxy},
+		},
+		Node: distribute.Workload{
+			Kind: "DaemonSet", Namespace: opts.Namespace, Name: nodeName, ServiceAccount: nodeName,
+			Labels: map[string]string{meshv1alpha1.ComponentLabel: "node"},
+		},
+		Enrolled: func(namespace string) bool { return world.served()[namespace] },
+	}), nil
+}
+
+// nodeName is the name of the DaemonSet and of the ServiceAccount of the node agents.
+const nodeName = "weft-node"
+
+// podLookup reads from the API server: whether a pod exists must be true now, not in some cache's past.
+type podLookup struct{ reader client.Reader }
+
+func (l podLookup) Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	pod := &corev1.Pod{}
+	return pod, l.reader.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, pod)
+}
+
+func (l podLookup) Owner(ctx context.Context, namespace string, ref metav1.OwnerReference) (metav1.Object, error) {
+	var owner client.Object
+	switch ref.Kind {
+	case "ReplicaSet":
+		owner = &appsv1.ReplicaSet{}
+	case "Deployment":
+		owner = &appsv1.Deployment{}
+	default:
+		owner = &appsv1.DaemonSet{}
+	}
+	return owner, l.reader.Get(ctx, types.NamespacedName{Namespace: namespace, Name: ref.Name}, owner)
+}
+
+// observer hands on what clients report.
+type observer struct {
+	world    *World
+	recorder events.EventRecorder
+	log      logr.Logger
+}
+
+// Rejected implements distribute.Observer: what a proxy cannot use becomes an Event on its origin.
+func (o *observer) Rejected(r distribute.Rejected) {
+	o.log.Info("a proxy rejected configuration", "resource", r.Ref.String(), "client", r.Client.String(), "reason", r.Reason)
+	if r.Origin.Name == "" {
+		return
+	}
+	about := &corev1.ObjectReference{APIVersion: r.Origin.APIVersion, Kind: r.Origin.Kind, Namespace: r.Origin.Namespace, Name: r.Origin.Name}
+	o.recorder.Eventf(about, nil, corev1.EventTypeWarning, "Rejected", "Program", "%s keeps its previous configuration of %s: %s", r.Client, r.Ref, r.Reason)
+}
+
+// NodeReported implements distribute.Observer.
+func (o *observer) NodeReported(_ string, report wire.NodeReport) {
+	if report.Full || len(report.Pods) > 0 {
+		o.world.NodesReported()
+	}
+}
+
+// NodeLost implements distribute.Observer.
+func (o *observer) NodeLost(node string) {
+	o.log.Info("a node agent did not come back, its pods' addresses are taken from their status", "node", node)
+	o.world.NodesReported()
+}

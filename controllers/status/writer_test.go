@@ -1,0 +1,196 @@
+package status
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/proxy/wire"
+)
+
+// proxies is an Acknowledgements whose answer the test sets.
+type proxies struct {
+	mu sync.Mutex
+	n  int
+	m  int
+}
+
+func (p *proxies) Holds(string, []wire.Held) (acknowledged, connected int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.n, p.m
+}
+
+func (p *proxies) set(n, m int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.n, p.m = n, m
+}
+
+// rig is a writer on a fake API that counts its writes, inside a synctest bubble.
+type rig struct {
+	t       *testing.T
+	client  client.Client
+	proxies *proxies
+	writer  *Writer
+	mu      sync.Mutex
+	writes  int
+}
+
+func newRig(t *testing.T, route *gwv1.HTTPRoute) *rig {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := gwv1.Install(scheme); err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, proxies: &proxies{}}
+	r.client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(route).WithStatusSubresource(route).
+		WithInterceptorFuncs(interceptor.Funcs{
+			SubResourceUpdate: func(ctx context.Context, c client.Client, sub string, obj client.Object, opts ...client.SubResourceUpdateOption) error {
+				r.mu.Lock()
+				r.writes++
+				r.mu.Unlock()
+				return c.SubResource(sub).Update(ctx, obj, opts...)
+			},
+		}).Build()
+	r.writer = NewWriter(r.client, r.proxies, logr.Discard())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = r.writer.Start(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return r
+}
+
+func (r *rig) after(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func (r *rig) expect(writes int, programmed metav1.ConditionStatus) {
+	r.t.Helper()
+	route := &gwv1.HTTPRoute{}
+	if err := r.client.Get(r.t.Context(), types.NamespacedName{Namespace: "shop", Name: "web"}, route); err != nil {
+		r.t.Fatal(err)
+	}
+	got := metav1.ConditionUnknown
+	for _, p := range route.Status.Parents {
+		if c := meta.FindStatusCondition(p.Conditions, ConditionProgrammed); c != nil {
+			got = c.Status
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.writes != writes || got != programmed {
+		r.t.Errorf("%d writes and Programmed=%s, want %d and %s", r.writes, got, writes, programmed)
+	}
+}
+
+func httpRoute() *gwv1.HTTPRoute {
+	return &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web", UID: "u", Generation: 1}}
+}
+
+func desired() compile.RouteStatus {
+	s := accepted(1, "web")
+	s.Kind, s.Name, s.UID = wire.RouteHTTP, types.NamespacedName{Namespace: "shop", Name: "web"}, "u"
+	s.Parents[0].Resources = []wire.Held{{Ref: wire.Ref{Kind: wire.KindRoute, Key: "r"}, Version: "1"}}
+	s.Parents[0].Audience = []string{"shop"}
+	return s
+}
+
+func TestOneWriteWhenProxiesAreQuick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, httpRoute())
+		r.proxies.set(0, 2)
+		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.after(50 * time.Millisecond)
+		r.expect(0, metav1.ConditionUnknown)
+		r.proxies.set(2, 2)
+		r.writer.Acknowledged()
+		r.after(time.Second)
+		r.expect(1, metav1.ConditionTrue)
+	})
+}
+
+func TestTwoWritesWhenProxiesAreSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, httpRoute())
+		r.proxies.set(0, 2)
+		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.after(time.Second)
+		r.expect(1, metav1.ConditionFalse)
+		r.proxies.set(1, 2)
+		r.writer.Acknowledged()
+		r.after(time.Second)
+		r.expect(1, metav1.ConditionFalse) // counts alone wait
+		r.proxies.set(2, 2)
+		r.writer.Acknowledged()
+		r.after(time.Second)
+		r.expect(2, metav1.ConditionTrue)
+	})
+}
+
+func TestCountsAreWrittenEveryTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, httpRoute())
+		r.proxies.set(0, 5)
+		r.writer.Replace([]compile.RouteStatus{desired()})
+		for i := range 40 {
+			r.after(500 * time.Millisecond)
+			r.proxies.set(i%4, 5)
+			r.writer.Acknowledged()
+		}
+		r.after(0)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.writes < 2 || r.writes > 3 {
+			t.Errorf("%d writes in 20 s, want the first and at most one every 10 s", r.writes)
+		}
+	})
+}
+
+func TestNoWriteAtRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, httpRoute())
+		r.proxies.set(2, 2)
+		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.after(time.Second)
+		r.expect(1, metav1.ConditionTrue)
+		for range 10 {
+			r.proxies.set(1, 3) // proxies merely come and go
+			r.writer.Replace([]compile.RouteStatus{desired()})
+			r.writer.Acknowledged()
+			r.after(time.Minute)
+		}
+		r.expect(1, metav1.ConditionTrue)
+	})
+}
+
+func TestStaleEntriesAreRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		route := httpRoute()
+		route.Status.Parents = Merge([]gwv1.RouteParentStatus{foreign("web")}, accepted(1, "web"), []Progress{{1, 1}}, earlier)
+		r := newRig(t, route)
+		r.writer.Replace(Stale([]*gwv1.HTTPRoute{route}, nil, nil))
+		r.after(time.Second)
+		r.expect(1, metav1.ConditionUnknown)
+	})
+}

@@ -1,0 +1,112 @@
+package controllers
+
+import (
+	"context"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
+)
+
+// sources lists what wakes a World. Every kind leads to a topic and never to one object's own key, so
+// that any number of events is one pass over the latest state.
+func (w *World) sources(c cache.Cache) []source.TypedSource[topic] {
+	return []source.TypedSource[topic]{
+		watch(c, &meshv1alpha1.Mesh{}, generationChanged[*meshv1alpha1.Mesh], topicConfig),
+		watch(c, &corev1.Namespace{}, namespaceChanged, topicConfig),
+		watch(c, &corev1.Service{}, serviceChanged, topicConfig),
+		watch(c, &gwv1.HTTPRoute{}, routeChanged[*gwv1.HTTPRoute](w, wire.RouteHTTP), topicConfig),
+		watch(c, &gwv1.GRPCRoute{}, routeChanged[*gwv1.GRPCRoute](w, wire.RouteGRPC), topicConfig),
+		watch(c, &corev1.Pod{}, podChanged, topicPods),
+		watch(c, &corev1.Node{}, nodeChanged, topicPods),
+		source.TypedKind(c, &discoveryv1.EndpointSlice{}, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, slice *discoveryv1.EndpointSlice) []topic {
+				name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
+				return []topic{{what: topicEndpoints, service: name}}
+			})),
+		source.TypedFunc[topic](w.watchHub),
+	}
+}
+
+// watch leads all events of a kind to one topic, except updates that do not matter.
+func watch[T client.Object](c cache.Cache, kind T, matters func(before, after T) bool, leadsTo what) source.TypedSource[topic] {
+	return source.TypedKind(c, kind,
+		handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, T) []topic { return []topic{{what: leadsTo}} }),
+		predicate.TypedFuncs[T]{UpdateFunc: func(e event.TypedUpdateEvent[T]) bool { return matters(e.ObjectOld, e.ObjectNew) }})
+}
+
+// watchHub wakes the World when clients come, go, acknowledge or report.
+func (w *World) watchHub(ctx context.Context, queue workqueue.TypedRateLimitingInterface[topic]) error {
+	go func() {
+		for {
+			changed := w.Hub.Changed()
+			queue.Add(topic{what: topicAcks})
+			select {
+			case <-ctx.Done():
+				return
+			case <-w.reported:
+				queue.Add(topic{what: topicPods})
+			case <-changed:
+			}
+		}
+	}()
+	return nil
+}
+
+// NodesReported wakes the World after node agents have reported pods. It never blocks.
+func (w *World) NodesReported() {
+	select {
+	case w.reported <- struct{}{}:
+	default: // a wake-up is pending already
+	}
+}
+
+func generationChanged[T client.Object](before, after T) bool {
+	return before.GetGeneration() != after.GetGeneration() || deletionChanged(before, after)
+}
+
+func deletionChanged(before, after client.Object) bool {
+	return (before.GetDeletionTimestamp() == nil) != (after.GetDeletionTimestamp() == nil)
+}
+
+func namespaceChanged(before, after *corev1.Namespace) bool {
+	return !maps.Equal(before.Labels, after.Labels) || before.Status.Phase != after.Status.Phase || deletionChanged(before, after)
+}
+
+func serviceChanged(before, after *corev1.Service) bool {
+	return !maps.Equal(before.Labels, after.Labels) || deletionChanged(before, after) ||
+		!equality.Semantic.DeepEqual(before.Spec, after.Spec)
+}
+
+// routeChanged tells whether a pass is due. A change of the status alone concerns the status writer.
+func routeChanged[T client.Object](w *World, kind wire.RouteKind) func(before, after T) bool {
+	return func(before, after T) bool {
+		if generationChanged(before, after) {
+			return true
+		}
+		w.Status.Observed(kind, client.ObjectKeyFromObject(after))
+		return false
+	}
+}
+
+func podChanged(before, after *corev1.Pod) bool {
+	return !maps.Equal(before.Labels, after.Labels) || deletionChanged(before, after) ||
+		before.Spec.NodeName != after.Spec.NodeName || !equality.Semantic.DeepEqual(before.Status, after.Status)
+}
+
+func nodeChanged(before, after *corev1.Node) bool {
+	return !maps.Equal(before.Labels, after.Labels) || before.Spec.Unschedulable != after.Spec.Unschedulable
+}

@@ -1,0 +1,364 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"weft.dev/weft/controllers/cluster"
+	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/controllers/status"
+	"weft.dev/weft/proxy/wire"
+)
+
+// numberQuarantine is how long a destination number stays reserved after its destination is gone and
+// every connected node has confirmed that it captures it no more. It covers an agent that was not
+// connected: its map elements have faded long before.
+const numberQuarantine = 5 * time.Minute
+
+// topic names what a World is to look at again. Topics are the keys of its queue, so that any number of
+// events of one kind is one piece of work.
+type topic struct {
+	what    what
+	service types.NamespacedName
+}
+
+type what string
+
+const (
+	// topicConfig: something that Compile reads has changed.
+	topicConfig what = "config"
+	// topicEndpoints: the EndpointSlices of one Service have changed.
+	topicEndpoints what = "endpoints"
+	// topicPods: pods, or what node agents report of them, have changed.
+	topicPods what = "pods"
+	// topicAcks: a client came, went or acknowledged.
+	topicAcks what = "acks"
+)
+
+// World turns what the API declares into what proxies and node agents hold. One worker handles its
+// topics one after the other: every pass works on the latest state, so that changes which arrive during
+// a pass form the next one, and no two passes publish against each other.
+type World struct {
+	// Client reads from the cache; Direct reads from the API server.
+	Client client.Client
+	Direct client.Reader
+	Hub    *distribute.Hub
+	Status *status.Writer
+	Log    logr.Logger
+	// SystemNamespace is where Weft runs, TrustBundle the PEM roots that are trusted now.
+	SystemNamespace string
+	TrustBundle     func() string
+
+	// reported and membership are buffered: one pending wake-up is enough.
+	reported   chan struct{}
+	membership chan struct{}
+
+	numbers numberStore
+
+	// published are the compiled resources that the hub has, retired are those among them that are kept
+	// only until no node captures them any more.
+	published map[wire.Ref]wire.Resource
+	retired   map[wire.Ref]wire.Resource
+	ready     map[string][]wire.Proxy
+	// captured is what nodes are told, capturedSeq the publication in which that last changed.
+	captured    map[string]wire.Resource
+	capturedSeq uint64
+	// unused tells since when a number has no destination.
+	unused  map[compile.NumberKey]time.Time
+	started time.Time
+	opened  bool
+
+	mu sync.Mutex
+	// enrolled namespaces are served; leaving ones are served until nothing of theirs is retired any
+	// more and every proxy has the publication given here.
+	enrolled map[string]bool
+	leaving  map[string]uint64
+	retiring map[string]bool
+}
+
+// NewWorld returns a World that has seen nothing yet. The caller sets the exported fields.
+func NewWorld() *World {
+	return &World{reported: make(chan struct{}, 1), membership: make(chan struct{}, 1)}
+}
+
+// Reconcile handles one topic.
+func (w *World) Reconcile(ctx context.Context, t topic) (reconcile.Result, error) {
+	switch t.what {
+	case topicConfig:
+		return w.compile(ctx)
+	case topicEndpoints:
+		return reconcile.Result{}, w.endpoints(ctx, t.service)
+	case topicPods:
+		return reconcile.Result{}, w.pods(ctx)
+	default:
+		return w.acknowledged()
+	}
+}
+
+// compile is the one pass: load, compile, publish, tell the status writer.
+func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
+	if w.started.IsZero() {
+		w.started = time.Now()
+		w.numbers = numberStore{client: w.Client, reader: w.Direct, namespace: w.SystemNamespace}
+	}
+	snapshot, err := cluster.Load(ctx, w.Client)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	given, err := w.numbers.load(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	snapshot.Numbers = w.reusable(given)
+	snapshot.TrustBundle = w.TrustBundle()
+	snapshot.SystemNamespace = w.SystemNamespace
+	result := compile.Compile(snapshot)
+	if err := w.numbers.save(ctx, result.Numbers); err != nil {
+		return reconcile.Result{}, err
+	}
+
+	next := index(result.Resources)
+	w.retired = retire(w.published, next)
+	maps.Copy(next, w.retired)
+	w.published = next
+	w.noteNumbers(result)
+	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(next)))
+	w.setEnrolled(result.Enrolled, seq)
+	w.Status.Replace(append(result.Routes, status.Stale(snapshot.HTTPRoutes, snapshot.GRPCRoutes, result.Routes)...))
+	if err := w.pods(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
+	return w.acknowledged()
+}
+
+// endpoints is the side path of one Service: no route is compiled.
+func (w *World) endpoints(ctx context.Context, name types.NamespacedName) error {
+	var affected []wire.Resource
+	for ref, r := range w.published {
+		if ref.Kind == wire.KindBackend && r.Backend.Namespace == name.Namespace && r.Backend.Service == name.Name {
+			affected = append(affected, r)
+		}
+	}
+	if len(affected) == 0 {
+		return nil
+	}
+	service := &corev1.Service{}
+	if err := w.Client.Get(ctx, name, service); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	var list discoveryv1.EndpointSliceList
+	if err := w.Client.List(ctx, &list, client.InNamespace(name.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: name.Name}); err != nil {
+		return fmt.Errorf("list endpoint slices of %s: %w", name, err)
+	}
+	all := make([]*discoveryv1.EndpointSlice, len(list.Items))
+	for i := range list.Items {
+		all[i] = &list.Items[i]
+	}
+	changed := make([]wire.Resource, 0, len(affected))
+	for _, b := range affected {
+		r := compile.Endpoints(b, service, all)
+		w.published[r.Ref] = r
+		changed = append(changed, r)
+	}
+	w.Hub.Patch(distribute.LayerCompiled, changed, nil)
+	return nil
+}
+
+// pods is the side path of identities and of the proxies themselves.
+func (w *World) pods(ctx context.Context) error {
+	pods, err := cluster.Pods(ctx, w.Client)
+	if err != nil {
+		return err
+	}
+	nodes, err := cluster.Nodes(ctx, w.Client)
+	if err != nil {
+		return err
+	}
+	zones := make(map[string]string, len(nodes))
+	for _, node := range nodes {
+		zones[node.Name] = node.Labels[corev1.LabelTopologyZone]
+	}
+	served := w.served()
+	w.ready = compile.ReadyProxies(pods, served, zones)
+	w.Hub.Replace(distribute.LayerWorkloads, compile.Workloads(pods, sandboxes(w.Hub.Nodes()), served))
+	w.Hub.Replace(distribute.LayerProxies, compile.Proxies(w.ready, served))
+	_, err = w.acknowledged()
+	return err
+}
+
+// sandboxes keeps the nodes that have reported all their pods.
+func sandboxes(nodes map[string]distribute.NodeState) compile.Sandboxes {
+	out := compile.Sandboxes{}
+	for name, node := range nodes {
+		if node.Complete {
+			out[name] = slices.Collect(maps.Values(node.Pods))
+		}
+	}
+	return out
+}
+
+// acknowledged moves everything on that waits for proxies or nodes: capture, retirement, statuses.
+func (w *World) acknowledged() (reconcile.Result, error) {
+	w.Status.Acknowledged()
+	if !w.capture() {
+		return reconcile.Result{RequeueAfter: time.Second}, nil
+	}
+	w.finishRetirement()
+	return reconcile.Result{}, nil
+}
+
+// finishRetirement drops retired resources once every connected node holds captures without them.
+func (w *World) finishRetirement() {
+	if len(w.retired) == 0 || !w.nodesHoldCaptures() {
+		return
+	}
+	for ref := range w.retired {
+		delete(w.published, ref)
+	}
+	w.retired = nil
+	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(w.published)))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.retiring = nil
+	for namespace := range w.leaving {
+		w.leaving[namespace] = seq
+	}
+}
+
+// noteNumbers remembers which numbers have a destination and since when the others have none.
+func (w *World) noteNumbers(result compile.Result) {
+	active := map[uint16]bool{}
+	for _, r := range w.published {
+		if r.Destination != nil {
+			active[r.Destination.Number] = true
+		}
+	}
+	unused := map[compile.NumberKey]time.Time{}
+	for key, number := range result.Numbers {
+		if active[number] {
+			continue
+		}
+		unused[key] = time.Now()
+		if since, known := w.unused[key]; known {
+			unused[key] = since
+		}
+	}
+	w.unused = unused
+}
+
+// reusable leaves out the numbers that nothing can use any more.
+func (w *World) reusable(given compile.Numbers) compile.Numbers {
+	if len(w.unused) == 0 || !w.nodesHoldCaptures() {
+		return given
+	}
+	kept := maps.Clone(given)
+	for key, since := range w.unused {
+		if time.Since(since) > numberQuarantine {
+			delete(kept, key)
+		}
+	}
+	return kept
+}
+
+func (w *World) setEnrolled(names []string, seq uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.leaving == nil {
+		w.leaving = map[string]uint64{}
+	}
+	w.retiring = namespacesOf(w.retired)
+	enrolled := make(map[string]bool, len(names))
+	for _, name := range names {
+		enrolled[name] = true
+		delete(w.leaving, name)
+	}
+	for name := range w.enrolled {
+		if !enrolled[name] {
+			w.leaving[name] = seq
+		}
+	}
+	if w.enrolled == nil || !maps.Equal(enrolled, w.enrolled) {
+		select {
+		case w.membership <- struct{}{}:
+		default: // a wake-up is pending already
+		}
+	}
+	w.enrolled = enrolled
+}
+
+// served are the namespaces whose proxies and identities are published; nil before the first pass.
+func (w *World) served() map[string]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	served := maps.Clone(w.enrolled)
+	if served == nil {
+		return nil
+	}
+	for name := range w.leaving {
+		served[name] = true
+	}
+	return served
+}
+
+// Enrolment tells what is to happen with a namespace's objects.
+type Enrolment int
+
+// The states of a namespace.
+const (
+	// Unknown before the first pass.
+	Unknown Enrolment = iota
+	// Enrolled namespaces have proxies and certificates.
+	Enrolled
+	// Leaving namespaces keep them until nothing sends to them any more.
+	Leaving
+	// Left namespaces need nothing of the mesh.
+	Left
+)
+
+// Enrolment answers for one namespace. A namespace is left once no node captures for it or towards it
+// and every connected proxy has the publication in which nothing is sent to its proxies any more.
+func (w *World) Enrolment(namespace string) Enrolment {
+	clients := w.Hub.Clients()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.enrolled == nil {
+		return Unknown
+	}
+	if w.enrolled[namespace] {
+		return Enrolled
+	}
+	seq, known := w.leaving[namespace]
+	if !known {
+		// It left before this operator started, or never was enrolled: what is published now already
+		// leaves it out.
+		return Left
+	}
+	if w.retiring[namespace] {
+		return Leaving
+	}
+	for _, c := range clients {
+		if c.Kind == distribute.ClientProxy && c.Namespace != namespace && c.Seq < seq {
+			return Leaving
+		}
+	}
+	return Left
+}
+
+// Forget ends the service for a namespace whose objects are gone.
+func (w *World) Forget(namespace string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.leaving, namespace)
+}
