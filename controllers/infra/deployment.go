@@ -19,7 +19,8 @@ const (
 	nonroot = 65532
 
 	// terminationGrace bounds a proxy's end, drainGrace the part of it in which requests, TCP and
-	// WebSocket connections may finish. The rest is for leaving the agents before and closing after.
+	// WebSocket connections may finish. The rest is for the agents to leave before (the proxy's
+	// --leave-grace) and for closing after.
 	terminationGrace = 60
 	drainGrace       = "45s"
 
@@ -61,6 +62,7 @@ func podSpec(p Params) *corev1ac.PodSpecApplyConfiguration {
 		WithEnableServiceLinks(false).
 		WithPriorityClassName(PriorityClass).
 		WithTerminationGracePeriodSeconds(terminationGrace).
+		WithNodeSelector(map[string]string{corev1.LabelOSStable: "linux"}).
 		WithSecurityContext(corev1ac.PodSecurityContext().
 			WithRunAsNonRoot(true).
 			WithRunAsUser(nonroot).

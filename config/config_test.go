@@ -1,0 +1,305 @@
+// Package config_test holds the manifests to what they promise: what a user applies is rendered as
+// users render it, and then looked at.
+package config_test
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"weft.dev/weft/controllers"
+	"weft.dev/weft/controllers/infra"
+	"weft.dev/weft/proxy/wire"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden file")
+
+// render returns what kustomize makes of a directory.
+func render(directory string) ([]*unstructured.Unstructured, error) {
+	build := exec.Command("go", "tool", "-modfile=tools/kustomize/go.mod", "kustomize", "build", "config/"+directory)
+	build.Dir = ".."
+	var stderr bytes.Buffer
+	build.Stderr = &stderr
+	out, err := build.Output()
+	if err != nil {
+		return nil, fmt.Errorf("kustomize build config/%s: %w\n%s", directory, err, stderr.Bytes())
+	}
+	var objects []*unstructured.Unstructured
+	for decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(out), 4096); ; {
+		u := &unstructured.Unstructured{}
+		err := decoder.Decode(&u.Object)
+		if errors.Is(err, io.EOF) {
+			return objects, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("config/%s: %w", directory, err)
+		}
+		objects = append(objects, u)
+	}
+}
+
+// renderDefault is what a user installs.
+var renderDefault = sync.OnceValues(func() ([]*unstructured.Unstructured, error) { return render("default") })
+
+func installed(t *testing.T) []*unstructured.Unstructured {
+	t.Helper()
+	objects, err := renderDefault()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
+// find returns the object of a kind and name in its Go type.
+func find[T any](t *testing.T, kind, name string) *T {
+	t.Helper()
+	for _, u := range installed(t) {
+		if u.GetKind() == kind && u.GetName() == name {
+			return convert[T](t, u)
+		}
+	}
+	t.Fatalf("config/default has no %s %s", kind, name)
+	return nil
+}
+
+// convert is strict: a field that the type does not have is a mistake in the manifest.
+func convert[T any](t *testing.T, u *unstructured.Unstructured) *T {
+	t.Helper()
+	typed := new(T)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(u.Object, typed, true); err != nil {
+		t.Fatalf("%s %s: %v", u.GetKind(), u.GetName(), err)
+	}
+	return typed
+}
+
+func TestEverythingRenders(t *testing.T) {
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if _, err := os.Stat(entry.Name() + "/kustomization.yaml"); err != nil {
+			continue
+		}
+		objects, err := render(entry.Name())
+		if err != nil {
+			t.Error(err)
+		} else if len(objects) == 0 {
+			t.Errorf("config/%s renders to nothing", entry.Name())
+		}
+	}
+}
+
+// TestGoldenRights lists who may do what, a line for each subject, place, resource and name, so that a
+// change of rights can be reviewed in one place. Rights that administrators may give to people are not
+// in it.
+func TestGoldenRights(t *testing.T) {
+	rules := map[string][]rbacv1.PolicyRule{}
+	for _, u := range installed(t) {
+		switch u.GetKind() {
+		case "ClusterRole":
+			rules["ClusterRole/"+u.GetName()] = convert[rbacv1.ClusterRole](t, u).Rules
+		case "Role":
+			rules["Role/"+u.GetNamespace()+"/"+u.GetName()] = convert[rbacv1.Role](t, u).Rules
+		}
+	}
+	var lines []string
+	grant := func(place string, ref rbacv1.RoleRef, namespace string, subjects []rbacv1.Subject) {
+		key := ref.Kind + "/" + ref.Name
+		if ref.Kind == "Role" {
+			key = ref.Kind + "/" + namespace + "/" + ref.Name
+		}
+		granted, ok := rules[key]
+		if !ok {
+			t.Errorf("a binding refers to %s, which is not installed", key)
+		}
+		for _, subject := range subjects {
+			for _, rule := range granted {
+				lines = append(lines, describe(subject.Name, place, rule)...)
+			}
+		}
+	}
+	for _, u := range installed(t) {
+		switch u.GetKind() {
+		case "ClusterRoleBinding":
+			b := convert[rbacv1.ClusterRoleBinding](t, u)
+			grant("everywhere", b.RoleRef, "", b.Subjects)
+		case "RoleBinding":
+			b := convert[rbacv1.RoleBinding](t, u)
+			grant("in "+b.Namespace, b.RoleRef, b.Namespace, b.Subjects)
+		}
+	}
+	// What infra binds in each enrolled namespace.
+	grant("in enrolled namespaces", rbacv1.RoleRef{Kind: "ClusterRole", Name: infra.IdentityRole}, "",
+		[]rbacv1.Subject{{Name: "weft-operator"}})
+	slices.Sort(lines)
+	got := strings.Join(lines, "\n") + "\n"
+	if *update {
+		if err := os.WriteFile("testdata/rights.txt", []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile("testdata/rights.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("rights (-want +got), rewrite them with make golden:\n%s", diff)
+	}
+}
+
+func describe(subject, place string, rule rbacv1.PolicyRule) []string {
+	var lines []string
+	verbs := strings.Join(rule.Verbs, ",")
+	for _, url := range rule.NonResourceURLs {
+		lines = append(lines, fmt.Sprintf("%s %s: %s %s", subject, place, url, verbs))
+	}
+	names := rule.ResourceNames
+	if len(names) == 0 {
+		names = []string{"any"}
+	}
+	for _, group := range rule.APIGroups {
+		for _, resource := range rule.Resources {
+			if group != "" {
+				resource += "." + group
+			}
+			for _, name := range names {
+				lines = append(lines, fmt.Sprintf("%s %s: %s %s %s", subject, place, resource, name, verbs))
+			}
+		}
+	}
+	return lines
+}
+
+// TestRightsAreNarrow: no wildcard anywhere, and no right to Secrets that reaches beyond the operator's
+// namespace and the enrolled ones.
+func TestRightsAreNarrow(t *testing.T) {
+	everywhere := map[string]bool{}
+	for _, u := range installed(t) {
+		if u.GetKind() == "ClusterRoleBinding" {
+			everywhere[convert[rbacv1.ClusterRoleBinding](t, u).RoleRef.Name] = true
+		}
+	}
+	for _, u := range installed(t) {
+		var rules []rbacv1.PolicyRule
+		switch u.GetKind() {
+		case "ClusterRole":
+			rules = convert[rbacv1.ClusterRole](t, u).Rules
+		case "Role":
+			rules = convert[rbacv1.Role](t, u).Rules
+		}
+		for _, rule := range rules {
+			for _, list := range [][]string{rule.APIGroups, rule.Resources, rule.Verbs, rule.ResourceNames, rule.NonResourceURLs} {
+				if slices.ContainsFunc(list, func(s string) bool { return strings.Contains(s, "*") }) {
+					t.Errorf("%s %s has a wildcard: %v", u.GetKind(), u.GetName(), rule)
+				}
+			}
+			for _, verb := range []string{"escalate", "impersonate"} {
+				if slices.Contains(rule.Verbs, verb) {
+					t.Errorf("%s %s may %s", u.GetKind(), u.GetName(), verb)
+				}
+			}
+			if u.GetKind() == "ClusterRole" && everywhere[u.GetName()] && slices.Contains(rule.Resources, "secrets") {
+				t.Errorf("ClusterRole %s has rights to Secrets everywhere: %v", u.GetName(), rule)
+			}
+		}
+	}
+}
+
+// TestRightsMatchTheCache: a list or watch that RBAC limits by name is allowed only with the selector
+// for that name.
+func TestRightsMatchTheCache(t *testing.T) {
+	names := map[string][]string{}
+	for _, rule := range find[rbacv1.ClusterRole](t, "ClusterRole", "weft-operator").Rules {
+		if slices.Contains(rule.Verbs, "watch") && len(rule.ResourceNames) > 0 {
+			for _, resource := range rule.Resources {
+				names[resource] = rule.ResourceNames
+			}
+		}
+	}
+	want := map[string][]string{}
+	for object, options := range infra.CacheOptions() {
+		name, _ := options.Field.RequiresExactMatch("metadata.name")
+		kind := fmt.Sprintf("%T", object)
+		want[strings.ToLower(kind[strings.LastIndex(kind, ".")+1:])+"s"] = []string{name}
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("watched by name (-cache +rights):\n%s", diff)
+	}
+}
+
+func TestPods(t *testing.T) {
+	operator := find[appsv1.Deployment](t, "Deployment", "weft-operator").Spec.Template.Spec
+	agent := find[appsv1.DaemonSet](t, "DaemonSet", "weft-node").Spec.Template.Spec
+	for name, spec := range map[string]corev1.PodSpec{"weft-operator": operator, "weft-node": agent} {
+		for _, c := range spec.Containers {
+			s := c.SecurityContext
+			if *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || s.Privileged != nil || !cmp.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+				t.Errorf("%s: container %s has more rights than it needs: %+v", name, c.Name, s)
+			}
+			if c.Resources.Requests.Cpu().IsZero() || c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
+				t.Errorf("%s: container %s has no requests or no limit: %+v", name, c.Name, c.Resources)
+			}
+			if strings.Contains(c.Image, "/") || !strings.Contains(c.Image, ":") {
+				t.Errorf("%s: image %q is not a bare name with a version", name, c.Image)
+			}
+		}
+	}
+	if s := operator.SecurityContext; !*s.RunAsNonRoot || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault ||
+		operator.HostNetwork || len(operator.Containers[0].SecurityContext.Capabilities.Add) > 0 {
+		t.Errorf("the operator's pod is not restricted: %+v", operator)
+	}
+	if *agent.AutomountServiceAccountToken {
+		t.Error("node agents have a token for the API server")
+	}
+	if !cmp.Equal(agent.Containers[0].SecurityContext.Capabilities.Add, []corev1.Capability{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}) {
+		t.Errorf("node agents have capabilities %v", agent.Containers[0].SecurityContext.Capabilities.Add)
+	}
+}
+
+// TestNames: names that the programs and the manifests must agree on.
+func TestNames(t *testing.T) {
+	service := find[corev1.Service](t, "Service", controllers.ConfigService)
+	if len(service.Spec.Selector) != 0 {
+		t.Error("the configuration Service has a selector: it would lead to operators that do not serve")
+	}
+	if port := service.Spec.Ports[0]; port.Name != "config" || port.Port != controllers.ConfigPort {
+		t.Errorf("the configuration Service has port %s %d, want config %d", port.Name, port.Port, controllers.ConfigPort)
+	}
+	find[rbacv1.ClusterRole](t, "ClusterRole", infra.IdentityRole)
+	find[schedulingv1.PriorityClass](t, "PriorityClass", infra.PriorityClass)
+
+	volumes := find[appsv1.DaemonSet](t, "DaemonSet", "weft-node").Spec.Template.Spec.Volumes
+	sources := volumes[0].Projected.Sources
+	if got := sources[0].ServiceAccountToken.Audience; got != wire.TokenAudience {
+		t.Errorf("the agents' token is for %q, want %q", got, wire.TokenAudience)
+	}
+	if got := sources[1].ConfigMap.Name; got != infra.TrustBundleName {
+		t.Errorf("the agents read roots from %q, want %q", got, infra.TrustBundleName)
+	}
+
+	// The tag of the proxies must move with the operator's.
+	c := find[appsv1.Deployment](t, "Deployment", "weft-operator").Spec.Template.Spec.Containers[0]
+	for _, e := range c.Env {
+		if e.Name == "WEFT_PROXY_IMAGE" && e.Value != strings.Replace(c.Image, "operator", "proxy", 1) {
+			t.Errorf("the operator runs %s and deploys %s", c.Image, e.Value)
+		}
+	}
+}
