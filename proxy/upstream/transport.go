@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
 	"weft.dev/weft/proxy/wire"
@@ -100,9 +101,10 @@ func HopServerHTTP2() *http.HTTP2Config {
 // of its body was read; nothing else is repeated. Failures are of type *Error.
 //
 // The endpoint and its Backend decide the protocol: HTTP/1.1 or HTTP/2 with prior knowledge in plain text
-// for pods, HTTP/2 over mutual TLS for the hop. Scheme and host of req.URL are replaced; Host, Header,
-// Body, ContentLength and Trailer are sent as they are, except that fields named weft-* are removed on the
-// way to and from pods and set on the hop. req itself is not modified and no User-Agent is invented.
+// for pods, HTTP/2 over mutual TLS for the hop. gRPC exists over HTTP/2 alone, so it is sent to pods that
+// way whatever the Backend says. Scheme and host of req.URL are replaced; Host, Header, Body,
+// ContentLength and Trailer are sent as they are, except that fields named weft-* are removed on the way
+// to and from pods and set on the hop. req itself is not modified and no User-Agent is invented.
 //
 // A request with an Upgrade field takes an HTTP/1.1 connection of its own, over the hop as well, where the
 // receiver sees an opaque connection. The Body of a 101 response is an io.ReadWriteCloser with CloseWrite
@@ -115,7 +117,11 @@ func (s *Set) RoundTrip(ctx context.Context, to Endpoint, call Call, req *http.R
 	e := to.state
 	e.inFlight.Add(1)
 	begin := s.elapsed()
-	t := &try{set: s, to: to, call: call, upgrade: req.Header.Get("Upgrade") != ""}
+	t := &try{
+		set: s, to: to, call: call,
+		upgrade: req.Header.Get("Upgrade") != "",
+		grpc:    isGRPC(req.Header.Get("Content-Type")),
+	}
 	resp, err := t.send(ctx, req)
 	took := s.elapsed() - begin
 	if err != nil {
@@ -145,6 +151,7 @@ type try struct {
 	to      Endpoint
 	call    Call
 	upgrade bool
+	grpc    bool
 }
 
 func (t *try) send(ctx context.Context, req *http.Request) (*http.Response, *Error) {
@@ -171,6 +178,13 @@ func (t *try) send(ctx context.Context, req *http.Request) (*http.Response, *Err
 	}
 }
 
+// isGRPC tells whether a content type is that of gRPC, which may name a message format. That of gRPC-Web,
+// which is another protocol, begins with the same letters.
+func isGRPC(contentType string) bool {
+	rest, ok := strings.CutPrefix(strings.ToLower(contentType), "application/grpc")
+	return ok && (rest == "" || strings.IndexByte("+; ", rest[0]) >= 0)
+}
+
 // acquire returns a connection for the endpoint's protocol.
 func (t *try) acquire(ctx context.Context, fresh bool) (lease, error) {
 	backend := t.to.backend
@@ -187,7 +201,7 @@ func (t *try) acquire(ctx context.Context, fresh bool) (lease, error) {
 	switch {
 	case t.to.kind == KindHop:
 		key = poolKey{poolHop, t.call.Source.ServiceAccount, backend.Namespace}
-	case backend.Protocol == wire.ProtocolH2C:
+	case backend.Protocol == wire.ProtocolH2C, t.grpc:
 		key.protocol = poolH2C
 	}
 	return t.to.state.pool(key).acquire(ctx, fresh)
@@ -223,6 +237,8 @@ func (t *try) outgoing(ctx context.Context, req *http.Request, body *requestBody
 	}
 	out.URL = &target
 	out.GetBody = nil
+	// Without a version net/http ignores Expect: 100-continue.
+	out.Proto, out.ProtoMajor, out.ProtoMinor = "HTTP/1.1", 1, 1
 	if body != nil {
 		out.Body = body
 	}
@@ -297,7 +313,11 @@ func (t *try) received(resp *http.Response, l lease) error {
 			Err: fmt.Errorf("%w: %.256q", errRejected, reason),
 		}
 	}
-	StripMetadata(resp.Header)
+	if t.to.kind != KindHop || t.upgrade {
+		// What an application says is not taken for a proxy's word. The proxy at the other end of the
+		// hop has done the same, so that what is left is its own.
+		StripMetadata(resp.Header)
+	}
 	end := func(complete bool) {
 		e.inFlight.Add(-1)
 		if complete {
