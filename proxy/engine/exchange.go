@@ -65,7 +65,7 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		start:   time.Now(),
 		backend: phttp.NoBackend,
 		series:  d.plain,
-		grpc:    isGRPC(r.Header.Get("Content-Type")),
+		grpc:    isGRPC(r),
 	}
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge)
 	defer x.finish()

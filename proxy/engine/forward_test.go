@@ -1,17 +1,539 @@
 package engine
 
 import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"weft.dev/weft/proxy/wire"
 )
 
-func TestServiceWithoutRoutesIsForwarded(t *testing.T) {
-	p := newProxy(t)
-	p.apply(service("cart", wire.ProtocolHTTP, named(t, "cart"))...)
-	got := get(t, p.listen(key("cart")), "/")
-	if got.status != http.StatusOK || got.body != "cart" {
-		t.Errorf("answer = %v, want 200 from cart", got)
+// echo answers with what arrived: request line, authority and header.
+func echo(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprintf(w, "%s %s host=%s\n", r.Method, r.RequestURI, r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			fmt.Fprintf(w, "%s: %s\n", name, value)
+		}
 	}
+}
+
+func TestServiceWithoutRoutesIsForwarded(t *testing.T) {
+	for name, protocol := range map[string]wire.Protocol{"HTTP/1.1": wire.ProtocolHTTP, "HTTP/2": wire.ProtocolH2C} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t)
+			p.apply(service("cart", protocol, server(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.WriteString(w, r.Proto)
+			}))...)
+			address := p.listen(key("cart"))
+			want := map[wire.Protocol]string{wire.ProtocolHTTP: "HTTP/1.1", wire.ProtocolH2C: "HTTP/2.0"}[protocol]
+			for _, c := range []*http.Client{client(t), client(t, h2c)} {
+				got := do(t, c, request(t, http.MethodGet, address, "/", nil))
+				if got.status != http.StatusOK || got.body != want {
+					t.Errorf("answer = %v, want 200 over %s", got, want)
+				}
+			}
+		})
+	}
+}
+
+func TestRequestArrivesAsItWasSent(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, echo))...)
+	address := p.listen(key("cart"))
+	tests := map[string]struct {
+		request string
+		want    []string
+		absent  []string
+	}{
+		"target": {
+			request: lines("GET /a%2Fb/c%20d//e;x=1?q=%zz&r=a+b HTTP/1.1", "Host: cart.example:8080"),
+			want:    []string{"GET /a%2Fb/c%20d//e;x=1?q=%zz&r=a+b host=cart.example:8080"},
+		},
+		"empty query": {
+			request: lines("GET /a? HTTP/1.1", "Host: cart"),
+			want:    []string{"GET /a? host=cart"},
+		},
+		"two slashes at the beginning": {
+			request: lines("GET //a HTTP/1.1", "Host: cart"),
+			want:    []string{"GET //a host=cart"},
+		},
+		"asterisk": {
+			request: lines("OPTIONS * HTTP/1.1", "Host: cart"),
+			want:    []string{"OPTIONS * host=cart"},
+		},
+		"absolute form": {
+			request: lines("GET http://real.example/a?b HTTP/1.1", "Host: lie"),
+			want:    []string{"GET /a?b host=real.example"},
+		},
+		"absolute form without a path": {
+			request: lines("GET http://real.example HTTP/1.1", "Host: lie"),
+			want:    []string{"GET / host=real.example"},
+		},
+		"dot segments are resolved before anybody sees them": {
+			request: lines("GET /public/%2e%2e/secret HTTP/1.1", "Host: cart"),
+			want:    []string{"GET /secret host=cart"},
+		},
+		"HTTP/1.0 without Host": {
+			request: lines("GET / HTTP/1.0"),
+			want:    []string{"GET / host=cart.shop"},
+		},
+		"header": {
+			request: lines("GET / HTTP/1.1", "Host: cart", "X-A: 1", "x-a: 2", "Traceparent: 00-1-2-01",
+				"X-Forwarded-For: 192.0.2.1", "Cookie: a=b; c=d"),
+			want: []string{"X-A: 1\nX-A: 2\n", "Traceparent: 00-1-2-01", "X-Forwarded-For: 192.0.2.1", "Cookie: a=b; c=d"},
+			// Nothing is made up.
+			absent: []string{"User-Agent", "Accept-Encoding", "Via", "Forwarded: "},
+		},
+		"what concerns one connection": {
+			request: lines("GET / HTTP/1.1", "Host: cart", "Connection: x-hop", "X-Hop: 1", "Keep-Alive: 5", "TE: gzip, trailers"),
+			want:    []string{"Te: trailers"},
+			absent:  []string{"X-Hop", "Keep-Alive", "gzip"},
+		},
+		"what only proxies may say": {
+			request: lines("GET / HTTP/1.1", "Host: cart", "Weft-Backend: shop/other:80", "weft-anything: 1", "X-A: 1"),
+			want:    []string{"X-A: 1"},
+			absent:  []string{"Weft-"},
+		},
+		"an upgrade to h2c is not forwarded": {
+			request: lines("GET / HTTP/1.1", "Host: cart", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"),
+			want:    []string{"GET / host=cart"},
+			absent:  []string{"Upgrade", "Http2-Settings"},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, r := raw(t, address, tc.request)
+			res, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatalf("read answer: %v", err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			body, err := io.ReadAll(res.Body)
+			if err != nil || res.StatusCode != http.StatusOK {
+				t.Fatalf("answer = %d %q, %v", res.StatusCode, body, err)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(string(body), want) {
+					t.Errorf("arrived %q, want %q in it", body, want)
+				}
+			}
+			for _, absent := range tc.absent {
+				if strings.Contains(string(body), absent) {
+					t.Errorf("arrived %q, want no %q in it", body, absent)
+				}
+			}
+		})
+	}
+}
+
+func TestInvalidRequestsAreRefused(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s reached the backend", r.Method, r.RequestURI)
+	}))...)
+	address := p.listen(key("cart"))
+	many := "GET / HTTP/1.1\r\nHost: cart\r\n" + strings.Repeat("X-A: 1\r\n", maxHeaderFields+1) + "\r\n"
+	large := "GET / HTTP/1.1\r\nHost: cart\r\nX-A: " + strings.Repeat("a", maxHeaderBytes+8<<10) + "\r\n\r\n"
+	tests := map[string]struct {
+		request    string
+		wantStatus int
+	}{
+		"CONNECT":                      {lines("CONNECT cart:80 HTTP/1.1", "Host: cart:80"), http.StatusNotImplemented},
+		"two hosts":                    {lines("GET / HTTP/1.1", "Host: a", "Host: b"), http.StatusBadRequest},
+		"no host":                      {lines("GET / HTTP/1.1"), http.StatusBadRequest},
+		"invalid host":                 {lines("GET / HTTP/1.1", "Host: a b"), http.StatusBadRequest},
+		"broken escape":                {lines("GET /%zz HTTP/1.1", "Host: a"), http.StatusBadRequest},
+		"NUL in the path":              {lines("GET /%00 HTTP/1.1", "Host: a"), http.StatusBadRequest},
+		"absolute form of another URI": {lines("GET ftp://a/ HTTP/1.1", "Host: a"), http.StatusBadRequest},
+		"user in the target":           {lines("GET http://u@a/ HTTP/1.1", "Host: a"), http.StatusBadRequest},
+		"asterisk with GET":            {lines("GET * HTTP/1.1", "Host: a"), http.StatusBadRequest},
+		"unknown transfer coding":      {lines("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: gzip"), http.StatusNotImplemented},
+		"unequal lengths":              {lines("POST / HTTP/1.1", "Host: a", "Content-Length: 1", "Content-Length: 2"), http.StatusBadRequest},
+		"space before the colon":       {lines("GET / HTTP/1.1", "Host: a", "X-A : 1"), http.StatusBadRequest},
+		"too many fields":              {many, http.StatusRequestHeaderFieldsTooLarge},
+		"too large a header":           {large, http.StatusRequestHeaderFieldsTooLarge},
+		"upgrade with a body": {
+			lines("POST / HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: websocket", "Content-Length: 0"),
+			http.StatusBadRequest,
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, r := raw(t, address, tc.request)
+			res, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatalf("read answer: %v", err)
+			}
+			_ = res.Body.Close()
+			if res.StatusCode != tc.wantStatus || !res.Close {
+				t.Errorf("answer = %d, close %t, want %d and the end of the connection", res.StatusCode, res.Close, tc.wantStatus)
+			}
+		})
+	}
+}
+
+func TestResponseArrivesAsItWasSent(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h["Content-Type"] = nil
+		h.Set("Weft-Reason", "forged")
+		switch r.URL.Path {
+		case "/204":
+			w.WriteHeader(http.StatusNoContent)
+		case "/304":
+			h.Set("ETag", `"a"`)
+			w.WriteHeader(http.StatusNotModified)
+		case "/html":
+			_, _ = io.WriteString(w, "<html>")
+		case "/cookies":
+			h["Set-Cookie"] = []string{"a=1", "b=2"}
+			h.Set("Keep-Alive", "5")
+			w.WriteHeader(http.StatusTeapot)
+		}
+	}))...)
+	address := p.listen(key("cart"))
+	tests := map[string]struct {
+		method     string
+		wantStatus int
+		wantBody   string
+		wantHeader http.Header
+	}{
+		"/204":     {wantStatus: 204, wantHeader: http.Header{}},
+		"/304":     {wantStatus: 304, wantHeader: http.Header{"Etag": {`"a"`}}},
+		"/html":    {wantStatus: 200, wantBody: "<html>", wantHeader: http.Header{"Content-Length": {"6"}}},
+		"/cookies": {wantStatus: 418, wantHeader: http.Header{"Content-Length": {"0"}, "Set-Cookie": {"a=1", "b=2"}}},
+	}
+	for path, tc := range tests {
+		t.Run(path, func(t *testing.T) {
+			got := get(t, address, path)
+			got.header.Del("Date")
+			if got.status != tc.wantStatus || got.body != tc.wantBody {
+				t.Errorf("answer = %v, want %d %q", got, tc.wantStatus, tc.wantBody)
+			}
+			if diff := cmp.Diff(tc.wantHeader, got.header); diff != "" {
+				t.Errorf("header (-want +got):\n%s", diff)
+			}
+		})
+	}
+	t.Run("HEAD", func(t *testing.T) {
+		got := do(t, client(t), request(t, http.MethodHead, address, "/html", nil))
+		if got.status != 200 || got.header.Get("Content-Length") != "6" || got.body != "" {
+			t.Errorf("answer = %v with length %q, want 200 without a body and length 6", got, got.header.Get("Content-Length"))
+		}
+	})
+}
+
+func TestTrailersPassBothWays(t *testing.T) {
+	for name, protocols := range map[string]func(*http.Protocols){
+		"HTTP/1.1": func(p *http.Protocols) { p.SetHTTP1(true) },
+		"HTTP/2":   h2c,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t)
+			backend := server(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Trailer", "X-Announced")
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Errorf("read request: %v", err)
+				}
+				_, _ = w.Write(body)
+				w.Header().Set("X-Announced", r.Trailer.Get("X-Sum"))
+				w.Header().Set(http.TrailerPrefix+"X-Surprise", "1")
+			})
+			protocol := wire.ProtocolHTTP
+			if name == "HTTP/2" {
+				protocol = wire.ProtocolH2C
+			}
+			p.apply(service("cart", protocol, backend)...)
+			req := request(t, http.MethodPost, p.listen(key("cart")), "/", nil)
+			req.Trailer = http.Header{"X-Sum": nil}
+			req.Body = &trailing{Reader: strings.NewReader("body"), end: func() { req.Trailer.Set("X-Sum", "42") }}
+			req.ContentLength = -1
+			got := do(t, client(t, protocols), req)
+			want := http.Header{"X-Announced": {"42"}, "X-Surprise": {"1"}}
+			if diff := cmp.Diff(want, got.trailer); diff != "" || got.body != "body" {
+				t.Errorf("answer = %v, trailer (-want +got):\n%s", got, diff)
+			}
+		})
+	}
+}
+
+// trailing calls end when its reader has.
+type trailing struct {
+	io.Reader
+	end func()
+}
+
+func (b *trailing) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.end()
+	}
+	return n, err
+}
+
+func (b *trailing) Close() error { return nil }
+
+func TestInformationalResponsesArePassedOn(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Del("Link")
+		_, _ = io.WriteString(w, "done")
+	}))...)
+	address := p.listen(key("cart"))
+	for name, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": client(t, h2c)} {
+		t.Run(name, func(t *testing.T) {
+			var hints []string
+			req := request(t, http.MethodGet, address, "/", nil)
+			req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+				Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+					hints = append(hints, fmt.Sprint(code, " ", header.Get("Link")))
+					return nil
+				},
+			}))
+			got := do(t, c, req)
+			if diff := cmp.Diff([]string{"103 </style.css>; rel=preload"}, hints); diff != "" {
+				t.Errorf("hints (-want +got):\n%s", diff)
+			}
+			if got.body != "done" || got.header.Get("Link") != "" {
+				t.Errorf("answer = %v with Link %q, want done without one", got, got.header.Get("Link"))
+			}
+		})
+	}
+}
+
+func TestContinueComesFromTheBackend(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/refuse" {
+			// The body is not read, so it is not asked for.
+			w.WriteHeader(http.StatusExpectationFailed)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Errorf("read request: %v", err)
+		}
+		_, _ = w.Write(body)
+	}))...)
+	address := p.listen(key("cart"))
+	t.Run("wanted", func(t *testing.T) {
+		c, r := raw(t, address, lines("POST / HTTP/1.1", "Host: cart", "Content-Length: 4", "Expect: 100-continue"))
+		if line, err := r.ReadString('\n'); err != nil || !strings.HasPrefix(line, "HTTP/1.1 100 ") {
+			t.Fatalf("first answer = %q, %v, want 100", line, err)
+		}
+		if _, err := r.ReadString('\n'); err != nil {
+			t.Fatalf("read: %v", err)
+		}
+		if _, err := io.WriteString(c, "body"); err != nil {
+			t.Fatalf("write: %v", err)
+		}
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("read answer: %v", err)
+		}
+		defer func() { _ = res.Body.Close() }()
+		if body, err := io.ReadAll(res.Body); err != nil || string(body) != "body" {
+			t.Errorf("answer = %q, %v, want the body", body, err)
+		}
+	})
+	t.Run("not wanted", func(t *testing.T) {
+		_, r := raw(t, address, lines("POST /refuse HTTP/1.1", "Host: cart", "Content-Length: 4", "Expect: 100-continue"))
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("read answer: %v", err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusExpectationFailed {
+			t.Errorf("status = %d, want 417 and no 100 before it", res.StatusCode)
+		}
+	})
+}
+
+func TestBodiesStreamBothWays(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		if err := rc.EnableFullDuplex(); err != nil && r.ProtoMajor == 1 {
+			t.Errorf("full duplex: %v", err)
+		}
+		if err := rc.Flush(); err != nil {
+			t.Errorf("flush: %v", err)
+		}
+		for scanner := bufio.NewScanner(r.Body); scanner.Scan(); {
+			fmt.Fprintf(w, "got %s\n", scanner.Text())
+			if err := rc.Flush(); err != nil {
+				t.Errorf("flush: %v", err)
+			}
+		}
+	}))...)
+	address := p.listen(key("cart"))
+	for name, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": client(t, h2c)} {
+		t.Run(name, func(t *testing.T) {
+			reader, writer := io.Pipe()
+			res, err := c.Do(request(t, http.MethodPost, address, "/", reader))
+			if err != nil {
+				t.Fatalf("the head did not come before the body: %v", err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			r := bufio.NewReader(res.Body)
+			for i := range 3 {
+				if _, err := fmt.Fprintln(writer, i); err != nil {
+					t.Fatalf("write: %v", err)
+				}
+				line, err := r.ReadString('\n')
+				if want := fmt.Sprintf("got %d\n", i); err != nil || line != want {
+					t.Fatalf("line = %q, %v, want %q before the next is sent", line, err, want)
+				}
+			}
+			_ = writer.Close()
+			if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
+				t.Errorf("rest = %q, %v", rest, err)
+			}
+		})
+	}
+}
+
+func TestEarlyResponseIsPassedOn(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, func(w http.ResponseWriter, _ *http.Request) {
+		if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+			t.Errorf("full duplex: %v", err)
+		}
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+	}))...)
+	// The client goes on sending only when it has the answer.
+	c, r := raw(t, p.listen(key("cart")), "POST / HTTP/1.1\r\nHost: cart\r\nContent-Length: 10\r\n\r\nhalf")
+	res, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatalf("read answer: %v", err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("status = %d, want 413 before the body has ended", res.StatusCode)
+	}
+	_ = c.Close()
+}
+
+func TestClientThatGoesAwayEndsTheRequestToTheBackend(t *testing.T) {
+	p := newProxy(t)
+	arrived, ended := make(chan struct{}), make(chan struct{})
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, func(_ http.ResponseWriter, r *http.Request) {
+		close(arrived)
+		<-r.Context().Done()
+		close(ended)
+	}))...)
+	ctx, cancel := context.WithCancel(t.Context())
+	req := request(t, http.MethodGet, p.listen(key("cart")), "/", nil).WithContext(ctx)
+	c := client(t)
+	go func() {
+		<-arrived
+		cancel()
+	}()
+	res, err := c.Do(req)
+	if err == nil {
+		_ = res.Body.Close()
+		t.Fatal("a canceled request got an answer")
+	}
+	<-ended
+}
+
+func TestResponseThatBreaksOffIsNotTakenForTheWhole(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, server(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/length" {
+			w.Header().Set("Content-Length", "100")
+		}
+		_, _ = io.WriteString(w, "half")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}))...)
+	address := p.listen(key("cart"))
+	for _, path := range []string{"/length", "/chunked"} {
+		for name, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": client(t, h2c)} {
+			t.Run(name+path, func(t *testing.T) {
+				res, err := c.Do(request(t, http.MethodGet, address, path, nil))
+				if err != nil {
+					t.Fatalf("get: %v", err)
+				}
+				defer func() { _ = res.Body.Close() }()
+				if body, err := io.ReadAll(res.Body); err == nil {
+					t.Errorf("body = %q without an error, want one", body)
+				}
+			})
+		}
+	}
+}
+
+func TestBackendFailuresAreNamed(t *testing.T) {
+	closed := listenLoopback(t)
+	_ = closed.Close()
+	tests := map[string]struct {
+		resources  []wire.Resource
+		wantStatus int
+		wantReason reason
+	}{
+		"no endpoints":        {service("cart", wire.ProtocolHTTP), 503, reasonNoEndpoints},
+		"unknown backend":     {service("cart", wire.ProtocolHTTP)[2:], 500, reasonUnknownBackend},
+		"connection refused":  {service("cart", wire.ProtocolHTTP, closed.Addr().String()), 503, reasonConnect},
+		"no HTTP":             {service("cart", wire.ProtocolHTTP, speaks(t, "SSH-2.0-x\r\n")), 502, reasonProtocol},
+		"no answer":           {service("cart", wire.ProtocolHTTP, speaks(t, "")), 502, reasonReset},
+		"unexpected protocol": {service("cart", wire.ProtocolHTTP, speaks(t, lines("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"))), 502, reasonProtocol},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t)
+			p.apply(tc.resources...)
+			got := do(t, client(t), request(t, http.MethodPost, p.listen(key("cart")), "/", strings.NewReader("body")))
+			if got.status != tc.wantStatus || got.reason() != string(tc.wantReason) || !strings.HasPrefix(got.body, "weft: ") {
+				t.Errorf("answer = %v, want %d %s", got, tc.wantStatus, tc.wantReason)
+			}
+		})
+	}
+}
+
+// speaks starts a backend that reads a request, sends text and closes. It returns its address.
+func speaks(t *testing.T, text string) string {
+	t.Helper()
+	l := listenLoopback(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			serveText(c, text)
+		}
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		<-done
+	})
+	return l.Addr().String()
+}
+
+func serveText(c net.Conn, text string) {
+	defer func() { _ = c.Close() }()
+	req, err := http.ReadRequest(bufio.NewReader(c))
+	if err != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, req.Body)
+	_, _ = io.WriteString(c, text)
 }

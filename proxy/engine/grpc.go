@@ -4,50 +4,15 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
+
+	phttp "weft.dev/weft/proxy/http"
 )
 
-// The gRPC status codes that the proxy answers with itself
-// (https://github.com/grpc/grpc/blob/master/doc/statuscodes.md).
-const (
-	grpcUnknown           = 2
-	grpcDeadlineExceeded  = 4
-	grpcPermissionDenied  = 7
-	grpcResourceExhausted = 8
-	grpcUnimplemented     = 12
-	grpcInternal          = 13
-	grpcUnavailable       = 14
-)
-
-// isGRPC tells whether a content type is that of gRPC: "application/grpc", alone or followed by a
-// message format or a parameter. "application/grpc-web" is another protocol.
-func isGRPC(contentType string) bool {
-	const grpc = "application/grpc"
-	if len(contentType) < len(grpc) || !strings.EqualFold(contentType[:len(grpc)], grpc) {
-		return false
-	}
-	rest := contentType[len(grpc):]
-	return rest == "" || rest[0] == '+' || rest[0] == ';' || rest[0] == ' '
-}
-
-// grpcStatus maps an HTTP status to the gRPC code that a client would derive from it
-// (https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md).
-func grpcStatus(httpStatus int) int {
-	switch httpStatus {
-	case http.StatusBadRequest, http.StatusRequestHeaderFieldsTooLarge:
-		return grpcInternal
-	case http.StatusForbidden:
-		return grpcPermissionDenied
-	case http.StatusNotFound:
-		return grpcUnimplemented
-	case http.StatusBadGateway, http.StatusServiceUnavailable:
-		return grpcUnavailable
-	case http.StatusGatewayTimeout:
-		return grpcDeadlineExceeded
-	default:
-		return grpcUnknown
-	}
+// isGRPC tells whether a request is a gRPC call, before its head has passed the gate.
+func isGRPC(r *http.Request) bool {
+	head := phttp.Request{Header: phttp.Header{{Name: "Content-Type", Value: r.Header.Get("Content-Type")}}}
+	return head.IsGRPC()
 }
 
 // maxGRPCTimeoutDigits is how many digits the value of a grpc-timeout may have.
@@ -81,10 +46,11 @@ func parseGRPCTimeout(value string) (time.Duration, error) {
 // shrinks by being passed on; at least 1n, since zero is not a timeout.
 func formatGRPCTimeout(d time.Duration) string {
 	const limit = 100_000_000
-	for _, unit := range []byte("numSM") {
-		if n := (max(d, 1) + grpcUnits[unit] - 1) / grpcUnits[unit]; n < limit {
+	for _, unit := range []byte("numSMH") {
+		if n := (max(d, 1)-1)/grpcUnits[unit] + 1; n < limit {
 			return strconv.FormatInt(int64(n), 10) + string(unit)
 		}
 	}
-	return strconv.FormatInt(int64(d/time.Hour), 10) + "H"
+	// No Duration has so many hours.
+	return "99999999H"
 }

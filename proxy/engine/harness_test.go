@@ -153,6 +153,7 @@ func server(t *testing.T, handler http.HandlerFunc) string {
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Config.DisableGeneralOptionsHandler = true
 	s.Start()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()

@@ -110,7 +110,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		start:   time.Now(),
 		backend: phttp.NoBackend,
 		series:  cfg.strays,
-		grpc:    isGRPC(r.Header.Get("Content-Type")),
+		grpc:    isGRPC(r),
 		closing: e.draining.Load(),
 		choose:  e.localChooser(cfg),
 	}

@@ -38,33 +38,42 @@ const (
 	reasonPreflight          reason = "cors_preflight"
 )
 
-// answers says what a client is told for each reason. A grpc of zero means the code that the status
-// maps to.
-var answers = map[reason]struct {
+// localAnswer is what a client is told for a reason. A grpc of zero means the code that a gRPC client makes
+// of the status.
+type localAnswer struct {
 	status int
-	grpc   int
+	grpc   phttp.GRPCCode
 	text   string
-}{
+}
+
+func (a localAnswer) grpcCode() phttp.GRPCCode {
+	if a.grpc != 0 {
+		return a.grpc
+	}
+	return phttp.GRPCCodeOf(a.status)
+}
+
+var answers = map[reason]localAnswer{
 	reasonBadRequest:         {http.StatusBadRequest, 0, "the request is not valid"},
-	reasonHeaderTooLarge:     {http.StatusRequestHeaderFieldsTooLarge, grpcResourceExhausted, "the request has too many header fields"},
-	reasonMethodUnsupported:  {http.StatusNotImplemented, grpcUnimplemented, "the method is not supported"},
+	reasonHeaderTooLarge:     {http.StatusRequestHeaderFieldsTooLarge, phttp.GRPCResourceExhausted, "the request has too many header fields"},
+	reasonMethodUnsupported:  {http.StatusNotImplemented, phttp.GRPCUnimplemented, "the method is not supported"},
 	reasonNotCaptured:        {http.StatusForbidden, 0, "the connection was not captured"},
 	reasonUnknownDestination: {http.StatusServiceUnavailable, 0, "the destination is not known here"},
 	reasonUnknownSource:      {http.StatusServiceUnavailable, 0, "the client's workload is not known"},
 	reasonForeignSource:      {http.StatusForbidden, 0, "the client belongs to another namespace"},
 	reasonUntrustedPeer:      {http.StatusForbidden, 0, "the peer is not a workload of this mesh"},
-	reasonNoRule:             {http.StatusNotFound, grpcUnimplemented, "no route rule matched"},
-	reasonNoBackend:          {http.StatusInternalServerError, grpcUnavailable, "the route rule has no backend"},
-	reasonInvalidBackend:     {http.StatusInternalServerError, grpcUnavailable, "the route's backend could not be resolved"},
-	reasonUnknownBackend:     {http.StatusInternalServerError, grpcUnavailable, "the backend is not known here"},
+	reasonNoRule:             {http.StatusNotFound, phttp.GRPCUnimplemented, "no route rule matched"},
+	reasonNoBackend:          {http.StatusInternalServerError, phttp.GRPCUnavailable, "the route rule has no backend"},
+	reasonInvalidBackend:     {http.StatusInternalServerError, phttp.GRPCUnavailable, "the route's backend could not be resolved"},
+	reasonUnknownBackend:     {http.StatusInternalServerError, phttp.GRPCUnavailable, "the backend is not known here"},
 	reasonNoEndpoints:        {http.StatusServiceUnavailable, 0, "the backend has no endpoints"},
 	reasonConnect:            {http.StatusServiceUnavailable, 0, "no connection to the backend"},
 	reasonIdentity:           {http.StatusServiceUnavailable, 0, "no mutual TLS with the backend's proxy"},
 	reasonNotProcessed:       {http.StatusServiceUnavailable, 0, "the backend did not take the request"},
 	reasonReset:              {http.StatusBadGateway, 0, "the backend closed the connection before it answered"},
-	reasonProtocol:           {http.StatusBadGateway, grpcInternal, "the backend's answer is not valid"},
-	reasonRequestTimeout:     {http.StatusGatewayTimeout, 0, "the request took too long"},
-	reasonBackendTimeout:     {http.StatusGatewayTimeout, 0, "the backend took too long"},
+	reasonProtocol:           {http.StatusBadGateway, phttp.GRPCInternal, "the backend's answer is not valid"},
+	reasonRequestTimeout:     {http.StatusGatewayTimeout, phttp.GRPCDeadlineExceeded, "the request took too long"},
+	reasonBackendTimeout:     {http.StatusGatewayTimeout, phttp.GRPCDeadlineExceeded, "the backend took too long"},
 }
 
 // headerReason carries the reason of an answer that a proxy made itself.
@@ -95,20 +104,14 @@ func failureReason(err *upstream.Error) reason {
 // (Trailers-Only in gRPC over HTTP/2).
 func localResponse(why reason, grpc bool) (res phttp.Response, body string) {
 	a := answers[why]
-	res.Header.Add(headerReason, string(why))
 	if grpc {
-		code := a.grpc
-		if code == 0 {
-			code = grpcStatus(a.status)
-		}
-		res.Status = http.StatusOK
-		res.Header.Add("Content-Type", "application/grpc")
-		res.Header.Add("Grpc-Status", strconv.Itoa(code))
-		res.Header.Add("Grpc-Message", "weft: "+a.text)
+		res = *phttp.GRPCResponse(a.grpcCode(), "weft: "+a.text)
+		res.Header.Add(headerReason, string(why))
 		return res, ""
 	}
 	body = "weft: " + a.text + "\n"
 	res.Status = a.status
+	res.Header.Add(headerReason, string(why))
 	res.Header.Add("Content-Type", "text/plain; charset=utf-8")
 	res.Header.Add("Content-Length", strconv.Itoa(len(body)))
 	return res, body

@@ -4,17 +4,25 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 )
 
-// maxReplay bounds how much of a request's body is kept so that it can be sent again.
-const maxReplay = 64 << 10
+const (
+	// maxReplay bounds how much of a request's body is kept, so that it can be sent again and that the
+	// client is not asked for more than the backend takes.
+	maxReplay = 64 << 10
+	// minRead is the least room with which more is read.
+	minRead = 4 << 10
+)
 
-// replay hands the body of one request to one try after the other. It keeps what was read up to
-// maxReplay; a longer body can be sent only once.
+// replay hands the body of one request to one try after the other. The beginning is kept until the body
+// outgrows maxReplay; a longer body can be sent only once.
 //
-// A try that was given up may still be reading, because a transport lets go of a body in its own time.
-// What it reads then belongs to the try after it.
+// A goroutine reads ahead, because a transport that gives a try up closes the body and waits for its
+// reads to return, while a read of the request itself cannot be interrupted. It begins with the first
+// read of a try, so that nothing is asked of a client that expects 100 Continue before a backend wants
+// it, and it ends with the body or with the request, whose reads net/http lets fail then.
 type replay struct {
 	r *http.Request
 	// whole is called once with the body, if that has ended and did not exceed maxReplay.
@@ -22,13 +30,13 @@ type replay struct {
 
 	mu      sync.Mutex
 	changed sync.Cond
-	buf     []byte
-	// lost tells that the body is longer than what is kept.
-	lost bool
-	// reading tells that a try is reading from the request right now.
-	reading bool
+	// buf is what was read from offset base on. Only the reading goroutine changes it.
+	buf  []byte
+	base int
 	// err is how the body ended.
 	err     error
+	reading bool
+	closed  bool
 	current *replayBody
 }
 
@@ -39,15 +47,13 @@ func newReplay(r *http.Request, whole func(body []byte)) *replay {
 }
 
 // empty tells whether there is no body.
-func (b *replay) empty() bool {
-	return b.r.ContentLength == 0 || b.r.Body == nil || b.r.Body == http.NoBody
-}
+func (b *replay) empty() bool { return b.r.ContentLength == 0 || b.r.Body == nil || b.r.Body == http.NoBody }
 
 // possible tells whether another try can have the body from its beginning.
 func (b *replay) possible() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.lost
+	return b.base == 0
 }
 
 // open returns the body for one try and ends that of the try before. trailer receives the values of
@@ -64,8 +70,49 @@ func (b *replay) open(trailer http.Header) io.ReadCloser {
 func (b *replay) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.current = nil
+	b.closed, b.current = true, nil
 	b.changed.Broadcast()
+}
+
+// readAhead reads the request's body until it or the request ends.
+func (b *replay) readAhead() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.makeRoom() {
+		room := b.buf[len(b.buf):cap(b.buf)]
+		b.mu.Unlock()
+		n, err := b.r.Body.Read(room)
+		b.mu.Lock()
+		b.buf = b.buf[:len(b.buf)+n]
+		if err != nil {
+			b.err = err
+			if errors.Is(err, io.EOF) && b.base == 0 {
+				b.whole(b.buf)
+			}
+		}
+		b.changed.Broadcast()
+	}
+}
+
+// makeRoom waits until there is room to read into. It is false if there is nothing more to read. A full
+// buffer gives up what the present try has had; from then on no other try is possible.
+func (b *replay) makeRoom() bool {
+	for b.err == nil && !b.closed {
+		if maxReplay-len(b.buf) >= minRead {
+			if cap(b.buf)-len(b.buf) < minRead {
+				b.buf = slices.Grow(b.buf, max(minRead, len(b.buf)))
+				b.buf = b.buf[: len(b.buf) : min(cap(b.buf), maxReplay)]
+			}
+			return true
+		}
+		if b.current != nil && b.current.read > b.base {
+			kept := copy(b.buf, b.buf[b.current.read-b.base:])
+			b.buf, b.base = b.buf[:kept], b.current.read
+			continue
+		}
+		b.changed.Wait()
+	}
+	return false
 }
 
 // replayBody is the body as one try sees it.
@@ -87,64 +134,25 @@ func (t *replayBody) Read(p []byte) (int, error) {
 		switch {
 		case b.current != t:
 			return 0, errGivenUp
-		case !b.lost && t.read < len(b.buf):
-			n := copy(p, b.buf[t.read:])
+		case t.read < b.base+len(b.buf):
+			n := copy(p, b.buf[t.read-b.base:])
 			t.read += n
+			b.changed.Broadcast()
 			return n, nil
 		case b.err != nil:
-			t.takeTrailer()
+			for name := range t.trailer {
+				t.trailer[name] = b.r.Trailer[name]
+			}
 			return 0, b.err
-		case b.reading:
-			b.changed.Wait()
-		default:
-			return t.readOn(p)
+		case !b.reading:
+			b.reading = true
+			go b.readAhead()
 		}
+		b.changed.Wait()
 	}
 }
 
-// readOn reads from the request itself. The caller holds the lock, which is given up meanwhile.
-func (t *replayBody) readOn(p []byte) (int, error) {
-	b := t.replay
-	b.reading = true
-	b.mu.Unlock()
-	n, err := b.r.Body.Read(p)
-	b.mu.Lock()
-	b.reading = false
-	b.changed.Broadcast()
-
-	switch {
-	case b.lost:
-		// There will be no other try.
-	case b.current != t, len(b.buf)+n <= maxReplay:
-		// If the try was given up while it read, the bytes are for its successor.
-		b.buf = append(b.buf, p[:n]...)
-	default:
-		b.lost, b.buf = true, nil
-	}
-	t.read += n
-	if err != nil {
-		b.err = err
-		if errors.Is(err, io.EOF) && !b.lost {
-			b.whole(b.buf)
-		}
-	}
-	if b.current != t {
-		return 0, errGivenUp
-	}
-	if err != nil {
-		t.takeTrailer()
-	}
-	return n, err
-}
-
-// takeTrailer passes the trailer on, which the request has once its body has ended.
-func (t *replayBody) takeTrailer() {
-	for name := range t.trailer {
-		t.trailer[name] = t.replay.r.Trailer[name]
-	}
-}
-
-// Close implements io.Closer. The body itself belongs to net/http's server.
+// Close implements io.Closer. The request's own body belongs to net/http's server.
 func (t *replayBody) Close() error {
 	b := t.replay
 	b.mu.Lock()

@@ -8,7 +8,6 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"slices"
-	"strconv"
 	"sync"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -120,8 +119,11 @@ func (t *tries) endGRPC(a *attempt) {
 		why = reasonBackendTimeout
 	}
 	header := t.w.Header()
-	header.Set(http.TrailerPrefix+"Grpc-Status", strconv.Itoa(grpcStatus(answers[why].status)))
-	header.Set(http.TrailerPrefix+"Grpc-Message", "weft: "+answers[why].text)
+	for _, f := range phttp.GRPCResponse(answers[why].grpcCode(), "weft: "+answers[why].text).Header {
+		if name := http.CanonicalHeaderKey(f.Name); name != "Content-Type" {
+			header.Set(http.TrailerPrefix+name, f.Value)
+		}
+	}
 	header.Set(http.TrailerPrefix+headerReason, string(why))
 }
 
