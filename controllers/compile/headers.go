@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -17,6 +18,9 @@ var ownedHeaders = []string{
 
 // internalPrefix begins the names of the headers that Weft's proxies talk to each other with.
 const internalPrefix = "weft-"
+
+// authorityForm is what can become the authority of a request: a host with or without a port.
+var authorityForm = regexp.MustCompile(`^[-A-Za-z0-9._~:\[\]%]+$`)
 
 // headerActions knows which header has which action. Only one is permitted for each, or the result
 // would depend on their order (HTTPHeaderFilter).
@@ -60,8 +64,11 @@ func (a headerActions) fields(action string, headers []gwv1.HTTPHeader, settable
 		if why := a.note(action, name, settable); why != "" {
 			return nil, unsupported(fmt.Sprintf("%s[%d].name", action, i), "%s", why)
 		}
-		if strings.ContainsFunc(h.Value, isControl) {
+		switch {
+		case strings.ContainsFunc(h.Value, isControl):
 			return nil, unsupported(fmt.Sprintf("%s[%d].value", action, i), "control characters are not allowed in a header")
+		case strings.EqualFold(name, settable) && !authorityForm.MatchString(h.Value):
+			return nil, unsupported(fmt.Sprintf("%s[%d].value", action, i), "%q is not a host", h.Value)
 		}
 		if !slices.ContainsFunc(fields, func(f wire.HeaderField) bool { return strings.EqualFold(f.Name, name) }) {
 			fields = append(fields, wire.HeaderField{Name: name, Value: h.Value})

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -31,9 +32,13 @@ func redirectFilter(r *gwv1.HTTPRequestRedirectFilter, prefixOnly bool) (*wire.R
 	if f != nil {
 		return nil, f.under("path")
 	}
+	hostname, f := preciseHostname(r.Hostname)
+	if f != nil {
+		return nil, f
+	}
 	return &wire.Redirect{
 		Scheme:   scheme,
-		Hostname: string(valueOr(r.Hostname, "")),
+		Hostname: hostname,
 		Port:     uint16(port),
 		Path:     path,
 		Status:   status,
@@ -46,7 +51,23 @@ func rewriteFilter(r *gwv1.HTTPURLRewriteFilter, prefixOnly bool) (*wire.URLRewr
 	if f != nil {
 		return nil, f.under("path")
 	}
-	return &wire.URLRewrite{Hostname: string(valueOr(r.Hostname, "")), Path: path}, nil
+	hostname, f := preciseHostname(r.Hostname)
+	if f != nil {
+		return nil, f
+	}
+	return &wire.URLRewrite{Hostname: hostname, Path: path}, nil
+}
+
+// hostnameForm is what the API allows as a hostname without wildcards.
+var hostnameForm = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
+// preciseHostname reads the field hostname of a filter; absent and empty are the same.
+func preciseHostname(h *gwv1.PreciseHostname) (string, *fault) {
+	hostname := string(valueOr(h, ""))
+	if hostname != "" && !hostnameForm.MatchString(hostname) {
+		return "", unsupported("hostname", "%q is not a hostname", hostname)
+	}
+	return hostname, nil
 }
 
 func pathModifier(m *gwv1.HTTPPathModifier, prefixOnly bool) (*wire.PathModifier, *fault) {

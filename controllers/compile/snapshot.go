@@ -73,11 +73,13 @@ type RouteStatus struct {
 // ParentStatus is Weft's entry for one parentRef, echoed exactly as the route has it.
 type ParentStatus struct {
 	ParentRef gwv1.ParentReference
-	// Conditions are Accepted and ResolvedRefs without timestamps; ObservedGeneration is set.
+	// Conditions are Accepted, PartiallyInvalid where it is True, and ResolvedRefs, without timestamps;
+	// ObservedGeneration is set.
 	// Programmed is added by the status writer, from Resources and acknowledgements.
 	Conditions []metav1.Condition
 	// Resources are what proxies must have acknowledged, at these versions, for the parent to be
-	// programmed. Empty when the parent is not accepted.
+	// programmed. Empty when the parent is not accepted, even where its rules are sent so that their
+	// requests fail.
 	Resources []wire.Held
 	// Audience lists the namespaces whose proxies are concerned, sorted.
 	Audience []string

@@ -41,7 +41,9 @@ func ServicePortKey(namespace, name string, port uint16) string {
 	return fmt.Sprintf("%s/%s:%d", namespace, name, port)
 }
 
-// Destination is one port of a captured Service as clients address it. Key: ServicePortKey.
+// Destination is one port of a captured Service as clients address it. Key: ServicePortKey. Of a Service
+// whose namespace is not enrolled there is one for each namespace with a consumer route on it, in that
+// namespace's scope, with the suffix "@<that namespace>"; all of them have the same Number.
 // Routes point at it; without any it is served by the Backend of the same key.
 type Destination struct {
 	Namespace string `json:"namespace"`
@@ -55,7 +57,8 @@ type Destination struct {
 	Protocol  Protocol     `json:"protocol"`
 }
 
-// Backend is one Service port as a place to send requests to. Key: ServicePortKey.
+// Backend is one Service port as a place to send requests to. Key: ServicePortKey, with the suffix
+// "@<namespace>" where a consumer route of that namespace refers to a Service that is not meshed.
 type Backend struct {
 	Namespace string `json:"namespace"`
 	Service   string `json:"service"`
