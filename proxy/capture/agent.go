@@ -136,10 +136,11 @@ func (a *Agent) Apply(delta wire.Delta) []wire.Rejection {
 			namespaces[ref.Key] = true
 		}
 	}
-	a.probes.use(a.proxiesInUse())
+	answered := a.probes.use(a.proxiesInUse())
 	pods := a.podsWhere(func(p *pod) bool { return first || namespaces[p.sandbox.Namespace] })
 	a.mu.Unlock()
 
+	awaitAnswers(context.Background(), answered)
 	if !a.reconcileAll(pods) {
 		a.Log.Error("a delta was acknowledged before every pod had its rules", "seq", delta.Seq)
 	}
@@ -210,7 +211,7 @@ func (a *Agent) Start(ctx context.Context, sandbox Sandbox) {
 	p := a.open(sandbox)
 	a.mu.Lock()
 	a.pods[sandbox.ID] = p
-	a.probes.use(a.proxiesInUse())
+	answered := a.probes.use(a.proxiesInUse())
 	a.mu.Unlock()
 
 	wait, cancel := context.WithTimeout(ctx, configurationWait)
@@ -223,7 +224,22 @@ func (a *Agent) Start(ctx context.Context, sandbox Sandbox) {
 		p.exposed = time.Now()
 		p.mu.Unlock()
 	}
+	awaitAnswers(ctx, answered)
 	a.reconcile(p)
+}
+
+// awaitAnswers waits until new proxies have been probed once, so that nothing is sent to one that is
+// dead already. One that takes long counts as live for now.
+func awaitAnswers(ctx context.Context, answered []<-chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	for _, one := range answered {
+		select {
+		case <-one:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Stop forgets a sandbox that has ended. It may be called more than once.
@@ -260,12 +276,13 @@ func (a *Agent) Synchronize(sandboxes []Sandbox) {
 	for _, p := range found {
 		a.pods[p.sandbox.ID] = p
 	}
-	a.probes.use(a.proxiesInUse())
+	answered := a.probes.use(a.proxiesInUse())
 	a.mu.Unlock()
 	for _, p := range gone {
 		a.end(p)
 	}
 	go func() {
+		awaitAnswers(context.Background(), answered)
 		a.reconcileAll(found)
 		a.reportAll()
 	}()

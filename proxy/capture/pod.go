@@ -221,6 +221,14 @@ func (a *Agent) end(p *pod) {
 		}
 	}
 	p.mu.Unlock()
+	if p.proxy() {
+		// The runtime waits for this call and must not wait for other pods.
+		go func() {
+			for _, address := range p.addresses {
+				a.probes.ended(address)
+			}
+		}()
+	}
 
 	a.mu.Lock()
 	defer a.mu.Unlock()

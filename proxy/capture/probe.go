@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
@@ -34,7 +35,10 @@ const (
 )
 
 const (
-	probeTimeout = time.Second
+	// connectTimeout is many times what a connection takes on a pod network. A single lost packet
+	// exceeds it, which is one reason to ask twice.
+	connectTimeout = 500 * time.Millisecond
+	probeTimeout   = time.Second
 	// probeSlack is how much later than its timeout a probe may end. One that ends later was held up
 	// on this side.
 	probeSlack = 250 * time.Millisecond
@@ -42,7 +46,10 @@ const (
 
 // probeClient opens a connection for each probe, because what is asked is whether new connections are
 // accepted, and asks nobody in between.
-var probeClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+var probeClient = &http.Client{Transport: &http.Transport{
+	DisableKeepAlives: true,
+	DialContext:       (&net.Dialer{Timeout: connectTimeout}).DialContext,
+}}
 
 // ProbeHTTP asks a proxy over the pod network.
 func ProbeHTTP(ctx context.Context, proxy netip.Addr) Verdict {
@@ -59,11 +66,15 @@ func ProbeHTTP(ctx context.Context, proxy netip.Addr) Verdict {
 		return Unknown
 	}
 	response, err := probeClient.Do(request)
+	took, limit := time.Since(start), connectTimeout
+	if connected.Load() {
+		limit = probeTimeout
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return Refused
-	case time.Since(start) > probeTimeout+probeSlack, errors.Is(context.Cause(ctx), context.Canceled):
+	case took > limit+probeSlack, errors.Is(context.Cause(ctx), context.Canceled):
 		return Unknown
 	case connected.Load():
 		return Slow

@@ -47,6 +47,8 @@ type probed struct {
 	failures  int
 	asked     bool
 	probing   bool
+	// answered is closed after the first probe.
+	answered chan struct{}
 	// departed is when the operator ceased to list it; zero while it does.
 	departed time.Time
 }
@@ -55,18 +57,18 @@ func newProber(probe func(context.Context, netip.Addr) Verdict, changed func(net
 	return &prober{probe: probe, changed: changed, wake: make(chan struct{}, 1), proxies: map[netip.Addr]*probed{}}
 }
 
-// use sets the proxies in use, by address, with their namespaces. New ones are probed at once.
-func (p *prober) use(proxies map[netip.Addr]string) {
+// use sets the proxies in use, by address, with their namespaces. New ones are probed at once; the
+// channels returned are closed when each of them has been.
+func (p *prober) use(proxies map[netip.Addr]string) (answered []<-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for address, namespace := range proxies {
 		known := p.proxies[address]
 		if known == nil || known.namespace != namespace {
-			p.proxies[address] = &probed{namespace: namespace}
-			select {
-			case p.wake <- struct{}{}:
-			default:
-			}
+			known = &probed{namespace: namespace, answered: make(chan struct{})}
+			p.proxies[address] = known
+			answered = append(answered, known.answered)
+			p.wakeUp()
 			continue
 		}
 		known.departed = time.Time{}
@@ -76,6 +78,7 @@ func (p *prober) use(proxies map[netip.Addr]string) {
 			known.departed = time.Now()
 		}
 	}
+	return answered
 }
 
 // live tells whether new connections shall go to a proxy. One that is not probed counts as live.
@@ -156,12 +159,40 @@ func (p *prober) round(ctx context.Context, probes *sync.WaitGroup, due func(*pr
 func (p *prober) observe(address netip.Addr, known *probed, verdict Verdict) {
 	p.mu.Lock()
 	known.probing = false
+	select {
+	case <-known.answered:
+	default:
+		close(known.answered)
+	}
 	before := known.health
 	known.health, known.failures = judge(known.health, known.failures, verdict)
 	after, current := known.health, p.proxies[address] == known
+	if before == live && known.failures > 0 && known.failures < failureLimit {
+		// The proxy is asked again at once: it is used meanwhile.
+		known.asked = false
+		p.wakeUp()
+	}
 	p.mu.Unlock()
 	if before != after && current {
 		p.changed(address, known.namespace, after == dead)
+	}
+}
+
+// ended tells that a proxy of this node has ended, which no probe needs to find out.
+func (p *prober) ended(address netip.Addr) {
+	p.mu.Lock()
+	known := p.proxies[address]
+	p.mu.Unlock()
+	if known != nil {
+		p.observe(address, known, Refused)
+	}
+}
+
+// wakeUp makes run probe those that have not been asked.
+func (p *prober) wakeUp() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -267,6 +267,71 @@ func reopen(t *testing.T, n *kernel.Netns) *kernel.Netns {
 	return again
 }
 
+// One agent after the other replaces everything while the pod connects and sends: each connection is
+// captured, and no packet is lost.
+func TestTakingOverUnderLoad(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		own := []netip.Addr{l.addressing.client, l.foreign}
+		must(t, l.client.Guard(own))
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		sink := l.listenUDP(t)
+		const takeovers = 40
+		ended := make(chan error, 1)
+		go func() {
+			defer close(ended)
+			for range takeovers {
+				again, err := kernel.Open(l.client.Path())
+				if err == nil {
+					err = errors.Join(again.Guard(own), again.Apply(l.tables(l.proxy)), again.Close())
+				}
+				if err != nil {
+					ended <- err
+					return
+				}
+			}
+		}()
+		var source net.Conn
+		must(t, l.client.Do(func() (err error) {
+			source, err = net.Dial("udp", sink.LocalAddr().String())
+			return err
+		}))
+		defer func() { _ = source.Close() }()
+		// The first packet waits for the neighbour's address, the others must not be lost.
+		for i := 0; ; i++ {
+			if i%100 == 0 {
+				l.call(t, l.captured)
+			}
+			select {
+			case err := <-ended:
+				must(t, err)
+				return
+			default:
+			}
+			_, err := source.Write([]byte{byte(i)})
+			must(t, err)
+			must(t, sink.SetReadDeadline(time.Now().Add(deadline)))
+			got := make([]byte, 1)
+			_, _, err = sink.ReadFrom(got)
+			must(t, err)
+			if got[0] != byte(i) {
+				t.Fatalf("packet %d came instead of %d", got[0], byte(i))
+			}
+		}
+	})
+}
+
+// listenUDP opens a packet socket in the server's namespace.
+func (l *lab) listenUDP(t *testing.T) net.PacketConn {
+	t.Helper()
+	var conn net.PacketConn
+	must(t, l.server.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp", netip.AddrPortFrom(l.proxy, 9999).String())
+		return err
+	}))
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
 func TestPortsComeAndGo(t *testing.T) {
 	eachFamily(t, func(t *testing.T, l *lab) {
 		with, without := l.tables(l.proxy), l.tables(l.proxy)

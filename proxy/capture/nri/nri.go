@@ -90,7 +90,12 @@ func (p *plugin) Synchronize(_ context.Context, pods []*api.PodSandbox, containe
 	}
 	sandboxes := make([]capture.Sandbox, 0, len(pods))
 	for _, pod := range pods {
-		sandboxes = append(sandboxes, sandbox(pod, started[pod.GetId()]))
+		s := sandbox(pod, started[pod.GetId()])
+		if s.Netns == "" && (pod.GetPid() == 0 || len(s.Addresses) > 0) {
+			// It has ended: of a pod with addresses of its own, only the network is gone.
+			continue
+		}
+		sandboxes = append(sandboxes, s)
 	}
 	p.agent.Synchronize(sandboxes)
 	return nil, nil
