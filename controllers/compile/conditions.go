@@ -102,7 +102,7 @@ func (p *parent) accepted(invalid []fault, all bool) metav1.Condition {
 func (p *parent) attachedTo() string {
 	ports := make([]string, len(p.places))
 	for i, at := range p.places {
-		ports[i] = number(int32(at.port))
+		ports[i] = formatPort(int32(at.port))
 	}
 	text := "attached to " + nameOf(p.service) + ", port "
 	if len(ports) > 1 {

@@ -120,7 +120,7 @@ func (p *parent) means(port *corev1.ServicePort) bool {
 func (p *parent) wanted() string {
 	var text string
 	if p.ref.Port != nil {
-		text += " " + number(*p.ref.Port)
+		text += " " + formatPort(*p.ref.Port)
 	}
 	if name := valueOr(p.ref.SectionName, ""); name != "" {
 		text += " named " + strconv.Quote(string(name))
@@ -129,7 +129,7 @@ func (p *parent) wanted() string {
 }
 
 func (p *parent) leave(port int32, reason gwv1.RouteConditionReason, why string) {
-	p.left = append(p.left, refusal{reason, "port " + number(port) + " " + why})
+	p.left = append(p.left, refusal{reason, "port " + formatPort(port) + " " + why})
 }
 
 // leaveAll takes those places away for which why has something to say.
@@ -230,12 +230,12 @@ func (p *parent) leftOut() string {
 	return strings.Join(texts, "; ")
 }
 
-// number formats a port.
-func number(port int32) string { return strconv.Itoa(int(port)) }
+// formatPort writes a port.
+func formatPort(port int32) string { return strconv.Itoa(int(port)) }
 
 // portOf is how messages name a place.
 func portOf(p place) string {
-	return "port " + number(int32(p.port)) + " of " + nameOf(p.service)
+	return "port " + formatPort(int32(p.port)) + " of " + nameOf(p.service)
 }
 
 // quote formats a value of one of the API's string types.

@@ -69,7 +69,7 @@ func (r *resolver) locate(ref *gwv1.BackendObjectReference) (place, *fault) {
 	}
 	p := place{service: name, port: uint16(*ref.Port)}
 	if *ref.Port < 1 || *ref.Port > 65535 || tcpPort(svc, p.port) == nil {
-		return place{}, &fault{gwv1.RouteReasonBackendNotFound, "port", nameOf(name) + " has no TCP port " + number(*ref.Port)}
+		return place{}, &fault{gwv1.RouteReasonBackendNotFound, "port", nameOf(name) + " has no TCP port " + formatPort(*ref.Port)}
 	}
 	if r.consumer && !r.world.meshed(svc) {
 		p.consumer = r.route.meta.Namespace

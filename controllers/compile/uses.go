@@ -12,13 +12,9 @@ import (
 // Service's own namespace comes first, so that no other namespace can change how a Service is spoken to.
 type uses map[place]use
 
-type use struct {
-	// attached: a route that may speak for the port has it as a parent.
-	attached bool
-	// own are the kinds of routes, of those that may speak for the port, that have it as a parent or a
-	// backend; other are those of the rest.
-	own, other kinds
-}
+// use tells which kinds of routes use a port: as a parent or as a backend, if they may speak for the
+// port, or in any way, if they may not.
+type use struct{ parent, backend, other kinds }
 
 type kinds struct{ http, grpc bool }
 
@@ -39,16 +35,18 @@ func (r *route) speaksFor(p place) bool {
 	return r.meta.Namespace == p.service.Namespace
 }
 
-func (u uses) add(p place, r *route, attached bool) {
+func (u uses) add(p place, r *route, side func(*use) *kinds) {
 	v := u[p]
 	if r.speaksFor(p) {
-		v.own.add(r.kind)
-		v.attached = v.attached || attached
+		side(&v).add(r.kind)
 	} else {
 		v.other.add(r.kind)
 	}
 	u[p] = v
 }
+
+func asParent(u *use) *kinds  { return &u.parent }
+func asBackend(u *use) *kinds { return &u.backend }
 
 // usesOf gathers what the routes in force say.
 func (w *world) usesOf(routes []*route) uses {
@@ -56,7 +54,7 @@ func (w *world) usesOf(routes []*route) uses {
 	for _, r := range routes {
 		for _, p := range r.parents {
 			for _, at := range p.places {
-				u.add(at, r, true)
+				u.add(at, r, asParent)
 			}
 		}
 		for _, consumer := range []bool{false, true} {
@@ -66,7 +64,7 @@ func (w *world) usesOf(routes []*route) uses {
 			resolver := resolver{world: w, route: r, consumer: consumer}
 			r.eachBackend(func(ref *gwv1.BackendObjectReference) {
 				if p, f := resolver.locate(ref); f == nil {
-					u.add(p, r, false)
+					u.add(p, r, asBackend)
 				}
 			})
 		}
@@ -80,22 +78,29 @@ func (w *world) destinationProtocol(p place, u uses) wire.Protocol {
 	case classHTTP, classH2C:
 		return wire.ProtocolHTTP
 	case classNone:
-		if u[p].attached {
+		if used := u[p].parent; used.http || used.grpc {
 			return wire.ProtocolHTTP
 		}
 	}
 	return wire.ProtocolTCP
 }
 
-// backendProtocol says what is spoken to endpoints.
+// backendProtocol says what is spoken to endpoints. A GRPCRoute that sends to a port says that it speaks
+// HTTP/2. One that has a port as its parent says so only of a port that declares nothing: it may have
+// been attached to all ports of its Service, and those that serve HTTP/1.1 must go on working as backends
+// of others.
 func (w *world) backendProtocol(p place, u uses) wire.Protocol {
 	class, used := w.declared(p).class, u[p]
 	switch {
 	case class == classOpaque:
 		return wire.ProtocolTCP
-	case class == classH2C, used.own.grpc:
+	case class == classH2C, used.backend.grpc:
 		return wire.ProtocolH2C
-	case class == classHTTP, used.own.http:
+	case class == classHTTP:
+		return wire.ProtocolHTTP
+	case used.parent.grpc:
+		return wire.ProtocolH2C
+	case used.parent.http, used.backend.http:
 		return wire.ProtocolHTTP
 	case used.other.grpc:
 		return wire.ProtocolH2C
