@@ -46,7 +46,7 @@ func newServer(objects ...client.Object) *server {
 		s.writes++
 	}
 	s.WithWatch = interceptor.NewClient(
-		fake.NewClientBuilder().WithObjects(objects...).WithReturnManagedFields().Build().(client.WithWatch),
+		fake.NewClientBuilder().WithObjects(objects...).WithReturnManagedFields().Build(),
 		interceptor.Funcs{
 			List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
 				s.mu.Lock()
@@ -242,7 +242,7 @@ func TestIssuerKeepsCertificatesFresh(t *testing.T) {
 					if result.RequeueAfter <= 0 || result.RequeueAfter > tc.lifetime/2 {
 						t.Fatalf("next pass after %v, want within half of %v", result.RequeueAfter, tc.lifetime)
 					}
-					time.Sleep(result.RequeueAfter) // virtual
+					<-time.After(result.RequeueAfter) // of the bubble
 				}
 				lives := int(tc.span / tc.lifetime)
 				if low, high := 3*2*lives, 3*(lives*3+1); issued < low || issued > high {
@@ -274,7 +274,7 @@ func TestIssuerTakesOverWhatALeaderLeft(t *testing.T) {
 func TestIssuerRepairsDrift(t *testing.T) {
 	cases := map[string]func(t *testing.T, s *server, secret *corev1.Secret){
 		"deleted": func(t *testing.T, s *server, secret *corev1.Secret) {
-			if err := s.WithWatch.Delete(t.Context(), secret); err != nil {
+			if err := s.Delete(t.Context(), secret); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -331,7 +331,7 @@ func TestIssuerDeletesIdleIdentities(t *testing.T) {
 		if result := reconcile(t, issuer, state); len(result.Deleted) != 0 {
 			t.Errorf("deleted %v at once", result.Deleted)
 		}
-		time.Sleep(30 * time.Minute) // virtual
+		<-time.After(30 * time.Minute) // of the bubble
 		result := reconcile(t, issuer, state)
 		if diff := cmp.Diff([]string{"shop/weft-proxy"}, keys(result.Certificates)); diff != "" {
 			t.Errorf("published (-want +got):\n%s", diff)
@@ -398,7 +398,7 @@ func TestIssuerOneFailureIsItsOwn(t *testing.T) {
 		base := s.WithWatch
 		s.WithWatch = interceptor.NewClient(base, interceptor.Funcs{
 			Apply: func(ctx context.Context, c client.WithWatch, obj runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
-				if strings.Contains(fmt.Sprint(*obj.(interface{ GetNamespace() *string }).GetNamespace()), "full") {
+				if *obj.(interface{ GetNamespace() *string }).GetNamespace() == "full" {
 					return apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "", errors.New("exceeded quota"))
 				}
 				return c.Apply(ctx, obj, opts...)
@@ -492,7 +492,7 @@ func TestLoadCA(t *testing.T) {
 	})
 	t.Run("of two that start together the first to write wins", func(t *testing.T) {
 		winner := caData(t, start)
-		c := interceptor.NewClient(fake.NewClientBuilder().Build().(client.WithWatch), interceptor.Funcs{
+		c := interceptor.NewClient(fake.NewClientBuilder().Build(), interceptor.Funcs{
 			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
 				if err := c.Create(ctx, existing(winner)); err != nil {
 					return err
@@ -529,7 +529,7 @@ func TestLoadCA(t *testing.T) {
 		}
 	})
 	t.Run("without rights there is no authority", func(t *testing.T) {
-		c := interceptor.NewClient(fake.NewClientBuilder().Build().(client.WithWatch), interceptor.Funcs{
+		c := interceptor.NewClient(fake.NewClientBuilder().Build(), interceptor.Funcs{
 			Get: func(context.Context, client.WithWatch, client.ObjectKey, client.Object, ...client.GetOption) error {
 				return apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, key.Name, nil)
 			},

@@ -37,7 +37,7 @@ type recorder struct {
 func newRecorder(objects ...client.Object) *recorder {
 	r := &recorder{fail: map[string]error{}}
 	r.WithWatch = interceptor.NewClient(
-		fake.NewClientBuilder().WithObjects(objects...).WithReturnManagedFields().Build().(client.WithWatch),
+		fake.NewClientBuilder().WithObjects(objects...).WithReturnManagedFields().Build(),
 		interceptor.Funcs{
 			Apply: func(ctx context.Context, c client.WithWatch, obj runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
 				kind := obj.(interface{ GetKind() string }).GetKind()
@@ -180,7 +180,7 @@ func TestApplyRepairsDrift(t *testing.T) {
 		},
 		"budget deleted": {
 			func(t *testing.T, r *recorder) {
-				if err := r.WithWatch.Delete(t.Context(), get(t, r, "weft-proxy", &policyv1.PodDisruptionBudget{})); err != nil {
+				if err := r.Delete(t.Context(), get(t, r, "weft-proxy", &policyv1.PodDisruptionBudget{})); err != nil {
 					t.Fatal(err)
 				}
 				r.take()

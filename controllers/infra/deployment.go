@@ -2,6 +2,7 @@ package infra
 
 import (
 	"fmt"
+	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -50,7 +51,7 @@ func deployment(namespace string, p Params) *appsv1ac.DeploymentApplyConfigurati
 					"kubectl.kubernetes.io/default-container": component,
 					"prometheus.io/scrape":                    "true",
 					"prometheus.io/path":                      "/metrics",
-					"prometheus.io/port":                      fmt.Sprint(wire.PortMetrics),
+					"prometheus.io/port":                      strconv.Itoa(wire.PortMetrics),
 				}).
 				WithSpec(podSpec(p))))
 }

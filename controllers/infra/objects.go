@@ -20,10 +20,11 @@ import (
 )
 
 const (
-	// TrustBundleName is the ConfigMap that holds the PEM roots of the mesh, and TrustBundleKey the key
-	// in it. Proxies and node agents verify the operator against them.
+	// TrustBundleName is the ConfigMap that holds the PEM roots of the mesh. Proxies and node agents
+	// verify the operator against them.
 	TrustBundleName = "weft-ca-bundle"
-	TrustBundleKey  = "ca.crt"
+	// TrustBundleKey is the key in it.
+	TrustBundleKey = "ca.crt"
 
 	// IdentityRole is the ClusterRole with the rights to Secrets that the operator has in enrolled
 	// namespaces alone. It comes with the installation; a RoleBinding of the same name grants it.
