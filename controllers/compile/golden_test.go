@@ -113,7 +113,7 @@ func runGolden(t *testing.T, file string, base [][]byte) {
 	got := render(t, expectation)
 	if *update {
 		content := slices.Concat(bytes.TrimRight(input, "\n"), []byte(separator), got)
-		if err := os.WriteFile(file, content, 0o600); err != nil {
+		if err := os.WriteFile(file, content, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

@@ -8,8 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
-
-	"weft.dev/weft/proxy/wire"
 )
 
 // Reasons of Accepted=False that the Gateway API does not define as constants.
@@ -141,70 +139,6 @@ func (p *parent) leaveAll(reason gwv1.RouteConditionReason, why func(place) stri
 		}
 		return text != ""
 	})
-}
-
-// settle decides what parents can only know of each other: which ports could not be numbered, whether a
-// port that declares nothing carries HTTP, and which kind of route a port has when there are two.
-func (w *world) settle(parents []*parent, numbers Numbers) {
-	for _, p := range parents {
-		p.leaveAll(ReasonNumbersExhausted, func(at place) string {
-			if numbers[w.numberKey(at)] != 0 {
-				return ""
-			}
-			return "cannot be captured: all " + strconv.Itoa(wire.MaxNumber-wire.MinNumber+1) + " destination numbers are in use"
-		})
-	}
-
-	spoken := make(map[place]bool)
-	for _, p := range parents {
-		for _, at := range p.places {
-			spoken[at] = spoken[at] || p.route.speaksFor(at)
-		}
-	}
-	for _, p := range parents {
-		// Without this a consumer could turn a port into HTTP for the clients of all namespaces.
-		p.leaveAll(gwv1.RouteReasonNoMatchingParent, func(at place) string {
-			if w.declared(at).class != classNone || spoken[at] {
-				return ""
-			}
-			return "does not say that it speaks HTTP: its owner can set appProtocol: http"
-		})
-	}
-
-	// Producer and consumer routes do not meet: each group has conflicts of its own.
-	grpc := make(map[group]*route)
-	for _, p := range parents {
-		for _, at := range p.places {
-			if p.route.kind == wire.RouteGRPC && grpc[p.group(at)] == nil {
-				grpc[p.group(at)] = p.route
-			}
-		}
-	}
-	for _, p := range parents {
-		p.leaveAll(ReasonConflicted, func(at place) string {
-			winner := grpc[p.group(at)]
-			if p.route.kind == wire.RouteGRPC || winner == nil {
-				return ""
-			}
-			return "has " + winner.String() + " attached, and GRPCRoutes come before HTTPRoutes"
-		})
-		p.conclude()
-	}
-}
-
-// group is the routes of a place that are merged: its producer routes, or the consumer routes of one
-// namespace.
-type group struct {
-	place    place
-	consumer string
-}
-
-func (p *parent) group(at place) group {
-	g := group{place: at}
-	if p.consumer {
-		g.consumer = p.route.meta.Namespace
-	}
-	return g
 }
 
 // conclude refuses a parent of which no port is left. The reason is the first that says more than that
