@@ -1,0 +1,200 @@
+package capture_test
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weft.dev/weft/proxy/capture"
+	"weft.dev/weft/proxy/wire"
+)
+
+// wantProxies checks which proxies a pod uses.
+func wantProxies(t *testing.T, when string, pod *netns, want ...netip.Addr) {
+	t.Helper()
+	synctest.Wait()
+	if got, _ := pod.state(); !slices.Equal(got, want) {
+		t.Errorf("%s: the pod uses %v, want %v", when, got, want)
+	}
+}
+
+func TestProxiesThatFail(t *testing.T) {
+	tests := map[string]struct {
+		verdict capture.Verdict
+		// within bounds the time until the proxy is out; zero means never.
+		within    time.Duration
+		forgotten bool
+	}{
+		"refused":  {verdict: capture.Refused, within: time.Second, forgotten: true},
+		"draining": {verdict: capture.Draining, within: time.Second},
+		"silent":   {verdict: capture.Silent, within: 2 * time.Second, forgotten: true},
+		"slow":     {verdict: capture.Slow, within: 2 * time.Second},
+		"unknown":  {verdict: capture.Unknown},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, n *node) {
+				n.Synchronize(nil)
+				n.Apply(upsert(shop()))
+				pod, other := n.start("web"), n.start("other", func(s *capture.Sandbox, _ *netns) { s.Namespace = "other" })
+				wantProxies(t, "at first", pod, near1, near2)
+
+				n.probesSay(tc.verdict, near1)
+				if tc.within == 0 {
+					pass(time.Minute)
+					wantProxies(t, "after a minute", pod, near1, near2)
+					return
+				}
+				pass(tc.within)
+				wantProxies(t, "afterwards", pod, near2)
+				if got := slices.Contains(pod.forgotten, near1); got != tc.forgotten {
+					t.Errorf("connections forgotten: %v, want %v", got, tc.forgotten)
+				}
+				if len(other.forgotten) > 0 {
+					t.Error("connections of another namespace are forgotten")
+				}
+
+				n.probesSay(capture.Accepting, near1)
+				pass(time.Second)
+				wantProxies(t, "when it is back", pod, near1, near2)
+			})
+		})
+	}
+}
+
+func TestOneUnansweredProbeIsNotEnough(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Apply(upsert(shop()))
+		pod := n.start("web")
+		synctest.Wait()
+		n.once(capture.Silent, near1)
+		pass(10 * time.Second)
+		wantProxies(t, "after one lost packet", pod, near1, near2)
+		if len(pod.forgotten) > 0 {
+			t.Error("connections are forgotten")
+		}
+	})
+}
+
+func TestOtherZonesStepIn(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Apply(upsert(shop()))
+		pod := n.start("web")
+		n.probesSay(capture.Refused, near1, near2)
+		pass(time.Second)
+		wantProxies(t, "without proxies of the zone", pod, far)
+	})
+}
+
+func TestNoProxyIsLeft(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Synchronize(nil)
+		n.Apply(upsert(shop()))
+		pod := n.start("web")
+		n.probesSay(capture.Refused, near1, near2, far)
+		pass(time.Second)
+		wantProxies(t, "without proxies", pod)
+		if got := n.pod("uid-web"); got.Captured || got.Reason != "no proxy accepts connections: they go to the Service directly" {
+			t.Errorf("report %+v, want one that says where connections go", got)
+		}
+		n.probesSay(capture.Accepting, far)
+		pass(time.Second)
+		wantProxies(t, "with one back", pod, far)
+		if got := n.pod("uid-web"); !got.Captured || got.Reason != "" {
+			t.Errorf("report %+v, want captured", got)
+		}
+	})
+}
+
+// An overloaded proxy is still a better way than around the mesh.
+func TestSlowProxiesAreUsedWhenNoneIsLive(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Apply(upsert(shop()))
+		pod := n.start("web")
+		n.probesSay(capture.Slow, near1, near2, far)
+		pass(10 * time.Second)
+		wantProxies(t, "while all are slow", pod, near1, near2)
+		if len(pod.forgotten) > 0 {
+			t.Error("connections are forgotten")
+		}
+	})
+}
+
+func TestProxyThatIsDeadFromTheStartIsNeverUsed(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.probesSay(capture.Refused, near1)
+		n.Apply(upsert(shop()))
+		wantProxies(t, "when the pod starts", n.start("web"), near2)
+	})
+}
+
+func TestProxyThatEndsOnThisNodeIsOutAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Apply(upsert(shop()))
+		n.start("near1", func(s *capture.Sandbox, _ *netns) {
+			s.Labels, s.Addresses = map[string]string{"mesh.weft.dev/component": "proxy"}, []netip.Addr{near1}
+		})
+		pod := n.start("web")
+		synctest.Wait()
+		begin := time.Now()
+		n.Stop("sandbox-near1")
+		wantProxies(t, "at once", pod, near2)
+		if time.Since(begin) > 0 || !slices.Contains(pod.forgotten, near1) {
+			t.Errorf("forgotten %v after %v, want %v at once", pod.forgotten, time.Since(begin), near1)
+		}
+	})
+}
+
+// The operator takes a proxy that drains out of the list; if it dies then, connections to it must
+// still be forgotten.
+func TestDepartedProxyThatDies(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Apply(upsert(shop()))
+		pod := n.start("web")
+		rest := shop()
+		rest.Proxies = rest.Proxies[1:]
+		n.Apply(upsert(rest))
+		wantProxies(t, "when one has departed", pod, near2)
+		pass(time.Minute)
+		n.probesSay(capture.Silent, near1)
+		pass(2 * time.Second)
+		synctest.Wait()
+		if !slices.Contains(pod.forgotten, near1) {
+			t.Error("connections to it are not forgotten")
+		}
+	})
+}
+
+func TestProxiesThatNobodyUsesAreNotProbed(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Apply(upsert(shop()))
+		n.start("other", func(s *capture.Sandbox, _ *netns) { s.Namespace = "other" })
+		pass(time.Minute)
+		if probed := n.probed(); len(probed) > 0 {
+			t.Errorf("probed %v", probed)
+		}
+		n.start("web")
+		n.Stop("sandbox-web")
+		pass(time.Hour)
+		n.forgetProbes()
+		pass(time.Minute)
+		if probed := n.probed(); len(probed) > 0 {
+			t.Errorf("probed %v an hour after the last pod", probed)
+		}
+	})
+}
+
+func TestAddressInUseByAnotherNamespaceIsProbedAnew(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.probesSay(capture.Refused, near1)
+		n.Apply(upsert(shop()))
+		n.start("web")
+		pass(time.Second)
+		n.probesSay(capture.Accepting, near1)
+		n.Apply(wire.Delta{Seq: 2, Removed: []wire.Ref{{Kind: wire.KindCapture, Key: "shop"}}})
+		n.Apply(wire.Delta{Seq: 3, Upserted: []wire.Resource{wire.New("other", wire.ScopeNodes, wire.Origin{}, shop())}})
+		wantProxies(t, "in the other namespace", n.start("other", func(s *capture.Sandbox, _ *netns) { s.Namespace = "other" }), near1, near2)
+	})
+}
