@@ -90,8 +90,12 @@ func parseFlags(args []string, output io.Writer) (config, error) {
 	return c, nil
 }
 
+// listen opens a port for both address families. The original destination of a captured connection can
+// be read from a plain TCP socket only, not from one of Multipath TCP.
 func listen(port int) (net.Listener, error) {
-	return net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	var c net.ListenConfig
+	c.SetMultipathTCP(false)
+	return c.Listen(context.Background(), "tcp", net.JoinHostPort("", strconv.Itoa(port)))
 }
 
 // run serves until ctx ends and then drains. An error means that the proxy could not do its work, or

@@ -104,6 +104,9 @@ func (x *exchange) serve(d *destination) {
 		x.answer(why)
 		return
 	}
+	// If the upgrade is refused, what the client has sent for the other protocol must not be taken for a
+	// request.
+	x.closing = x.closing || isWebSocket(x.r)
 	x.head = head
 	if x.head.Authority == "" {
 		// Only HTTP/1.0 may leave it out, and what is forwarded is HTTP/1.1.
