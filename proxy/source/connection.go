@@ -23,8 +23,9 @@ import (
 )
 
 const (
-	// maxMessage bounds a message in either direction, in bytes.
-	maxMessage = 64 << 20
+	// maxReceived and maxSent bound a message, in bytes: a delta, and a Hello.
+	maxReceived = 64 << 20
+	maxSent     = 16 << 20
 	// connectTimeout bounds connecting, with the TLS handshake.
 	connectTimeout = 5 * time.Second
 	// silence is how long a connection may bring nothing. The operator pings idle connections every few
@@ -34,7 +35,7 @@ const (
 )
 
 // connect runs one stream to its end, which is always an error.
-func (s *Stream) connect(ctx context.Context, address string) error {
+func (s *Stream) connect(ctx context.Context, address string) (err error) {
 	security, err := s.transportSecurity(address)
 	if err != nil {
 		return err
@@ -53,14 +54,14 @@ func (s *Stream) connect(ctx context.Context, address string) error {
 	if err != nil {
 		return fmt.Errorf("connection to %s: %w", address, err)
 	}
-	defer conn.Close()
+	defer func() { err = errors.Join(err, conn.Close()) }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := conn.NewStream(ctx,
 		&grpc.StreamDesc{StreamName: wire.StreamName, ServerStreams: true, ClientStreams: true}, wire.StreamMethod,
 		grpc.ForceCodecV2(codec{}),
-		grpc.MaxCallRecvMsgSize(maxMessage),
-		grpc.MaxCallSendMsgSize(maxMessage),
+		grpc.MaxCallRecvMsgSize(maxReceived),
+		grpc.MaxCallSendMsgSize(maxSent),
 		grpc.PerRPCCredentials(bearer(strings.TrimSpace(string(token)))),
 	)
 	if err != nil {
@@ -74,10 +75,7 @@ func (s *Stream) connect(ctx context.Context, address string) error {
 		return fmt.Errorf("stream to %s: %w", address, err)
 	}
 	reporting.Go(func() { s.sendReports(ctx, up) })
-	if err := s.receive(up); err != nil {
-		return fmt.Errorf("stream to %s: %w", address, err)
-	}
-	return nil
+	return fmt.Errorf("stream to %s: %w", address, s.receive(up))
 }
 
 // receive applies and acknowledges deltas, one at a time.
@@ -90,8 +88,10 @@ func (s *Stream) receive(up *upstream) error {
 		if message.Delta == nil {
 			return errors.New("a message without a delta")
 		}
-		rejected := s.apply(*message.Delta)
-		if err := up.sendOrReason(&wire.ClientMessage{Ack: &wire.Ack{Seq: message.Delta.Seq, Rejected: rejected}}); err != nil {
+		rejected, accepted := s.apply(*message.Delta)
+		err := up.sendOrReason(&wire.ClientMessage{Ack: &wire.Ack{Seq: message.Delta.Seq, Rejected: rejected}})
+		s.save(accepted)
+		if err != nil {
 			return err
 		}
 		if first {

@@ -54,8 +54,9 @@ type Stream struct {
 	connected bool
 	reports   reports
 
-	// held is what is in force; Run's goroutine owns it.
-	held map[wire.Ref]string
+	// held is what is in force, problem why the last attempt ended; Run's goroutine owns both.
+	held    map[wire.Ref]string
+	problem string
 }
 
 // Connected tells that a stream is open and its first delta is in force.
@@ -70,9 +71,12 @@ func (s *Stream) Connected() bool {
 // everything known at once. It never blocks on the network.
 func (s *Stream) Report(report wire.NodeReport) { s.reports.add(report) }
 
-// Run loads the cache, then connects and stays connected until ctx ends, which is its only way to
-// return; the error is ctx's. Whatever fails, the last good configuration stays in force.
+// Run loads the cache, then connects and stays connected until ctx ends; the error is ctx's. Whatever
+// fails, the last good configuration stays in force. Only without any address it returns at once.
 func (s *Stream) Run(ctx context.Context) error {
+	if len(s.Addresses) == 0 {
+		return errors.New("configuration stream: no address")
+	}
 	s.held = map[wire.Ref]string{}
 	s.loadCache()
 	least, most := s.MinBackoff, s.MaxBackoff
@@ -83,13 +87,9 @@ func (s *Stream) Run(ctx context.Context) error {
 		most = 5 * time.Second
 	}
 	wait := least
-	for attempt := 0; ; attempt++ {
+	for attempt := 0; ctx.Err() == nil; attempt++ {
 		start := time.Now()
-		err := s.connect(ctx, s.Addresses[attempt%len(s.Addresses)])
-		s.lost(err)
-		if ctx.Err() != nil {
-			return fmt.Errorf("configuration stream: %w", context.Cause(ctx))
-		}
+		s.lost(s.connect(ctx, s.Addresses[attempt%len(s.Addresses)]))
 		if time.Since(start) > most {
 			wait = least
 		}
@@ -99,6 +99,7 @@ func (s *Stream) Run(ctx context.Context) error {
 		}
 		wait = min(2*wait, most)
 	}
+	return fmt.Errorf("configuration stream: %w", context.Cause(ctx))
 }
 
 // loadCache puts the saved configuration in force.
@@ -110,9 +111,15 @@ func (s *Stream) loadCache() {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.log().Warn("saved configuration is not used", "error", err)
 	}
-	if len(resources) > 0 {
-		s.apply(wire.Delta{Upserted: resources})
+	if len(resources) == 0 {
+		return
 	}
+	rejected, _ := s.apply(wire.Delta{Upserted: resources})
+	var useless wire.Delta
+	for _, r := range rejected {
+		useless.Removed = append(useless.Removed, r.Ref)
+	}
+	s.save(useless)
 }
 
 func (s *Stream) log() *slog.Logger {
@@ -132,29 +139,26 @@ func (s *Stream) hello() *wire.Hello {
 }
 
 // apply puts a delta in force, except for what is rejected, and remembers what is held.
-func (s *Stream) apply(d wire.Delta) []wire.Rejection {
-	rejected := applyValid(s.Apply, d)
-	accepted := accept(d, rejected)
+func (s *Stream) apply(d wire.Delta) (rejected []wire.Rejection, accepted wire.Delta) {
+	rejected = applyValid(s.Apply, d)
+	accepted = accept(d, rejected)
 	for _, r := range accepted.Upserted {
 		s.held[r.Ref] = r.Version
 	}
 	for _, ref := range accepted.Removed {
 		delete(s.held, ref)
 	}
+	return rejected, accepted
+}
+
+// save brings the cache up to date. That it cannot be written harms nobody now.
+func (s *Stream) save(accepted wire.Delta) {
 	if s.Cache == nil {
-		return rejected
-	}
-	if d.Seq == 0 {
-		// The saved state itself: only what turned out to be useless changes it.
-		accepted = wire.Delta{}
-		for _, r := range rejected {
-			accepted.Removed = append(accepted.Removed, r.Ref)
-		}
+		return
 	}
 	if err := s.Cache.record(accepted); err != nil {
 		s.log().Warn("configuration is not saved", "error", err)
 	}
-	return rejected
 }
 
 // applyValid rejects malformed resources and hands the rest to apply.
@@ -200,18 +204,24 @@ func (s *Stream) complete() {
 	}
 }
 
-// lost notes the end of an attempt. Only the end of a complete stream is news.
+// lost notes the end of an attempt. The end of a complete stream is news, and so is a reason that was
+// not there before; the same failure again and again is not.
 func (s *Stream) lost(err error) {
 	s.mu.Lock()
 	was := s.connected
 	s.connected = false
 	s.mu.Unlock()
-	if !was {
+	reason := err.Error()
+	switch {
+	case was:
+		s.log().Warn("configuration stream is lost; the last configuration stays in force", "error", err)
+	case reason != s.problem:
+		s.log().Warn("no configuration stream", "error", err)
+	default:
 		s.log().Debug("no configuration stream", "error", err)
-		return
 	}
-	s.log().Warn("configuration stream is lost; the last configuration stays in force", "error", err)
-	if s.OnConnection != nil {
+	s.problem = reason
+	if was && s.OnConnection != nil {
 		s.OnConnection(false, err)
 	}
 }
