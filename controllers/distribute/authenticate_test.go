@@ -301,7 +301,7 @@ func TestReviewIsRememberedBrieflyAndNeverBeyondTheToken(t *testing.T) {
 				if _, err := a.Authenticate(t.Context(), token); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(tc.wait)
+				<-time.After(tc.wait)
 				_, err := a.Authenticate(t.Context(), token)
 				if (err != nil) != tc.wantErr || c.reviews != tc.wantReviews {
 					t.Errorf("error %v after %d reviews, want an error: %v, after %d", err, c.reviews, tc.wantErr, tc.wantReviews)

@@ -15,6 +15,9 @@ import (
 // maxReason bounds what a client may say about a rejection, in bytes; an Event holds 1024.
 const maxReason = 1000
 
+// maxBuild bounds what a client may say about its version, in bytes.
+const maxBuild = 128
+
 var (
 	errReplaced = errors.New("a newer stream of the same pod took over")
 	errProtocol = errors.New("protocol violation")
@@ -64,7 +67,7 @@ func (c *client) wakeUp() {
 func (h *Hub) join(identity Identity, hello *wire.Hello) *client {
 	c := &client{
 		identity:  identity,
-		build:     hello.Build,
+		build:     hello.Build[:min(len(hello.Build), maxBuild)],
 		connected: time.Now(),
 		keys:      subscriptions(identity),
 		wake:      make(chan struct{}, 1),
@@ -118,17 +121,27 @@ func (h *Hub) remove(c *client) {
 	}
 }
 
+// ready waits until every layer that a kind of client needs is complete.
+func (h *Hub) ready(ctx context.Context, kind ClientKind) error {
+	select {
+	case <-h.complete[kind]:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // first waits until every layer that the client needs is complete and returns the difference between
 // what the client said it holds and what it is to hold.
 func (h *Hub) first(ctx context.Context, c *client) (*delta, error) {
-	select {
-	case <-h.complete[c.identity.Kind]:
-	case <-c.replaced:
-		return nil, errReplaced
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if err := h.ready(ctx, c.identity.Kind); err != nil {
+		return nil, err
 	}
 	h.mu.Lock()
+	if h.clients[c.identity.slot()] != c {
+		h.mu.Unlock()
+		return nil, errReplaced
+	}
 	d := &delta{seq: h.seq}
 	var view []*publication
 	for _, f := range c.feeds {

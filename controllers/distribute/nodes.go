@@ -28,8 +28,10 @@ type NodeState struct {
 
 type node struct {
 	state NodeState
-	// forget ends the grace period of a node without a stream.
-	forget *time.Timer
+	// forget ends the grace period of a node without a stream; streams counts those that began, so that
+	// a period that has just been cut short ends nothing.
+	forget  *time.Timer
+	streams int
 }
 
 // Nodes returns the state of every node that has a stream, or had one within the grace period: the pods
@@ -53,8 +55,8 @@ func (h *Hub) nodeConnected(c *client) {
 	}
 	if n.forget != nil {
 		n.forget.Stop()
-		n.forget = nil
 	}
+	n.streams++
 	n.state.Connected, n.state.Since, n.state.Build = true, c.connected, c.build
 }
 
@@ -69,16 +71,15 @@ func (h *Hub) nodeDisconnected(c *client) {
 	}
 	n := h.nodes[name]
 	n.state.Connected, n.state.Since = false, time.Now()
-	var timer *time.Timer
-	timer = time.AfterFunc(h.grace, func() { h.forgetNode(name, n, &timer) })
-	n.forget = timer
+	streams := n.streams
+	n.forget = time.AfterFunc(h.grace, func() { h.forgetNode(name, n, streams) })
 }
 
-func (h *Hub) forgetNode(name string, n *node, timer **time.Timer) {
+func (h *Hub) forgetNode(name string, n *node, streams int) {
 	h.reports.Lock()
 	defer h.reports.Unlock()
 	h.mu.Lock()
-	over := h.nodes[name] == n && n.forget == *timer
+	over := h.nodes[name] == n && n.streams == streams
 	if over {
 		delete(h.nodes, name)
 		h.notify()

@@ -110,10 +110,10 @@ func TestNodeIsForgottenAfterTheGracePeriod(t *testing.T) {
 					t.Errorf("just after the stream's end the state is %+v, want the last pods", state)
 				}
 				if tc.back > 0 {
-					time.Sleep(tc.back)
+					<-time.After(tc.back)
 					defer distribute.JoinNode(t, hub, "n1", wire.NodeReport{})()
 				}
-				time.Sleep(3 * time.Minute)
+				<-time.After(3 * time.Minute)
 				synctest.Wait()
 				if _, ok := hub.Nodes()["n1"]; ok != tc.want || (len(seen.lost) == 1) == tc.want {
 					t.Errorf("known: %v, said to be lost: %d times; want known: %v", ok, len(seen.lost), tc.want)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -30,7 +31,7 @@ func allowed(i Identity, r wire.Resource) bool {
 
 // everyKind returns one resource of each kind in a scope, certificates being of a namespace.
 func everyKind(scope wire.Scope, namespace, key string, version int) []wire.Resource {
-	n := fmt.Sprint(version)
+	n := strconv.Itoa(version)
 	return []wire.Resource{
 		wire.New(key, scope, wire.Origin{}, &wire.Mesh{TrustDomain: n}),
 		wire.New(key, scope, wire.Origin{}, &wire.Destination{Service: n}),
@@ -68,7 +69,7 @@ type world struct {
 
 func TestClientsConvergeOnTheUnionOfTheirScopes(t *testing.T) {
 	for seed := range uint64(120) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			w := newWorld(t, seed)
 			for range 150 {
 				w.step()
@@ -106,7 +107,7 @@ func (w *world) resource() wire.Resource {
 	namespace := []string{"a", "b"}[w.rng.IntN(2)]
 	kinds := everyKind(scopes[w.rng.IntN(len(scopes))], namespace, "key", w.rng.IntN(3))
 	r := kinds[w.rng.IntN(len(kinds))]
-	r.Origin.Name = fmt.Sprint(w.rng.IntN(2))
+	r.Origin.Name = strconv.Itoa(w.rng.IntN(2))
 	return r
 }
 

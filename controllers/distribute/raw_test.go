@@ -61,9 +61,7 @@ func (m *mesh) rawOver(security credentials.TransportCredentials, authorization 
 			m.t.Error(err)
 		}
 	})
-	for _, value := range authorization {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", value)
-	}
+	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{"authorization": authorization})
 	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, wire.StreamMethod,
 		grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(64<<20))
 	if err != nil {

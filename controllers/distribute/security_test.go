@@ -29,6 +29,17 @@ func (e *expiring) Authenticate(ctx context.Context, token string) (distribute.I
 	return id, err
 }
 
+// asking tells what it is asked.
+type asking struct {
+	tokens
+	asked chan<- string
+}
+
+func (a asking) Authenticate(ctx context.Context, token string) (distribute.Identity, error) {
+	a.asked <- token
+	return a.tokens.Authenticate(ctx, token)
+}
+
 // unsure is an Authenticator that cannot ask.
 type unsure struct{}
 

@@ -17,8 +17,10 @@ import (
 )
 
 const (
-	// maxMessage bounds a message in either direction, in bytes.
-	maxMessage = 64 << 20
+	// maxDelta and maxReceived bound a message down and up, in bytes. Hello is the largest message up: it
+	// has about 100 bytes for each resource that a client holds.
+	maxDelta    = 64 << 20
+	maxReceived = 16 << 20
 	// A peer that answers neither traffic nor pings is given up after pingAfter + pingTimeout. Clients
 	// rely on the pings: silence for longer than that tells them that the operator is gone.
 	pingAfter   = 4 * time.Second
@@ -61,8 +63,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, tlsConfig *tl
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(secured)),
 		grpc.ForceServerCodecV2(codec{}),
-		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.MaxSendMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(maxReceived),
+		grpc.MaxSendMsgSize(maxDelta),
 		grpc.MaxConcurrentStreams(4),
 		grpc.MaxHeaderListSize(32<<10),
 		grpc.ConnectionTimeout(helloTimeout),

@@ -53,7 +53,7 @@ func (s *session) handle(stream grpc.ServerStream) error {
 		joined: make(chan *client, 1), acked: make(chan struct{}, 1),
 	}
 	// Both goroutines may be blocked in the stream, and only the return of this function ends it.
-	s.streams.Go(func() { cancel(conversation.receive()) })
+	s.streams.Go(func() { cancel(conversation.receive(ctx)) })
 	s.streams.Go(func() { cancel(conversation.send(ctx, cancel)) })
 	<-ctx.Done()
 	err = context.Cause(ctx)
@@ -99,8 +99,22 @@ type conversation struct {
 	acked  chan struct{}
 }
 
+// start waits until there is something to say to the client. A proxy's Hello lists all that it holds; it
+// is left in the network until it can be answered, so that a new leader does not keep those of all
+// proxies in memory while it reads the cluster. Node agents are heard at once: what they report is part
+// of what is published.
+func (c *conversation) start(ctx context.Context) error {
+	if c.identity.Kind == ClientNode {
+		return nil
+	}
+	return c.Hub.ready(ctx, c.identity.Kind)
+}
+
 // receive reads the stream to its end. It owns the client's membership in the hub.
-func (c *conversation) receive() error {
+func (c *conversation) receive(ctx context.Context) error {
+	if err := c.start(ctx); err != nil {
+		return err
+	}
 	var hello wire.ClientMessage
 	if err := c.stream.RecvMsg(&hello); err != nil {
 		return err
@@ -146,6 +160,9 @@ func (c *conversation) take(client *client, message *wire.ClientMessage) error {
 
 // send alternates between sending a delta and waiting for its acknowledgement.
 func (c *conversation) send(ctx context.Context, cancel context.CancelCauseFunc) error {
+	if err := c.start(ctx); err != nil {
+		return err
+	}
 	var client *client
 	select {
 	case client = <-c.joined:

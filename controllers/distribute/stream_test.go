@@ -2,6 +2,7 @@ package distribute_test
 
 import (
 	"fmt"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -73,17 +74,23 @@ func TestFirstDeltaComesEvenIfEmpty(t *testing.T) {
 
 func TestNothingIsSentBeforeEveryLayerIsComplete(t *testing.T) {
 	hub := newHub(distribute.LayerCompiled, distribute.LayerEndpoints)
-	m := newMesh(t, hub, nil)
+	asked := make(chan string, 10)
+	m := newMesh(t, hub, func(s *distribute.Server) { s.Authenticator = asking{asked: asked} })
 	first, second := backend(wire.ScopeMesh, "b/one:80", 1), backend(wire.ScopeMesh, "b/two:80", 1)
 	hub.Replace(distribute.LayerCompiled, []wire.Resource{first})
 	// A patch is not the whole of a layer.
 	hub.Patch(distribute.LayerEndpoints, []wire.Resource{second}, nil)
 
-	p := m.newPeer("proxy/a/p1")
+	p, agent := m.newPeer("proxy/a/p1"), m.newPeer("node/n1/agent")
 	p.start()
-	m.await("the client", func() bool { return len(hub.Clients()) == 1 })
-	if n, of := hub.Holds("a", nil); n != 0 || of != 1 {
-		t.Errorf("%d of %d proxies have acknowledged something, want 0 of 1", n, of)
+	agent.stream.Report(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("1", "10.0.0.1")}})
+	agent.start()
+	<-asked
+	<-asked
+	// Agents are heard meanwhile: what they report is part of what will be published.
+	m.await("the report", func() bool { return hub.Nodes()["n1"].Complete })
+	if n, of := hub.NodesHold(nil); n != 0 || of != 1 {
+		t.Errorf("%d of %d nodes have acknowledged something, want 0 of 1", n, of)
 	}
 	hub.Replace(distribute.LayerEndpoints, []wire.Resource{second})
 	m.awaitHeld("a", first, second)
@@ -158,8 +165,8 @@ func TestOneDeltaSpansKindsAndWhatChangedMeanwhile(t *testing.T) {
 	for i := range 50 {
 		last = []wire.Resource{
 			backend(wire.ScopeMesh, "b/one:80", uint16(i)),
-			wire.New("b/one:80", wire.ScopeNamespace("a"), wire.Origin{}, &wire.Endpoints{Endpoints: []wire.Endpoint{{Zone: fmt.Sprint(i)}}}),
-			wire.New("a/app", wire.ScopeNamespace("a"), wire.Origin{}, &wire.Certificate{Namespace: "a", ServiceAccount: "app", Key: fmt.Sprint(i)}),
+			wire.New("b/one:80", wire.ScopeNamespace("a"), wire.Origin{}, &wire.Endpoints{Endpoints: []wire.Endpoint{{Zone: strconv.Itoa(i)}}}),
+			wire.New("a/app", wire.ScopeNamespace("a"), wire.Origin{}, &wire.Certificate{Namespace: "a", ServiceAccount: "app", Key: strconv.Itoa(i)}),
 		}
 		for n, layer := range layers {
 			hub.Patch(layer, last[n:n+1], nil)
@@ -385,6 +392,9 @@ func TestFiveHundredClientsResync(t *testing.T) {
 	m.await("all clients again", func() bool { n, of := next.Holds("a", heldOf(published...)); return n == clients && of == clients })
 	t.Logf("%d clients with %d resources resynced in %v", clients, resources, time.Since(start))
 
+	for _, p := range peers {
+		p.cancel()
+	}
 	for _, p := range peers {
 		deltas := p.received()
 		last := deltas[len(deltas)-1]
