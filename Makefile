@@ -36,7 +36,7 @@ manifests: ## regenerate CRDs and RBAC
 
 .PHONY: golden
 golden: ## rewrite the golden files
-	go test ./controllers/... -run Golden -update
+	go test ./controllers/compile ./controllers/infra ./config -run Golden -update
 
 ##@ Test
 
@@ -77,13 +77,44 @@ fuzz: ## run every fuzz target for FUZZTIME each
 		done; \
 	done && echo "fuzz: ok"
 
-##@ Local cluster
+##@ Install into the cluster of the current kubectl context
 
 IMAGE_PREFIX ?=
+KUBECTL_USER ?= kubectl
+CONTAINER_TOOL ?= docker
+
+.PHONY: build/deploy
+build/deploy:
+	@mkdir -p $@ && cp config/default/images.yaml $@/
+	@{ echo 'resources: [../../config/default]'; echo 'configurations: [images.yaml]'; echo 'images:'; \
+	for c in $(COMMANDS); do echo "- {name: $$c, newName: $(IMAGE_PREFIX)$$c, newTag: $(VERSION)}"; done; } > $@/kustomization.yaml
+
+.PHONY: build-installer
+build-installer: build/deploy ## one file to apply: dist/install.yaml
+	@mkdir -p dist && $(KUSTOMIZE) build build/deploy > dist/install.yaml && echo dist/install.yaml
+
+.PHONY: install uninstall deploy undeploy
+install: ## install the CRDs
+	$(KUSTOMIZE) build config/crd | $(KUBECTL_USER) apply --server-side -f -
+uninstall: ## remove the CRDs
+	$(KUSTOMIZE) build config/crd | $(KUBECTL_USER) delete --ignore-not-found -f -
+deploy: build/deploy ## install Weft; IMAGE_PREFIX and VERSION name the images
+	$(KUSTOMIZE) build build/deploy | $(KUBECTL_USER) apply --server-side -f -
+undeploy: build/deploy ## remove Weft; take the label off enrolled namespaces first
+	$(KUSTOMIZE) build build/deploy | $(KUBECTL_USER) delete --ignore-not-found -f -
+
+.PHONY: docker-build docker-push
+docker-build: ## build the images with a container engine
+	for c in $(COMMANDS); do $(CONTAINER_TOOL) build --target $$c --build-arg VERSION=$(VERSION) -t $(IMAGE_PREFIX)$$c:$(VERSION) . || exit 1; done
+docker-push: ## push them
+	for c in $(COMMANDS); do $(CONTAINER_TOOL) push $(IMAGE_PREFIX)$$c:$(VERSION) || exit 1; done
+
+##@ Local cluster
+
 IMAGES := $(COMMANDS:%=build/images/%.tar)
 KUBECONFIG_LOCAL := $(CURDIR)/build/cluster/kubeconfig
 KUBECTL := $(CURDIR)/build/cluster/kubectl --kubeconfig $(KUBECONFIG_LOCAL)
-GATEWAY_API = $(shell go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)
+GATEWAY_API = $(shell GOTOOLCHAIN=$(GOTOOLCHAIN) go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)
 
 .PHONY: cluster-up cluster-down cluster-status
 cluster-up: ## start the local two-node Kubernetes
@@ -98,11 +129,20 @@ images: build ## image archives of the binaries in build/images/
 	@for c in $(COMMANDS); do $(CLUSTER) image -tag $(IMAGE_PREFIX)$$c:$(VERSION) -binary $(BIN)/$$c -out build/images/$$c.tar || exit 1; done
 
 .PHONY: mesh
-mesh: images cluster-up ## install Weft on the local cluster from the manifests a user would apply
+mesh: images cluster-up build/deploy ## install Weft on the local cluster from the manifests a user would apply
 	@$(CLUSTER) load $(IMAGES)
 	@$(KUBECTL) apply --server-side -f $(GATEWAY_API)/config/crd/standard > /dev/null
-	@$(KUSTOMIZE) build config/default | $(KUBECTL) apply --server-side --force-conflicts -f - > /dev/null
+	@$(KUSTOMIZE) build build/deploy | $(KUBECTL) apply --server-side --force-conflicts -f - > /dev/null
 	@$(KUBECTL) -n weft-system rollout restart deployment/weft-operator daemonset/weft-node > /dev/null
 	@$(KUBECTL) -n weft-system rollout status deployment/weft-operator --timeout 120s
 	@$(KUBECTL) -n weft-system rollout status daemonset/weft-node --timeout 120s
 	@$(KUBECTL) wait --for=condition=Ready mesh/default --timeout 60s
+
+PROFILES ?= MESH-HTTP,MESH-GRPC
+EXPECT ?=
+RUN ?=
+.PHONY: conformance
+conformance: mesh ## Gateway API conformance, upstream suite; EXPECT=FILE holds it to a list, RUN=NAME runs one test
+	@suite=$$($(CLUSTER) build -path conformance)/conformance.test && \
+	$(CLUSTER) load $$($(CLUSTER) build -path echo) && \
+	KUBECONFIG=$(KUBECONFIG_LOCAL) VERSION=$(VERSION) test/conformance/run.sh $$suite $(PROFILES) '$(EXPECT)' '$(RUN)'

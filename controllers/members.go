@@ -57,14 +57,16 @@ type Members struct {
 	applier *infra.Applier
 	opts    Options
 
-	wake      chan struct{}
-	started   time.Time
+	wake    chan struct{}
+	started time.Time
+	// prepared namespaces have what it takes to keep certificates in them.
+	prepared  map[string]bool
 	published []wire.Resource
 	complete  bool
 }
 
 func newMembers(c client.Client, direct client.WithWatch, world *World, hub *distribute.Hub, ca *identity.CA, opts Options) *Members {
-	m := &Members{client: c, world: world, hub: hub, ca: ca, applier: &infra.Applier{Client: c}, opts: opts, wake: make(chan struct{}, 1)}
+	m := &Members{client: c, world: world, hub: hub, ca: ca, applier: &infra.Applier{Client: c}, opts: opts, wake: make(chan struct{}, 1), prepared: map[string]bool{}}
 	m.issuer = &identity.Issuer{Client: direct, Now: time.Now, Wake: func() {
 		select {
 		case m.wake <- struct{}{}:
@@ -98,7 +100,14 @@ func (m *Members) apply(ctx context.Context, namespace string) error {
 	if err != nil {
 		return err
 	}
-	return m.applier.Apply(ctx, namespace, objects)
+	if err := m.applier.Apply(ctx, namespace, objects); err != nil {
+		return err
+	}
+	if !m.prepared[namespace] {
+		m.prepared[namespace] = true
+		m.issuer.Wake()
+	}
+	return nil
 }
 
 func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.ApplyConfiguration, error) {
@@ -157,6 +166,7 @@ func (m *Members) remove(ctx context.Context, namespace string) (reconcile.Resul
 	}) {
 		return reconcile.Result{RequeueAfter: leavingInterval}, nil
 	}
+	delete(m.prepared, namespace)
 	if err := m.issuer.Remove(ctx, namespace); err != nil {
 		return reconcile.Result{}, err
 	}
@@ -173,7 +183,12 @@ func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
 	if served == nil {
 		return reconcile.Result{RequeueAfter: leavingInterval}, nil
 	}
-	state := identity.State{CA: m.ca, TrustDomain: defaultTrustDomain, Lifetime: defaultLifetime, Namespaces: slices.Sorted(maps.Keys(served))}
+	state := identity.State{CA: m.ca, TrustDomain: defaultTrustDomain, Lifetime: defaultLifetime}
+	for namespace := range served {
+		if m.prepared[namespace] || m.world.Enrolment(namespace) != Enrolled {
+			state.Namespaces = append(state.Namespaces, namespace)
+		}
+	}
 	mesh, err := cluster.Mesh(ctx, m.client)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -186,10 +201,14 @@ func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
 		return reconcile.Result{}, err
 	}
 	result, err := m.issuer.Reconcile(ctx, state)
-	m.complete = m.complete || err == nil || time.Since(m.started) > certificatesGrace
+	all := err == nil && len(state.Namespaces) == len(served)
+	m.complete = m.complete || all || time.Since(m.started) > certificatesGrace
 	if m.complete {
-		m.published = merge(m.published, result.Certificates, served, err != nil, time.Now())
+		m.published = merge(m.published, result.Certificates, served, !all, time.Now())
 		m.hub.Replace(distribute.LayerCertificates, m.published)
+	}
+	if !m.complete && err == nil {
+		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	return reconcile.Result{RequeueAfter: result.RequeueAfter}, err
 }

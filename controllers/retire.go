@@ -3,6 +3,7 @@ package controllers
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"weft.dev/weft/proxy/wire"
 )
@@ -31,8 +32,8 @@ func retire(before, next map[wire.Ref]wire.Resource) map[wire.Ref]wire.Resource 
 		}
 		if slices.ContainsFunc(r.Route.Destinations, func(d string) bool { return gone[d] }) {
 			kept[ref] = r
-			for _, b := range r.Route.Backends {
-				needed[b.Backend] = true
+			for _, key := range backendsOf(r.Route) {
+				needed[key] = true
 			}
 		}
 	}
@@ -44,11 +45,36 @@ func retire(before, next map[wire.Ref]wire.Resource) map[wire.Ref]wire.Resource 
 	return kept
 }
 
-// namespacesOf returns the namespaces whose destinations are among the resources.
+// backendsOf returns the keys of all backends a route sends to, copies for mirrors included.
+func backendsOf(r *wire.Route) []string {
+	var keys []string
+	mirrors := func(filters []wire.Filter) {
+		for _, f := range filters {
+			if f.Mirror != nil {
+				keys = append(keys, f.Mirror.Backend)
+			}
+		}
+	}
+	mirrors(r.Filters)
+	for _, b := range r.Backends {
+		keys = append(keys, b.Backend)
+		mirrors(b.Filters)
+	}
+	return keys
+}
+
+// namespacesOf returns the namespaces whose proxies the destinations among the resources need: that of
+// the Service, whose proxies pick its endpoints, or for a Service outside the mesh the one that consumes
+// it, which is the destination's scope.
 func namespacesOf(resources map[wire.Ref]wire.Resource) map[string]bool {
 	namespaces := map[string]bool{}
 	for _, r := range resources {
-		if r.Destination != nil {
+		if r.Destination == nil {
+			continue
+		}
+		if consumer, ok := strings.CutPrefix(string(r.Scope), string(wire.ScopeNamespace(""))); ok {
+			namespaces[consumer] = true
+		} else {
 			namespaces[r.Destination.Namespace] = true
 		}
 	}

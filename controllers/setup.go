@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -107,6 +108,8 @@ func addController[T comparable](mgr ctrl.Manager, name string, r reconciler[T],
 	c, err := controller.NewTyped(name, mgr, controller.TypedOptions[T]{
 		Reconciler:              r,
 		MaxConcurrentReconciles: 1,
+		// A topic stands for much more than the object that failed: it is tried again soon.
+		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 3*time.Second),
 		LogConstructor:          func(*T) logr.Logger { return mgr.GetLogger().WithName(name) },
 	})
 	if err != nil {

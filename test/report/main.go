@@ -20,20 +20,24 @@ func main() {
 	name := flag.String("name", "tests", "name of this run, for the summary and the count file")
 	out := flag.String("out", "", "file that receives a line for each test: PASS, FAIL or SKIP and its name")
 	expect := flag.String("expect", "", "file that lists the tests which must pass; empty means all")
-	filter := flag.String("prefix", "", "leave out tests whose name does not begin with this")
+	children := flag.String("children", "", "count the direct subtests of this test and nothing else")
 	flag.Parse()
-	if err := run(*name, *out, *expect, *filter); err != nil {
+	if err := run(*name, *out, *expect, *children); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		os.Exit(1)
 	}
 }
 
-func run(name, out, expect, prefix string) error {
+func run(name, out, expect, parent string) error {
 	results, err := Read(os.Stdin, os.Stdout)
 	if err != nil {
 		return err
 	}
-	results = results.WithPrefix(prefix)
+	if parent != "" {
+		results = results.Children(parent)
+	} else {
+		results = results.Leaves()
+	}
 	if out != "" {
 		if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 			return err

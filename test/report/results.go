@@ -32,7 +32,6 @@ type Results struct {
 func Read(r io.Reader, log io.Writer) (Results, error) {
 	res := Results{tests: map[string]string{}, packages: map[string]string{}}
 	output := map[string]*strings.Builder{}
-	parents := map[string]bool{}
 	scanner := bufio.NewScanner(r)
 	scanner.Buffer(nil, 16<<20)
 	for scanner.Scan() {
@@ -53,10 +52,6 @@ func Read(r io.Reader, log io.Writer) (Results, error) {
 			output[id].WriteString(e.Output)
 		case "build-fail":
 			fmt.Fprintf(log, "FAIL  %s does not build\n%s", e.ImportPath, text(output, e.ImportPath))
-		case "run":
-			if i := strings.LastIndex(e.Test, "/"); i >= 0 {
-				parents[name(e.Package, e.Test[:i])] = true
-			}
 		case "pass", "fail", "skip":
 			if e.Test == "" {
 				res.endPackage(log, e, output)
@@ -69,13 +64,23 @@ func Read(r io.Reader, log io.Writer) (Results, error) {
 			delete(output, id)
 		}
 	}
-	// A parent's outcome repeats its children's, except where it failed by itself.
-	for parent := range parents {
-		if res.tests[parent] != "FAIL" || res.childFailed(parent) {
-			delete(res.tests, parent)
+	return res, scanner.Err()
+}
+
+// Leaves drops the outcomes of tests that have subtests, which repeat those of their children, except
+// where a parent failed by itself.
+func (r Results) Leaves() Results {
+	leaves := Results{tests: maps.Clone(r.tests), packages: r.packages}
+	for test := range r.tests {
+		i := strings.LastIndex(test, "/")
+		for ; i >= 0; i = strings.LastIndex(test[:i], "/") {
+			parent := test[:i]
+			if r.tests[parent] != "FAIL" || r.childFailed(parent) {
+				delete(leaves.tests, parent)
+			}
 		}
 	}
-	return res, scanner.Err()
+	return leaves
 }
 
 func (r Results) endPackage(log io.Writer, e event, output map[string]*strings.Builder) {
@@ -112,15 +117,12 @@ func name(pkg, test string) string {
 	return pkg + "." + test
 }
 
-// WithPrefix keeps the tests whose name, without its package, begins with prefix, and drops the
-// package and the prefix from their names. An empty prefix keeps everything as it is.
-func (r Results) WithPrefix(prefix string) Results {
-	if prefix == "" {
-		return r
-	}
+// Children keeps the direct subtests of one test and names them without it: with a suite whose tests are
+// subtests of one function, those are what people call its tests.
+func (r Results) Children(parent string) Results {
 	kept := Results{tests: map[string]string{}, packages: r.packages}
 	for test, outcome := range r.tests {
-		if _, rest, found := strings.Cut(test, "."+prefix); found {
+		if _, rest, found := strings.Cut(test, "."+parent+"/"); found && !strings.Contains(rest, "/") {
 			kept.tests[rest] = outcome
 		}
 	}

@@ -20,7 +20,7 @@ func TestResults(t *testing.T) {
 		stream       string
 		listed       bool
 		expected     []string
-		prefix       string
+		parent       string
 		wantLines    string
 		wantProblems []string
 	}{
@@ -32,7 +32,7 @@ func TestResults(t *testing.T) {
 		"only listed tests must pass":    {stream: passA + failSub, listed: true, expected: []string{"p.A"}, wantLines: "PASS p.A\nFAIL p.B/x\n"},
 		"a listed test must not fail":    {stream: passA + failSub, listed: true, expected: []string{"p.B/x"}, wantLines: "PASS p.A\nFAIL p.B/x\n", wantProblems: []string{"p.B/x is expected to pass: FAIL"}},
 		"a listed test must run":         {stream: passA, listed: true, expected: []string{"p.Z"}, wantLines: "PASS p.A\n", wantProblems: []string{"p.Z is expected to pass: did not run"}},
-		"a prefix is dropped from names": {stream: passA + failSub, listed: true, prefix: "B/", wantLines: "FAIL x\n"},
+		"the children of one test":       {stream: passA + failSub, listed: true, parent: "B", wantLines: "FAIL x\n"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -40,7 +40,11 @@ func TestResults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			results = results.WithPrefix(tc.prefix)
+			if tc.parent != "" {
+				results = results.Children(tc.parent)
+			} else {
+				results = results.Leaves()
+			}
 			if diff := cmp.Diff(tc.wantLines, results.Lines()); diff != "" {
 				t.Errorf("lines (-want +got):\n%s", diff)
 			}
