@@ -240,6 +240,37 @@ func raw(t *testing.T, address, text string) (net.Conn, *bufio.Reader) {
 	return c, bufio.NewReader(c)
 }
 
+// try opens a connection, sends text and reads one byte. Refused connections are reset, which the client
+// may see in any of these.
+func try(t *testing.T, address, text string) error {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, text); err != nil {
+		return err
+	}
+	_, err = c.Read(make([]byte, 1))
+	return err
+}
+
+// until waits for what must become true.
+func until(t *testing.T, condition func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for end := time.Now().Add(patience); !condition(); <-ticker.C {
+		if time.Now().After(end) {
+			t.Fatal("it did not become true")
+		}
+	}
+}
+
 // lines joins the lines of a raw request.
 func lines(l ...string) string { return strings.Join(l, "\r\n") + "\r\n\r\n" }
 

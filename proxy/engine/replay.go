@@ -47,7 +47,9 @@ func newReplay(r *http.Request, whole func(body []byte)) *replay {
 }
 
 // empty tells whether there is no body.
-func (b *replay) empty() bool { return b.r.ContentLength == 0 || b.r.Body == nil || b.r.Body == http.NoBody }
+func (b *replay) empty() bool {
+	return b.r.ContentLength == 0 || b.r.Body == nil || b.r.Body == http.NoBody
+}
 
 // possible tells whether another try can have the body from its beginning.
 func (b *replay) possible() bool {
@@ -101,7 +103,7 @@ func (b *replay) makeRoom() bool {
 		if maxReplay-len(b.buf) >= minRead {
 			if cap(b.buf)-len(b.buf) < minRead {
 				b.buf = slices.Grow(b.buf, max(minRead, len(b.buf)))
-				b.buf = b.buf[: len(b.buf) : min(cap(b.buf), maxReplay)]
+				b.buf = b.buf[:len(b.buf):min(cap(b.buf), maxReplay)]
 			}
 			return true
 		}
