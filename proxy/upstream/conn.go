@@ -114,17 +114,20 @@ func (e *endpoint) closeIdle() {
 // closeQuietly closes a connection that is of no use any longer; there is nobody to tell of a failure.
 func closeQuietly(c io.Closer) { _ = c.Close() }
 
+// tcpCounters are what the kernel knows of a connection's two streams.
+type tcpCounters struct{ acknowledged, received uint64 }
+
 // http1Conn counts what goes over an HTTP/1.1 connection, where one request is under way at a time, so
 // that a failure can be told precisely.
 type http1Conn struct {
 	net.Conn
 	written, read atomic.Int64
 	broken        atomic.Bool // a Read or Write failed
-	// acknowledged tells how many bytes the peer's kernel had acknowledged when the end of its stream
-	// arrived, or -1 if that is not known.
+	// acknowledged tells how many bytes the peer's kernel had acknowledged when the end of its stream was
+	// found to have arrived, or -1 if it was not.
 	acknowledged atomic.Int64
-	ackBase      uint64
-	ackKnown     bool
+	first        tcpCounters // before anything was sent
+	counted      bool        // first is known
 
 	// When the request under way began; written by the one who holds the connection.
 	writtenBefore, readBefore int64
@@ -132,7 +135,7 @@ type http1Conn struct {
 
 func newHTTP1Conn(c net.Conn) *http1Conn {
 	counted := &http1Conn{Conn: c}
-	counted.ackBase, counted.ackKnown = bytesAcknowledged(c)
+	counted.first, counted.counted = tcpCounts(c)
 	counted.acknowledged.Store(-1)
 	return counted
 }
@@ -149,11 +152,24 @@ func (c *http1Conn) nothingSent() bool { return c.written.Load() == c.writtenBef
 func (c *http1Conn) nothingReceived() bool { return c.read.Load() == c.readBefore }
 
 // closedBefore proves that the peer ended its stream before it had a byte of the request, the race of
-// keep-alive: the end of stream (FIN) acknowledges everything the peer had received by then, which was
-// exactly what earlier requests had sent. After its FIN a server cannot answer any more, so it does not
-// process what arrives later (RFC 9112 section 9.6).
+// keep-alive: the end of a stream (FIN) acknowledges everything the peer has received until then, and that
+// was exactly what earlier requests had sent. After its FIN a server cannot answer any more, so it does
+// not process what arrives later (RFC 9112 section 9.6). A reset alone proves nothing: it acknowledges
+// nothing, and may come from a process that died over the request.
 func (c *http1Conn) closedBefore() bool {
 	return c.writtenBefore > 0 && c.nothingReceived() && c.acknowledged.Load() == c.writtenBefore
+}
+
+// failed looks, while the connection is still open, whether the peer had ended its stream.
+func (c *http1Conn) failed() {
+	c.broken.Store(true)
+	if !c.counted {
+		return
+	}
+	now, ok := tcpCounts(c.Conn)
+	if ok && now.received-c.first.received == uint64(c.read.Load())+1 {
+		c.acknowledged.CompareAndSwap(-1, int64(now.acknowledged-c.first.acknowledged))
+	}
 }
 
 // Read implements net.Conn.
@@ -161,12 +177,7 @@ func (c *http1Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.read.Add(int64(n))
 	if err != nil {
-		if errors.Is(err, io.EOF) && c.ackKnown {
-			if now, ok := bytesAcknowledged(c.Conn); ok {
-				c.acknowledged.Store(int64(now - c.ackBase))
-			}
-		}
-		c.broken.Store(true)
+		c.failed()
 	}
 	return n, err
 }
@@ -176,7 +187,7 @@ func (c *http1Conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.written.Add(int64(n))
 	if err != nil {
-		c.broken.Store(true)
+		c.failed()
 	}
 	return n, err
 }
@@ -190,6 +201,9 @@ func closeWrite(c net.Conn) error {
 	}
 	return c.Close()
 }
+
+// errNotHTTP2 tells that a peer's first byte is not that of an HTTP/2 server.
+var errNotHTTP2 = errors.New("peer does not speak HTTP/2")
 
 // greetedConn tells when the peer's first byte has arrived. An HTTP/2 server speaks at once (RFC 9113
 // section 3.4), and over TLS 1.3 only after it has verified our certificate, so that a connection counts
@@ -211,6 +225,9 @@ func (c *greetedConn) Read(p []byte) (int, error) {
 	c.once.Do(func() {
 		if n == 0 {
 			c.err = err
+		} else if p[0] != 0 {
+			// The first byte of a SETTINGS frame is the highest of its length, which is never so big.
+			c.err = errNotHTTP2
 		}
 		close(c.greeted)
 	})

@@ -22,16 +22,32 @@ func (s *Set) Dial(ctx context.Context, to Endpoint, call Call) (net.Conn, error
 }
 
 func (s *Set) dialOpaque(ctx context.Context, to Endpoint, call Call) (net.Conn, error) {
-	d, cancel := to.state.startDialing(ctx)
-	defer cancel()
 	if to.kind != KindHop {
+		d, cancel := to.state.startDialing(ctx)
+		defer cancel()
 		return d.tcp()
 	}
 	key := poolKey{poolHop, call.Source.ServiceAccount, to.backend.Namespace}
-	config, err := s.clientConfig(key, to.state)
-	if err != nil {
-		return nil, err
+	for renewals := 0; ; renewals++ {
+		config, err := s.clientConfig(key, to.state)
+		if err != nil {
+			return nil, err
+		}
+		c, err := s.dialHop(ctx, to, call, config)
+		if err == nil {
+			return c, nil
+		}
+		if now, renewErr := s.clientConfig(key, to.state); renewErr != nil || now == config || renewals == maxRenewals {
+			return nil, err
+		}
+		// The certificate was replaced meanwhile: the failure says nothing about the present one.
 	}
+}
+
+// dialHop makes a connection whose receiver has accepted the preface.
+func (s *Set) dialHop(ctx context.Context, to Endpoint, call Call, config *tls.Config) (net.Conn, error) {
+	d, cancel := to.state.startDialing(ctx)
+	defer cancel()
 	secured, err := d.tls(config, ALPNTCP)
 	if err != nil {
 		return nil, err

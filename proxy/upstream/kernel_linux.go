@@ -8,18 +8,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bytesAcknowledged returns how many bytes the peer's kernel has acknowledged on a TCP connection,
-// counted from some fixed number (RFC 4898 tcpEStatsAppHCThruOctetsAcked).
-func bytesAcknowledged(c net.Conn) (uint64, bool) {
+// tcpCounts returns how many bytes the peer's kernel has acknowledged on a TCP connection, and how many
+// positions of the peer's stream have arrived of which the program has not yet been given unread bytes.
+// Both count from some fixed number (RFC 4898); the end of the stream (FIN) takes one position.
+func tcpCounts(c net.Conn) (counts tcpCounters, ok bool) {
 	var info *unix.TCPInfo
-	ok := control(c, func(fd int) (err error) {
-		info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	var unread int
+	ok = control(c, func(fd int) (err error) {
+		if info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err != nil {
+			return err
+		}
+		unread, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
 		return err
 	})
 	if !ok {
-		return 0, false
+		return tcpCounters{}, false
 	}
-	return info.Bytes_acked, true
+	return tcpCounters{acknowledged: info.Bytes_acked, received: info.Bytes_received - uint64(unread)}, true
 }
 
 // setUserTimeout makes the kernel end a connection whose peer acknowledges nothing, or takes nothing, for

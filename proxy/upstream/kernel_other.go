@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// bytesAcknowledged is known only on Linux.
-func bytesAcknowledged(net.Conn) (uint64, bool) { return 0, false }
+// tcpCounts is known only on Linux.
+func tcpCounts(net.Conn) (tcpCounters, bool) { return tcpCounters{}, false }
 
 // setUserTimeout exists only on Linux.
 func setUserTimeout(net.Conn, time.Duration) {}

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,6 +18,9 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// discardLog takes what net/http says about refused handshakes.
+var discardLog = log.New(io.Discard, "", 0)
 
 const (
 	webKey = "shop/web:80"

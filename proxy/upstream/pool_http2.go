@@ -13,6 +13,10 @@ import (
 	"sync/atomic"
 )
 
+// maxRenewals bounds how often one request connects again because its certificate was replaced while it
+// did.
+const maxRenewals = 3
+
 // http2Pool holds HTTP/2 connections, plain ones to a pod or those of one source identity to a proxy.
 // Requests share the first connection that has a stream left; if none has, another is made.
 type http2Pool struct {
@@ -26,10 +30,14 @@ type http2Pool struct {
 	drained bool
 }
 
-// dialCall is a connection being made for all who wait for it. It goes on when one of them gives up.
+// dialCall is a connection being made for all who wait for it. It goes on when they give up, because the
+// next request will want it; but not in a drained pool.
 type dialCall struct {
-	done chan struct{} // closed at the end
-	err  error         // set before done is closed
+	config  *tls.Config
+	waiting int // guarded by the pool's mutex
+	cancel  context.CancelFunc
+	done    chan struct{} // closed at the end
+	err     error         // set before done is closed
 }
 
 // http2Conn is a connection; retired ones take no new requests and are closed after the last.
@@ -41,17 +49,21 @@ type http2Conn struct {
 
 // acquire needs no care for fresh: a connection that is closed or closing has no stream left.
 func (p *http2Pool) acquire(ctx context.Context, _ bool) (lease, error) {
-	for {
+	for renewals := 0; ; {
 		l, call, err := p.tryAcquire()
 		if l != nil || err != nil {
 			return l, err
 		}
 		select {
 		case <-call.done:
-			if call.err != nil {
+			if call.err == nil {
+				continue
+			}
+			if renewals++; renewals > maxRenewals || !p.renewed(call) {
 				return nil, call.err
 			}
 		case <-ctx.Done():
+			p.giveUp(call)
 			return nil, &Error{
 				Reason: contextReason(ctx), Endpoint: p.endpoint.address, NotSent: true,
 				Err: fmt.Errorf("waiting for a connection: %w", context.Cause(ctx)),
@@ -81,10 +93,29 @@ func (p *http2Pool) tryAcquire() (lease, *dialCall, error) {
 		}
 	}
 	if p.call == nil {
-		p.call = &dialCall{done: make(chan struct{})}
-		go p.connect(p.call, config)
+		ctx, cancel := context.WithCancel(context.Background())
+		p.call = &dialCall{config: config, cancel: cancel, done: make(chan struct{})}
+		go p.connect(ctx, p.call)
 	}
+	p.call.waiting++
 	return nil, p.call, nil
+}
+
+// renewed tells whether the certificate that a connection failed with has been replaced meanwhile: then
+// the failure says nothing about the present one.
+func (p *http2Pool) renewed(call *dialCall) bool {
+	config, err := p.currentConfig()
+	return err == nil && config != call.config
+}
+
+// giveUp is called by one who waits no longer.
+func (p *http2Pool) giveUp(call *dialCall) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	call.waiting--
+	if p.drained && call.waiting == 0 {
+		call.cancel()
+	}
 }
 
 // leaseLocked leases a reserved stream. In a drained pool each connection is for one request.
@@ -117,15 +148,16 @@ func (s *Set) clientConfig(key poolKey, e *endpoint) (*tls.Config, error) {
 }
 
 // connect makes a connection and wakes those who wait for it.
-func (p *http2Pool) connect(call *dialCall, config *tls.Config) {
-	c, err := p.dial(config)
+func (p *http2Pool) connect(ctx context.Context, call *dialCall) {
+	defer call.cancel()
+	c, err := p.dial(ctx, call.config)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case err != nil:
 		call.err = err
-	case p.call != call:
-		c.retire() // made with a certificate that was replaced meanwhile
+	case p.call != call, p.drained && call.waiting == 0:
+		c.retire() // its certificate was replaced meanwhile, or nobody wants it any longer
 	default:
 		p.conns = append(p.conns, c)
 	}
@@ -135,8 +167,8 @@ func (p *http2Pool) connect(call *dialCall, config *tls.Config) {
 	close(call.done)
 }
 
-func (p *http2Pool) dial(config *tls.Config) (*http2Conn, error) {
-	d, cancel := p.endpoint.startDialing(context.Background())
+func (p *http2Pool) dial(ctx context.Context, config *tls.Config) (*http2Conn, error) {
+	d, cancel := p.endpoint.startDialing(ctx)
 	defer cancel()
 	if config == nil {
 		raw, err := d.tcp()
@@ -172,7 +204,10 @@ func (d dialing) http2(transport *http.Transport, scheme string, c net.Conn, gre
 	if err != nil {
 		closeQuietly(client)
 		reason := ReasonConnect
-		if scheme == "https" {
+		switch {
+		case errors.Is(err, errNotHTTP2):
+			reason = ReasonProtocol
+		case scheme == "https":
 			reason = handshakeReason(err)
 		}
 		return nil, d.failed(reason, err)
@@ -194,6 +229,9 @@ func (p *http2Pool) drain() {
 	defer p.mu.Unlock()
 	p.drained = true
 	p.retireLocked()
+	if p.call != nil && p.call.waiting == 0 {
+		p.call.cancel()
+	}
 }
 
 func (p *http2Pool) closeIdle() {
@@ -248,8 +286,8 @@ func (l *http2Lease) failure(err error) (Reason, bool) {
 		}
 		return ReasonStale, true
 	}
-	if stream, ok := errors.AsType[streamError](err); ok && stream.Cause != nil && stream.Cause.Error() != "received from peer" {
-		return ReasonProtocol, false
+	if stream, ok := errors.AsType[streamError](err); ok && !stream.fromPeer() {
+		return ReasonProtocol, false // we reset the stream for what the peer sent
 	}
 	return ReasonReset, false
 }
