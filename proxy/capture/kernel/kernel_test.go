@@ -258,6 +258,30 @@ func TestChangesLeaveEstablishedConnectionsAlone(t *testing.T) {
 	}
 }
 
+// While no proxy is left, a port with a route is refused and one without goes to the Service.
+func TestRoutedPortsAreRefusedWithoutProxies(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		without := func(routed bool) rules.Tables {
+			return rules.Build(rules.Pod{Capture: &wire.Capture{Ports: []wire.CapturedPort{
+				{Address: l.vip.Addr(), Port: l.vip.Port(), Number: number, Routed: routed},
+			}}}, "", nil)
+		}
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		client, server := l.call(t, l.captured)
+		must(t, l.client.Apply(without(true)))
+		if conn, err := l.dial(l.addressing.client, l.vip); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("connection %v, error %v; want it refused", conn, err)
+		}
+		exchange(t, client, server)
+		must(t, l.client.Apply(without(false)))
+		l.call(t, l.service)
+		must(t, l.client.Apply(without(true)))
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		l.call(t, l.captured)
+		exchange(t, client, server)
+	})
+}
+
 // reopen gives the namespace to another agent.
 func reopen(t *testing.T, n *kernel.Netns) *kernel.Netns {
 	t.Helper()

@@ -136,7 +136,7 @@ func (o *objects) addCapture(c *nftables.Conn, want rules.Table) error {
 		return err
 	}
 	c.AddChain(o.capture)
-	if err := o.addProxies(c, want.Proxies); err != nil {
+	if err := o.addProxies(c, want); err != nil {
 		return err
 	}
 	c.AddChain(o.output)
@@ -170,7 +170,7 @@ func (o *objects) change(c *nftables.Conn, change rules.Change, want rules.Table
 	}
 	if change.Proxies {
 		c.FlushChain(o.capture)
-		if err := o.addProxies(c, want.Proxies); err != nil {
+		if err := o.addProxies(c, want); err != nil {
 			return err
 		}
 	}
@@ -213,9 +213,10 @@ func (o *objects) elements(ports []rules.Port, values bool) []nftables.SetElemen
 
 // addProxies fills the capture chain: the destination number of address and port, then one of the
 // proxies at random. A miss in the first lookup ends the rule, and the connection goes its usual way.
-func (o *objects) addProxies(c *nftables.Conn, proxies []netip.Addr) error {
+func (o *objects) addProxies(c *nftables.Conn, want rules.Table) error {
+	proxies := want.Proxies
 	if len(proxies) == 0 {
-		return nil
+		return o.addRefusal(c, want.Refused)
 	}
 	choice := &nftables.Set{
 		Table: o.table, ID: o.id(), Name: "__map%d", Anonymous: true, Constant: true, IsMap: true,
@@ -228,15 +229,51 @@ func (o *objects) addProxies(c *nftables.Conn, proxies []netip.Addr) error {
 	if err := c.AddSet(choice, elements); err != nil {
 		return err
 	}
-	c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: []expr.Any{
-		&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseNetworkHeader, Offset: o.family.destination, Len: o.family.bytes},
-		&expr.Payload{DestRegister: registerKey + o.family.keyRegisters - 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: append(o.destination(),
 		&expr.Lookup{SourceRegister: registerKey, DestRegister: registerNumber, IsDestRegSet: true, SetID: o.ports.ID, SetName: o.ports.Name},
 		&expr.Numgen{Register: registerRandom, Modulus: uint32(len(proxies)), Type: unix.NFT_NG_RANDOM},
 		&expr.Lookup{SourceRegister: registerRandom, DestRegister: registerProxy, IsDestRegSet: true, SetID: choice.ID, SetName: choice.Name},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(o.family.number), RegAddrMin: registerProxy, RegProtoMin: registerNumber},
-	}})
+	)})
 	return nil
+}
+
+// addRefusal fills the capture chain while there is no proxy: connections that a route decides about
+// are reset, so that nobody bypasses it.
+func (o *objects) addRefusal(c *nftables.Conn, destinations []netip.AddrPort) error {
+	if len(destinations) == 0 {
+		return nil
+	}
+	refused := &nftables.Set{
+		Table: o.table, ID: o.id(), Name: "__set%d", Anonymous: true, Constant: true, Concatenation: true,
+		KeyType: nftables.MustConcatSetType(o.family.address, nftables.TypeInetService),
+	}
+	ports := make([]rules.Port, len(destinations))
+	for i, d := range destinations {
+		ports[i].Destination = d
+	}
+	elements := o.elements(ports, false)
+	first := elements[:min(len(elements), elementsPerMessage)]
+	if err := c.AddSet(refused, first); err != nil {
+		return err
+	}
+	for chunk := range slices.Chunk(elements[len(first):], elementsPerMessage) {
+		if err := c.SetAddElements(refused, chunk); err != nil {
+			return err
+		}
+	}
+	c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: append(o.destination(),
+		&expr.Lookup{SourceRegister: registerKey, SetID: refused.ID, SetName: refused.Name},
+		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
+	return nil
+}
+
+// destination loads the address and port that a connection is made to, as the maps' keys have it.
+func (o *objects) destination() []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseNetworkHeader, Offset: o.family.destination, Len: o.family.bytes},
+		&expr.Payload{DestRegister: registerKey + o.family.keyRegisters - 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	}
 }
 
 // redirect brings destination numbers to the one listener. There is no upper bound to compare with,

@@ -19,7 +19,8 @@ type Change struct {
 	Rebuild bool
 	Remove  []Port
 	Add     []Port
-	// Proxies asks to replace the rule that chooses a proxy, Strict the rules for strict ports.
+	// Proxies asks to replace the rule that chooses a proxy, or refuses for want of one; Strict the
+	// rules for strict ports.
 	Proxies, Strict bool
 }
 
@@ -36,7 +37,7 @@ func Diff(have, want Table) Change {
 	return Change{
 		Remove:  missing(have.Ports, want.Ports),
 		Add:     missing(want.Ports, have.Ports),
-		Proxies: !slices.Equal(have.Proxies, want.Proxies),
+		Proxies: !slices.Equal(have.Proxies, want.Proxies) || !slices.Equal(have.Refused, want.Refused),
 		Strict:  !slices.EqualFunc(have.Strict, want.Strict, StrictPort.equal),
 	}
 }

@@ -21,11 +21,14 @@ type Tables struct {
 // Table is the table "weft" of one family.
 type Table struct {
 	// Capture asks for the chain that sends connections to Ports over to Proxies. Without Ports or
-	// without Proxies the chain is there and captures nothing.
+	// without Proxies the chain is there and captures nothing; it refuses what is Refused.
 	Capture bool
 	Ports   map[netip.AddrPort]uint16
 	// Proxies share the captured connections evenly; sorted.
 	Proxies []netip.Addr
+	// Refused are the destinations whose connections are reset while there are no Proxies, sorted: a
+	// route decides about them, and nobody is there to apply it.
+	Refused []netip.AddrPort
 	// Redirect brings every destination number to the one listener of a proxy.
 	Redirect bool
 	// Strict refuses foreign callers, sorted by port.
@@ -41,13 +44,15 @@ type StrictPort struct {
 // Empty tells that nothing is asked of the family.
 func (t Table) Empty() bool { return !t.Capture && !t.Redirect && len(t.Strict) == 0 }
 
-// Captures tells that new connections go to a proxy.
-func (t Table) Captures() bool { return t.Capture && len(t.Ports) > 0 && len(t.Proxies) > 0 }
+// Captures tells that new connections go to a proxy or are refused for want of one.
+func (t Table) Captures() bool {
+	return t.Capture && len(t.Ports) > 0 && len(t.Proxies)+len(t.Refused) > 0
+}
 
 // Equal compares two tables.
 func (t Table) Equal(o Table) bool {
 	return t.Capture == o.Capture && t.Redirect == o.Redirect && maps.Equal(t.Ports, o.Ports) &&
-		slices.Equal(t.Proxies, o.Proxies) && slices.EqualFunc(t.Strict, o.Strict, StrictPort.equal)
+		slices.Equal(t.Proxies, o.Proxies) && slices.Equal(t.Refused, o.Refused) && slices.EqualFunc(t.Strict, o.Strict, StrictPort.equal)
 }
 
 func (p StrictPort) equal(o StrictPort) bool {
@@ -109,7 +114,21 @@ func captured(c *wire.Capture, zone string, live, ofFamily func(netip.Addr) bool
 	if len(near) > 0 {
 		table.Proxies = sorted(near)
 	}
+	if len(table.Proxies) == 0 {
+		table.Refused = refused(c.Ports, ofFamily)
+	}
 	return table
+}
+
+func refused(ports []wire.CapturedPort, ofFamily func(netip.Addr) bool) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, p := range ports {
+		if address := p.Address.Unmap(); p.Routed && ofFamily(address) {
+			out = append(out, netip.AddrPortFrom(address, p.Port))
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return out
 }
 
 func strict(ports []StrictPort, ofFamily func(netip.Addr) bool) []StrictPort {

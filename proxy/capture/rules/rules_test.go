@@ -205,3 +205,30 @@ func TestKeep(t *testing.T) {
 		t.Errorf("tables differ (-want +got):\n%s", cmp.Diff(want, got, compare))
 	}
 }
+
+func TestOnlyRoutedPortsAreRefusedAndOnlyWithoutProxies(t *testing.T) {
+	web, api := netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd00::1")
+	proxy := netip.MustParseAddr("10.244.0.9")
+	capture := &wire.Capture{
+		Ports: []wire.CapturedPort{
+			{Address: web, Port: 443, Number: 20001},
+			{Address: web, Port: 80, Number: 20000, Routed: true},
+			{Address: api, Port: 80, Number: 20000, Routed: true},
+		},
+		Proxies: []wire.Proxy{{Addresses: []netip.Addr{proxy}}},
+	}
+	dead := Build(Pod{Capture: capture}, "", func(netip.Addr) bool { return false })
+	if want := []netip.AddrPort{netip.AddrPortFrom(web, 80)}; !slices.Equal(dead.IPv4.Refused, want) {
+		t.Errorf("IPv4 refuses %v, want %v", dead.IPv4.Refused, want)
+	}
+	if want := []netip.AddrPort{netip.AddrPortFrom(api, 80)}; !slices.Equal(dead.IPv6.Refused, want) {
+		t.Errorf("IPv6 refuses %v, want %v", dead.IPv6.Refused, want)
+	}
+	live := Build(Pod{Capture: capture}, "", func(netip.Addr) bool { return true })
+	if len(live.IPv4.Refused) > 0 {
+		t.Errorf("with a live proxy IPv4 refuses %v", live.IPv4.Refused)
+	}
+	if !Diff(live.IPv4, dead.IPv4).Proxies || !Diff(dead.IPv4, live.IPv4).Proxies {
+		t.Error("the change between refusing and capturing was not seen")
+	}
+}
