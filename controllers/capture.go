@@ -28,11 +28,11 @@ func (w *World) capture() bool {
 	enrolled := w.enrolled
 	w.mu.Unlock()
 
-	destinations := w.destinations()
+	destinations, routes := w.destinations(), w.routes()
 	captured := make(map[string]wire.Resource, len(enrolled))
 	resources := make([]wire.Resource, 0, len(enrolled))
 	for namespace := range enrolled {
-		r := compile.Capture(namespace, w.programmed(namespace, destinations), w.ready[namespace])
+		r := compile.Capture(namespace, w.programmed(namespace, destinations), compile.Routed(namespace, routes), w.ready[namespace])
 		captured[namespace] = r
 		resources = append(resources, r)
 	}
@@ -52,6 +52,17 @@ func (w *World) destinations() []wire.Resource {
 		}
 	}
 	slices.SortFunc(out, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
+	return out
+}
+
+// routes returns the published routes.
+func (w *World) routes() []wire.Resource {
+	var out []wire.Resource
+	for ref, r := range w.published {
+		if ref.Kind == wire.KindRoute {
+			out = append(out, r)
+		}
+	}
 	return out
 }
 

@@ -109,8 +109,8 @@ func addController[T comparable](mgr ctrl.Manager, name string, r reconciler[T],
 		Reconciler:              r,
 		MaxConcurrentReconciles: 1,
 		// A topic stands for much more than the object that failed: it is tried again soon.
-		RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 3*time.Second),
-		LogConstructor:          func(*T) logr.Logger { return mgr.GetLogger().WithName(name) },
+		RateLimiter:    workqueue.NewTypedItemExponentialFailureRateLimiter[T](10*time.Millisecond, 3*time.Second),
+		LogConstructor: func(*T) logr.Logger { return mgr.GetLogger().WithName(name) },
 	})
 	if err != nil {
 		return fmt.Errorf("controller %s: %w", name, err)

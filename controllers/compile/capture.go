@@ -10,8 +10,8 @@ import (
 // Capture makes the Capture resource of a namespace. destinations are those that every ready proxy of
 // the namespace has acknowledged: a pod that sent anything else to a proxy would not be understood.
 // Those that the namespace may not see, and those without a number, are passed over. proxies are the
-// ready ones.
-func Capture(namespace string, destinations []wire.Resource, proxies []wire.Proxy) wire.Resource {
+// ready ones. routed holds the keys of the destinations that have a route (see Routed).
+func Capture(namespace string, destinations []wire.Resource, routed map[string]bool, proxies []wire.Proxy) wire.Resource {
 	content := wire.Capture{Proxies: slices.Clone(proxies)}
 	for _, r := range destinations {
 		d := r.Destination
@@ -19,7 +19,9 @@ func Capture(namespace string, destinations []wire.Resource, proxies []wire.Prox
 			continue
 		}
 		for _, address := range d.Addresses {
-			content.Ports = append(content.Ports, wire.CapturedPort{Address: address, Port: d.Port, Number: d.Number})
+			content.Ports = append(content.Ports, wire.CapturedPort{
+				Address: address, Port: d.Port, Number: d.Number, Routed: routed[r.Key],
+			})
 		}
 	}
 	slices.SortFunc(content.Ports, func(a, b wire.CapturedPort) int {
@@ -27,4 +29,18 @@ func Capture(namespace string, destinations []wire.Resource, proxies []wire.Prox
 	})
 	slices.SortFunc(content.Proxies, func(a, b wire.Proxy) int { return cmp.Compare(a.Pod, b.Pod) })
 	return wire.New(namespace, wire.ScopeNodes, namespaceOrigin(namespace), &content)
+}
+
+// Routed returns the keys of the destinations that a route visible to a namespace is attached to.
+func Routed(namespace string, routes []wire.Resource) map[string]bool {
+	routed := map[string]bool{}
+	for _, r := range routes {
+		if r.Route == nil || r.Scope != wire.ScopeMesh && r.Scope != wire.ScopeNamespace(namespace) {
+			continue
+		}
+		for _, key := range r.Route.Destinations {
+			routed[key] = true
+		}
+	}
+	return routed
 }

@@ -25,6 +25,7 @@ func TestCapture(t *testing.T) {
 
 	cases := map[string]struct {
 		destinations []wire.Resource
+		routes       []wire.Resource
 		proxies      []wire.Proxy
 		want         wire.Capture
 	}{
@@ -57,6 +58,24 @@ func TestCapture(t *testing.T) {
 			},
 			want: wire.Capture{Ports: []wire.CapturedPort{captured("10.96.0.1", 80, 20000)}},
 		},
+		"ports with a route that the namespace sees are marked": {
+			destinations: []wire.Resource{
+				destination("demo/a:80", wire.ScopeMesh, 20000, 80, "10.96.0.1"),
+				destination("demo/b:80", wire.ScopeMesh, 20001, 80, "10.96.0.2"),
+				destination("demo/c:80", wire.ScopeMesh, 20002, 80, "10.96.0.3"),
+				destination("demo/d:80", wire.ScopeMesh, 20003, 80, "10.96.0.4"),
+			},
+			routes: []wire.Resource{
+				wire.New("producer", wire.ScopeMesh, wire.Origin{}, &wire.Route{Destinations: []string{"demo/a:80"}}),
+				wire.New("consumer", wire.ScopeNamespace("demo"), wire.Origin{}, &wire.Route{Destinations: []string{"demo/b:80"}}),
+				wire.New("foreign", wire.ScopeNamespace("shop"), wire.Origin{}, &wire.Route{Destinations: []string{"demo/c:80"}}),
+			},
+			want: wire.Capture{Ports: []wire.CapturedPort{
+				{Address: netip.MustParseAddr("10.96.0.1"), Port: 80, Number: 20000, Routed: true},
+				{Address: netip.MustParseAddr("10.96.0.2"), Port: 80, Number: 20001, Routed: true},
+				captured("10.96.0.3", 80, 20002), captured("10.96.0.4", 80, 20003),
+			}},
+		},
 		"what has no number cannot be captured": {
 			destinations: []wire.Resource{destination("demo/echo:80", wire.ScopeMesh, 0, 80, "10.96.0.1")},
 		},
@@ -64,7 +83,7 @@ func TestCapture(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			proxies := append([]wire.Proxy(nil), tc.proxies...)
-			got := Capture("demo", tc.destinations, tc.proxies)
+			got := Capture("demo", tc.destinations, Routed("demo", tc.routes), tc.proxies)
 			if diff := cmp.Diff(tc.want, *got.Capture, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 				t.Errorf("capture (-want +got):\n%s", diff)
 			}

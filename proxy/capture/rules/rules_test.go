@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -217,18 +218,18 @@ func TestOnlyRoutedPortsAreRefusedAndOnlyWithoutProxies(t *testing.T) {
 		},
 		Proxies: []wire.Proxy{{Addresses: []netip.Addr{proxy}}},
 	}
-	dead := Build(Pod{Capture: capture}, "", func(netip.Addr) bool { return false })
+	dead := rules.Build(rules.Pod{Capture: capture}, "", func(netip.Addr) bool { return false })
 	if want := []netip.AddrPort{netip.AddrPortFrom(web, 80)}; !slices.Equal(dead.IPv4.Refused, want) {
 		t.Errorf("IPv4 refuses %v, want %v", dead.IPv4.Refused, want)
 	}
 	if want := []netip.AddrPort{netip.AddrPortFrom(api, 80)}; !slices.Equal(dead.IPv6.Refused, want) {
 		t.Errorf("IPv6 refuses %v, want %v", dead.IPv6.Refused, want)
 	}
-	live := Build(Pod{Capture: capture}, "", func(netip.Addr) bool { return true })
+	live := rules.Build(rules.Pod{Capture: capture}, "", func(netip.Addr) bool { return true })
 	if len(live.IPv4.Refused) > 0 {
 		t.Errorf("with a live proxy IPv4 refuses %v", live.IPv4.Refused)
 	}
-	if !Diff(live.IPv4, dead.IPv4).Proxies || !Diff(dead.IPv4, live.IPv4).Proxies {
+	if !rules.Diff(live.IPv4, dead.IPv4).Proxies || !rules.Diff(dead.IPv4, live.IPv4).Proxies {
 		t.Error("the change between refusing and capturing was not seen")
 	}
 }
