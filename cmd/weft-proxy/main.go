@@ -38,14 +38,17 @@ type config struct {
 	listen func(port int) (net.Listener, error)
 }
 
-func main() {
-	c, err := parseFlags(os.Args[1:], os.Stderr)
+func main() { os.Exit(start(os.Args[1:])) }
+
+// start runs the proxy until it is told to end, and returns the exit code.
+func start(args []string) int {
+	c, err := parseFlags(args, os.Stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		os.Exit(0)
+		return 0
 	case err != nil:
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(2)
+		return 2
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel})).
 		With("namespace", c.namespace, "pod", c.pod, "node", c.node)
@@ -53,8 +56,9 @@ func main() {
 	defer stop()
 	if err := run(ctx, c, log); err != nil {
 		log.Error("weft-proxy ended", "error", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 func parseFlags(args []string, output io.Writer) (config, error) {

@@ -127,7 +127,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 	for _, rejection := range c.rejected {
 		e.metrics.ConfigRejected(string(rejection.Kind))
 		e.options.Log.Info("Rejected a resource; its previous version stays in force",
-			"resource", rejection.Ref.String(), "version", rejection.Version, "reason", rejection.Reason)
+			"resource", rejection.String(), "version", rejection.Version, "reason", rejection.Reason)
 	}
 	e.metrics.ConfigApplied(delta.Seq, time.Since(started))
 	e.configured.Store(true)

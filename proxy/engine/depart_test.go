@@ -74,6 +74,9 @@ func TestDepartedDestinationIsServedOn(t *testing.T) {
 			if err != nil || string(body) != "cluster IP" {
 				t.Errorf("answer = %q, %v, want that of the Service's cluster IP", body, err)
 			}
+			if got := metrics(t, p.engine, "weft_fallbacks_total")["reason=departed"]; got == 0 {
+				t.Error("the fallback was not counted")
+			}
 			if name == "HTTP/1.1" && !res.Close {
 				t.Error("the answer does not end the connection")
 			}

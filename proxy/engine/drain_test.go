@@ -160,9 +160,11 @@ func TestShutdownCutsWhatDoesNotEnd(t *testing.T) {
 		"WebSocket": func(t *testing.T, p *proxy) io.Reader {
 			p.apply(service("chat", wire.ProtocolHTTP, upgrading(t))...)
 			_, r := raw(t, p.listen(key("chat")), upgradeRequest)
-			if _, err := http.ReadResponse(r, nil); err != nil {
+			res, err := http.ReadResponse(r, nil)
+			if err != nil {
 				t.Fatalf("read answer: %v", err)
 			}
+			t.Cleanup(func() { _ = res.Body.Close() })
 			expect(t, r, "hello ")
 			return r
 		},

@@ -108,6 +108,7 @@ func (t *tries) try() *attempt {
 	case err != nil:
 		return &attempt{why: reasonNoEndpoints}
 	}
+	t.engine.countFallback(endpoint, set)
 	a := &attempt{}
 	var deadline time.Time
 	if d := time.Duration(t.timeouts.BackendRequest); d > 0 {
@@ -121,7 +122,7 @@ func (t *tries) try() *attempt {
 	}
 	t.made++
 	t.series.at(t.backend).Try()
-	a.response, err = set.RoundTrip(req.Context(), endpoint, call, req)
+	a.response, err = set.RoundTrip(req.Context(), endpoint, call, req) //nolint:bodyclose // deliver or discard does
 	hints.end()
 	if err != nil {
 		if !errors.As(err, &a.failure) {
@@ -131,6 +132,16 @@ func (t *tries) try() *attempt {
 		t.avoid = append(slices.Clip(t.avoid), endpoint.Address())
 	}
 	return a
+}
+
+// countFallback measures tries that go to a cluster IP.
+func (e *Engine) countFallback(endpoint upstream.Endpoint, set *upstream.Set) {
+	switch {
+	case endpoint.Kind() == upstream.KindFallback:
+		e.metrics.Fallback(telemetry.FallbackDisconnected)
+	case set == e.direct:
+		e.metrics.Fallback(telemetry.FallbackDeparted)
+	}
 }
 
 // request returns what is sent in one try. Nothing in it is shared with another try, whose transport may

@@ -11,7 +11,8 @@ import (
 // gate turns a request as net/http has parsed it into a head that may be routed, or says why it is
 // refused. What it lets through is what is matched and what is forwarded. net/http itself refuses
 // invalid names and values, more than one Host, a missing Host in HTTP/1.1, unknown transfer codings and
-// headers of more than maxHeaderBytes.
+// headers of more than maxHeaderBytes. It is lenient about bare line feeds and about Content-Length beside
+// Transfer-Encoding; neither can hide a request, because what is forwarded is written anew.
 //
 // Headers that tell of the client's address (X-Forwarded-For, Forwarded) are the application's own here:
 // they are neither added nor removed nor believed.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -17,11 +18,12 @@ import (
 // hopConn is a connection of another namespace's proxy, after its handshake.
 type hopConn struct {
 	*tls.Conn
-	peer    identity.PeerID
+	peer identity.PeerID
+	// release may be called more than once.
 	release func()
 }
 
-// Close implements net.Conn. net/http calls it once.
+// Close implements net.Conn.
 func (c *hopConn) Close() error {
 	defer c.release()
 	return c.Conn.Close()
@@ -45,7 +47,7 @@ func (e *Engine) admitHop(raw net.Conn) (serve func()) {
 		return nil
 	}
 	protocol := secured.ConnectionState().NegotiatedProtocol
-	c := &hopConn{Conn: secured, peer: peer, release: e.metrics.ConnectionOpened(listenerHop, protocol)}
+	c := &hopConn{Conn: secured, peer: peer, release: sync.OnceFunc(e.metrics.ConnectionOpened(listenerHop, protocol))}
 	if protocol == upstream.ALPNTCP {
 		return func() { e.relayHop(c) }
 	}
@@ -58,6 +60,8 @@ func (e *Engine) admitHop(raw net.Conn) (serve func()) {
 // relayHop serves a connection of opaque bytes: the preface names the backend, and the bytes follow once
 // there is a connection to one of its pods.
 func (e *Engine) relayHop(c *hopConn) {
+	stop := context.AfterFunc(e.base, func() { _ = c.Close() })
+	defer stop()
 	// Failing to set a deadline shows in the read that follows.
 	_ = c.SetReadDeadline(time.Now().Add(headerTimeout))
 	m, err := upstream.ReadPreface(c)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -50,7 +51,7 @@ func newHop(t *testing.T, peers int, protocol wire.Protocol) *hop {
 		peer.serve(func() error { return peer.engine.ServeHop(l) })
 		address := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)})
 		h.listeners[fmt.Sprintf("%s:%d", address, wire.PortHop)] = l.Addr().String()
-		proxies.Proxies = append(proxies.Proxies, wire.Proxy{Pod: fmt.Sprint(i), Addresses: []netip.Addr{address}})
+		proxies.Proxies = append(proxies.Proxies, wire.Proxy{Pod: strconv.Itoa(i), Addresses: []netip.Addr{address}})
 		h.peers = append(h.peers, peer)
 	}
 	h.proxy = newProxy(t, func(o *Options) {
@@ -171,6 +172,7 @@ func TestHopCarriesOpaqueBytes(t *testing.T) {
 		if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 			t.Fatalf("answer = %v, %v, want 101", res, err)
 		}
+		defer func() { _ = res.Body.Close() }()
 		expect(t, r, "hello early ")
 		if _, err := io.WriteString(c, "late"); err != nil {
 			t.Fatalf("write: %v", err)
@@ -319,9 +321,11 @@ func TestStalledStreamsLeaveRoomForOthers(t *testing.T) {
 	var filled sync.WaitGroup
 	for range 20 {
 		c, r := raw(t, address, "POST /stall HTTP/1.1\r\nHost: api\r\nContent-Length: 1000000000\r\n\r\n")
-		if _, err := http.ReadResponse(r, nil); err != nil {
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
 			t.Fatalf("read answer: %v", err)
 		}
+		t.Cleanup(func() { _ = res.Body.Close() })
 		filled.Go(func() {
 			// Whatever fits between here and the backend is filled when nothing moves any more.
 			for block := make([]byte, 64<<10); ; {

@@ -44,6 +44,7 @@ func (e *Engine) dial(choose chooser, key string, call upstream.Call) (net.Conn,
 		if err != nil {
 			return nil, errors.Join(err, failed)
 		}
+		e.countFallback(endpoint, set)
 		backend, err := set.Dial(e.base, endpoint, call)
 		if err == nil {
 			return backend, nil

@@ -56,6 +56,7 @@ func TestWebSocket(t *testing.T) {
 	if err != nil {
 		t.Fatalf("read answer: %v", err)
 	}
+	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusSwitchingProtocols || res.Header.Get("Upgrade") != "websocket" || res.Header.Get("Sec-Websocket-Accept") != "x" {
 		t.Fatalf("answer = %d %v, want the backend's 101", res.StatusCode, res.Header)
 	}

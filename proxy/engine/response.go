@@ -143,12 +143,12 @@ func (i *informational) got(code int, fields textproto.MIMEHeader) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch {
-	case i.over, code == http.StatusSwitchingProtocols:
+	case i.over, code == http.StatusContinue:
+		// net/http sends 100 Continue itself when the body is read, which is when the backend has asked
+		// for it.
 		return nil
 	case !i.r.ProtoAtLeast(1, 1):
 		// HTTP/1.0 does not know them (RFC 9110 section 15.2).
-		return nil
-	case code == http.StatusContinue && i.r.Header.Get("Expect") == "":
 		return nil
 	}
 	head := phttp.Response{Status: code}

@@ -65,7 +65,7 @@ func (e *Engine) newServer(handler http.Handler, protocols *http.Protocols) *htt
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnContext:       withConn,
 		BaseContext:       func(net.Listener) context.Context { return e.base },
-		ErrorLog:          slog.NewLogLogger(e.options.Log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(e.options.Log.Handler(), slog.LevelWarn),
 		// OPTIONS * is for the application.
 		DisableGeneralOptionsHandler: true,
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/wire"
@@ -49,8 +50,8 @@ func validate(r *wire.Resource) error {
 }
 
 func validateDestination(key string, d *wire.Destination) error {
-	if want := wire.ServicePortKey(d.Namespace, d.Service, d.Port); key != want {
-		return fmt.Errorf("key is %q although the content is %q", key, want)
+	if err := validateKey(key, wire.ServicePortKey(d.Namespace, d.Service, d.Port)); err != nil {
+		return err
 	}
 	if d.Number != 0 && d.Number < wire.MinNumber {
 		return fmt.Errorf("number %d is below %d", d.Number, wire.MinNumber)
@@ -64,8 +65,8 @@ func validateDestination(key string, d *wire.Destination) error {
 }
 
 func validateBackend(key string, b *wire.Backend) error {
-	if want := wire.ServicePortKey(b.Namespace, b.Service, b.Port); key != want {
-		return fmt.Errorf("key is %q although the content is %q", key, want)
+	if err := validateKey(key, wire.ServicePortKey(b.Namespace, b.Service, b.Port)); err != nil {
+		return err
 	}
 	switch b.Protocol {
 	case wire.ProtocolHTTP, wire.ProtocolH2C, wire.ProtocolTCP:
@@ -73,6 +74,14 @@ func validateBackend(key string, b *wire.Backend) error {
 		return fmt.Errorf("protocol %q is not supported", b.Protocol)
 	}
 	return validAddresses(b.Addresses)
+}
+
+// validateKey accepts the key of a Service port and that of a copy for one consumer.
+func validateKey(key, servicePort string) error {
+	if plain, _, _ := strings.Cut(key, "@"); plain != servicePort {
+		return fmt.Errorf("key is %q although the content is %q", key, servicePort)
+	}
+	return nil
 }
 
 func validateRoute(route *wire.Route) error {

@@ -34,6 +34,7 @@ type Metrics struct {
 	connectionsRefused *prometheus.CounterVec
 	localResponses     *prometheus.CounterVec
 	mirrors            *prometheus.CounterVec
+	fallbacks          *prometheus.CounterVec
 	relayedBytes       *prometheus.CounterVec
 
 	configSequence   prometheus.Gauge
@@ -72,6 +73,10 @@ func New(seriesLimit int) *Metrics {
 			Name: "weft_mirror_requests_total",
 			Help: "Requests due to be mirrored, by outcome.",
 		}, []string{"outcome"}),
+		fallbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_fallbacks_total",
+			Help: "Tries sent to the cluster IP of a Service instead of an endpoint, by the reason for it.",
+		}, []string{"reason"}),
 		relayedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_relayed_bytes_total",
 			Help: "Bytes of TCP and upgraded connections, by protocol and direction.",
@@ -100,7 +105,7 @@ func New(seriesLimit int) *Metrics {
 	}
 	m.registry.MustRegister(
 		m.connections, m.connectionsActive, m.connectionsRefused, m.localResponses, m.mirrors,
-		m.relayedBytes, m.configSequence, m.configRejections, m.configApply, m.ready, m.draining,
+		m.fallbacks, m.relayedBytes, m.configSequence, m.configRejections, m.configApply, m.ready, m.draining,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -128,6 +133,17 @@ const (
 
 // Mirror counts a request that was due to be mirrored.
 func (m *Metrics) Mirror(outcome string) { m.mirrors.WithLabelValues(outcome).Inc() }
+
+// Reasons for a fallback to the cluster IP of a Service.
+const (
+	// FallbackDisconnected: the stream of configuration is lost and every known endpoint refuses.
+	FallbackDisconnected = "disconnected"
+	// FallbackDeparted: the Service is not in the mesh any more.
+	FallbackDeparted = "departed"
+)
+
+// Fallback counts a try that was sent to the cluster IP of a Service.
+func (m *Metrics) Fallback(reason string) { m.fallbacks.WithLabelValues(reason).Inc() }
 
 // Relayed counts the bytes of one TCP or upgraded connection: sent came from the client.
 func (m *Metrics) Relayed(protocol string, sent, received int64) {

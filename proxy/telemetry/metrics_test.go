@@ -163,6 +163,7 @@ func TestConnectionsAndConfigurationAreReported(t *testing.T) {
 	m.Ready()
 	m.Draining()
 	m.Mirror(MirrorDropped)
+	m.Fallback(FallbackDeparted)
 	m.LocalResponse("no_route")
 	m.Relayed("TCP", 3, 5)
 
@@ -172,6 +173,7 @@ func TestConnectionsAndConfigurationAreReported(t *testing.T) {
 		`weft_connections_refused_total{listener="captured",reason="unknown_source"`: "1",
 		`weft_config_rejections_total{kind="Route"`:                                  "1",
 		`weft_mirror_requests_total{outcome="dropped"`:                               "1",
+		`weft_fallbacks_total{reason="departed"`:                                     "1",
 		`weft_local_responses_total{reason="no_route"`:                               "1",
 		`weft_relayed_bytes_total{direction="sent",protocol="TCP"`:                   "3",
 		`weft_relayed_bytes_total{direction="received",protocol="TCP"`:               "5",
