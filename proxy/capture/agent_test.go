@@ -98,6 +98,7 @@ func TestProxyIsRedirected(t *testing.T) {
 		// Its own rules do not depend on the operator, which it may have to serve first.
 		pod := n.start("proxy", func(s *capture.Sandbox, _ *netns) {
 			s.Labels = map[string]string{"mesh.weft.dev/component": "proxy"}
+			s.Addresses = append(s.Addresses, netip.MustParseAddr("fd00::9"))
 		})
 		if !pod.tables.IPv4.Redirect || !pod.tables.IPv6.Redirect {
 			t.Errorf("tables %+v do not redirect", pod.tables)

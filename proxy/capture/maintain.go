@@ -44,7 +44,7 @@ func (a *Agent) maintainPod(p *pod) {
 	if p.ended {
 		return
 	}
-	if !p.inForce && a.Configured() {
+	if !p.guarded || !p.inForce && a.Configured() {
 		a.reconcileLocked(p)
 		return
 	}

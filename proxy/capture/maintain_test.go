@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -43,6 +44,20 @@ func TestRulesThatCannotBeRefreshedAreReplaced(t *testing.T) {
 		pass(kernel.Lifetime / 2)
 		if pod.applied != 2 {
 			t.Errorf("rules were put in force %d times, want once more after the failure", pod.applied)
+		}
+	})
+}
+
+func TestGuardIsTriedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Synchronize(nil)
+		n.Apply(upsert(shop()))
+		synctest.Wait()
+		pod := n.start("web", func(_ *capture.Sandbox, opened *netns) { opened.guardErr = errors.New("no device") })
+		pod.set(func(p *netns) { p.guardErr = nil })
+		pass(kernel.Lifetime / 2)
+		if got := n.pod("uid-web").Reason; got != "" {
+			t.Errorf("the pod still reports %q", got)
 		}
 	})
 }

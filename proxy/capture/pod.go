@@ -18,7 +18,7 @@ const (
 	reasonOptedOut      = "opted out by label " + labelEnabled
 	reasonProxy         = "the pod is a proxy"
 	reasonNotEnrolled   = "the namespace is not enrolled"
-	reasonNoProxy       = "no proxy accepts connections: they go to the Service directly"
+	reasonNoProxy       = "no proxy accepts connections: Services without a route are reached directly, others are refused"
 	reasonNotConfigured = "no configuration has been received"
 )
 
@@ -34,8 +34,9 @@ type pod struct {
 	unusable string
 	ended    bool
 	// inForce tells that the last attempt to apply the rules succeeded, capturing that they send
-	// connections to proxies, so that they must be refreshed.
+	// connections to proxies, so that they must be refreshed, and guarded that the guard is in force.
 	inForce, capturing bool
+	guarded            bool
 	// exposed is since when containers ran without rules, zero if they did not; unguarded tells that
 	// the guard was missing as well.
 	exposed   time.Time
@@ -129,6 +130,7 @@ func (a *Agent) reconcileLocked(p *pod) {
 	a.mu.Unlock()
 
 	guardErr := p.netns.Guard(p.addresses)
+	p.guarded = guardErr == nil
 	switch {
 	case !complete && !p.proxy():
 		// What an earlier agent left stays: it may be all there is until the operator is back.
@@ -147,7 +149,7 @@ func (a *Agent) reconcileLocked(p *pod) {
 
 // apply puts the wanted rules in force and says whether the pod is captured, or why not.
 func (a *Agent) apply(p *pod, capture *wire.Capture) (captured bool, reason string) {
-	tables := rules.Build(rules.Pod{Proxy: p.proxy(), Capture: capture}, a.Zone, a.probes.live)
+	tables := rules.Build(rules.Pod{Addresses: p.addresses, Proxy: p.proxy(), Capture: capture}, a.Zone, a.probes.live)
 	err := p.netns.Apply(tables)
 	if err != nil {
 		// After a failure the whole table is replaced, which mends what the smaller change fell over.

@@ -96,7 +96,7 @@ func TestNoProxyIsLeft(t *testing.T) {
 		n.probesSay(capture.Refused, near1, near2, far)
 		pass(time.Second)
 		wantProxies(t, "without proxies", pod)
-		if got := n.pod("uid-web"); got.Captured || got.Reason != "no proxy accepts connections: they go to the Service directly" {
+		if got := n.pod("uid-web"); got.Captured || got.Reason != "no proxy accepts connections: Services without a route are reached directly, others are refused" {
 			t.Errorf("report %+v, want one that says where connections go", got)
 		}
 		n.probesSay(capture.Accepting, far)

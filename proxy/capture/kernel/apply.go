@@ -55,12 +55,15 @@ func (n *Netns) Apply(want rules.Tables) error {
 }
 
 func (n *Netns) apply(want rules.Tables) error {
+	// exists tells for which families there is a table already.
+	exists := map[nftables.TableFamily]bool{familyIPv4.number: n.known, familyIPv6.number: n.known}
 	if !n.known {
-		found, err := n.chains()
+		found, err := n.read()
 		if err != nil {
 			return fmt.Errorf("rules: %w", err)
 		}
-		n.have.IPv4.Capture, n.have.IPv6.Capture = found.IPv4.Capture, found.IPv6.Capture
+		exists = found.tables
+		n.have.IPv4.Capture, n.have.IPv6.Capture = found.capture[familyIPv4.number], found.capture[familyIPv6.number]
 	}
 	want = rules.Keep(n.have, want)
 	if n.known && want.Equal(n.have) {
@@ -70,10 +73,19 @@ func (n *Netns) apply(want rules.Tables) error {
 	n.turn++
 	n.known = false
 	err := n.batch(func(c *nftables.Conn) error {
-		if err := n.applyFamily(c, familyIPv4, rebuild, want.IPv4); err != nil {
-			return err
+		for _, f := range []struct {
+			family
+			have, want rules.Table
+		}{{familyIPv4, n.have.IPv4, want.IPv4}, {familyIPv6, n.have.IPv6, want.IPv6}} {
+			if f.want.Empty() && !exists[f.number] {
+				// A kernel without the family must not be asked for it.
+				continue
+			}
+			if err := n.applyFamily(c, newObjects(f.family, n.lifetime), rebuild, f.have, f.want); err != nil {
+				return err
+			}
 		}
-		return n.applyFamily(c, familyIPv6, rebuild, want.IPv6)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("rules: %w", err)
@@ -83,12 +95,7 @@ func (n *Netns) apply(want rules.Tables) error {
 }
 
 // applyFamily adds to the batch what one family needs.
-func (n *Netns) applyFamily(c *nftables.Conn, f family, rebuild bool, want rules.Table) error {
-	o := newObjects(f, n.lifetime)
-	have := n.have.IPv4
-	if f == familyIPv6 {
-		have = n.have.IPv6
-	}
+func (n *Netns) applyFamily(c *nftables.Conn, o *objects, rebuild bool, have, want rules.Table) error {
 	change := rules.Diff(have, want)
 	if rebuild || change.Rebuild {
 		return o.rebuild(c, want)
@@ -107,21 +114,18 @@ func (n *Netns) applyFamily(c *nftables.Conn, f family, rebuild bool, want rules
 func (n *Netns) Refresh() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	have := n.have
+	capture := map[nftables.TableFamily]bool{familyIPv4.number: n.have.IPv4.Capture, familyIPv6.number: n.have.IPv6.Capture}
 	if !n.known {
-		found, err := n.chains()
+		found, err := n.read()
 		if err != nil {
 			return fmt.Errorf("refresh: %w", err)
 		}
-		have = found
-	}
-	if !have.IPv4.Capture && !have.IPv6.Capture {
-		return nil
+		capture = found.capture
 	}
 	n.turn++
 	err := n.batch(func(c *nftables.Conn) error {
-		for f, table := range map[family]rules.Table{familyIPv4: have.IPv4, familyIPv6: have.IPv6} {
-			if !table.Capture {
+		for _, f := range []family{familyIPv4, familyIPv6} {
+			if !capture[f.number] {
 				continue
 			}
 			if err := newObjects(f, n.lifetime).refresh(c, n.turn); err != nil {

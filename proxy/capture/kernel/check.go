@@ -56,23 +56,33 @@ func (n *Netns) Find() (Found, error) {
 	return found, nil
 }
 
-// chains returns empty tables that say for which families the capture chain is there. It is never
-// taken away again.
-func (n *Netns) chains() (rules.Tables, error) {
-	var found rules.Tables
+// present says for which families there is a table, and for which a capture chain in it. The chain is
+// never taken away again.
+type present struct{ tables, capture map[nftables.TableFamily]bool }
+
+func (n *Netns) read() (present, error) {
+	found := present{tables: map[nftables.TableFamily]bool{}, capture: map[nftables.TableFamily]bool{}}
 	conn, err := n.nftables()
 	if err != nil {
 		return found, err
 	}
 	defer func() { _ = conn.CloseLasting() }()
+	tables, err := conn.ListTables()
+	if err != nil {
+		return found, fmt.Errorf("list tables: %w", err)
+	}
 	chains, err := conn.ListChains()
 	if err != nil {
 		return found, fmt.Errorf("list chains: %w", err)
 	}
+	for _, table := range tables {
+		if table.Name == tableName {
+			found.tables[table.Family] = true
+		}
+	}
 	for _, chain := range chains {
 		if chain.Table.Name == tableName && chain.Name == "capture" {
-			found.IPv4.Capture = found.IPv4.Capture || chain.Table.Family == familyIPv4.number
-			found.IPv6.Capture = found.IPv6.Capture || chain.Table.Family == familyIPv6.number
+			found.capture[chain.Table.Family] = true
 		}
 	}
 	return found, nil
@@ -83,7 +93,7 @@ func (n *Netns) chains() (rules.Tables, error) {
 func (n *Netns) Check() (repaired bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.known || !n.guardKnown {
+	if !n.known && !n.guardKnown {
 		return false, nil
 	}
 	generation, err := n.readGeneration()
@@ -98,15 +108,15 @@ func (n *Netns) Check() (repaired bool, err error) {
 		return false, fmt.Errorf("check: %w", err)
 	}
 	n.generation = generation
-	if !rulesIntact {
-		n.known = false
+	if n.known && !rulesIntact {
+		n.known, repaired = false, true
 		err = n.apply(n.have)
 	}
-	if !guardIntact {
-		n.guardKnown = false
+	if n.guardKnown && !guardIntact {
+		n.guardKnown, repaired = false, true
 		err = errors.Join(err, n.guard(n.guarded))
 	}
-	return !rulesIntact || !guardIntact, err
+	return repaired, err
 }
 
 func (n *Netns) intact() (rulesIntact, guardIntact bool, err error) {
@@ -139,7 +149,7 @@ func holds(conn *nftables.Conn, f family, want rules.Table) (bool, error) {
 	chains := map[string]int{}
 	if want.Capture {
 		chains["output"] = 2
-		chains["capture"] = min(1, len(want.Proxies))
+		chains["capture"] = captureRules(want)
 	}
 	if want.Redirect {
 		chains["prerouting"] = 1

@@ -241,31 +241,32 @@ func (o *objects) addProxies(c *nftables.Conn, want rules.Table) error {
 // addRefusal fills the capture chain while there is no proxy: connections that a route decides about
 // are reset, so that nobody bypasses it.
 func (o *objects) addRefusal(c *nftables.Conn, destinations []netip.AddrPort) error {
-	if len(destinations) == 0 {
-		return nil
-	}
-	refused := &nftables.Set{
-		Table: o.table, ID: o.id(), Name: "__set%d", Anonymous: true, Constant: true, Concatenation: true,
-		KeyType: nftables.MustConcatSetType(o.family.address, nftables.TypeInetService),
-	}
-	ports := make([]rules.Port, len(destinations))
-	for i, d := range destinations {
-		ports[i].Destination = d
-	}
-	elements := o.elements(ports, false)
-	first := elements[:min(len(elements), elementsPerMessage)]
-	if err := c.AddSet(refused, first); err != nil {
-		return err
-	}
-	for chunk := range slices.Chunk(elements[len(first):], elementsPerMessage) {
-		if err := c.SetAddElements(refused, chunk); err != nil {
+	// A set without a name cannot grow beyond the message that makes it.
+	for chunk := range slices.Chunk(destinations, elementsPerMessage) {
+		refused := &nftables.Set{
+			Table: o.table, ID: o.id(), Name: "__set%d", Anonymous: true, Constant: true, Concatenation: true,
+			KeyType: nftables.MustConcatSetType(o.family.address, nftables.TypeInetService),
+		}
+		ports := make([]rules.Port, len(chunk))
+		for i, d := range chunk {
+			ports[i].Destination = d
+		}
+		if err := c.AddSet(refused, o.elements(ports, false)); err != nil {
 			return err
 		}
+		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: append(o.destination(),
+			&expr.Lookup{SourceRegister: registerKey, SetID: refused.ID, SetName: refused.Name},
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
 	}
-	c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: append(o.destination(),
-		&expr.Lookup{SourceRegister: registerKey, SetID: refused.ID, SetName: refused.Name},
-		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
 	return nil
+}
+
+// captureRules is how many rules the capture chain has.
+func captureRules(want rules.Table) int {
+	if len(want.Proxies) > 0 {
+		return 1
+	}
+	return (len(want.Refused) + elementsPerMessage - 1) / elementsPerMessage
 }
 
 // destination loads the address and port that a connection is made to, as the maps' keys have it.

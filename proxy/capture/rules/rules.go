@@ -66,6 +66,9 @@ func (t Tables) Equal(o Tables) bool {
 
 // Pod is what the rules of one pod depend on.
 type Pod struct {
+	// Addresses are the pod's own. A family of which it has none gets no rules; without any address
+	// both do.
+	Addresses []netip.Addr
 	// Proxy marks one of Weft's own proxies: it is never captured.
 	Proxy bool
 	// Capture is its namespace's; nil when the namespace is not enrolled or the pod has opted out.
@@ -77,19 +80,27 @@ type Pod struct {
 // Build returns the tables for a pod on a node in the given zone. live tells whether a proxy at an
 // address accepts connections as far as this node knows.
 func Build(pod Pod, zone string, live func(netip.Addr) bool) Tables {
-	var tables Tables
-	if pod.Proxy {
-		tables.IPv4.Redirect, tables.IPv6.Redirect = true, true
-	} else if pod.Capture != nil {
-		tables.IPv4 = captured(pod.Capture, zone, live, netip.Addr.Is4)
-		tables.IPv6 = captured(pod.Capture, zone, live, netip.Addr.Is6)
+	return Tables{
+		IPv4: build(pod, zone, live, netip.Addr.Is4),
+		IPv6: build(pod, zone, live, netip.Addr.Is6),
 	}
-	tables.IPv4.Strict = strict(pod.Strict, netip.Addr.Is4)
-	tables.IPv6.Strict = strict(pod.Strict, netip.Addr.Is6)
-	return tables
 }
 
-// captured builds the capture part for the family that ofFamily accepts.
+// build returns the table of the family that ofFamily accepts.
+func build(pod Pod, zone string, live, ofFamily func(netip.Addr) bool) Table {
+	own := func(a netip.Addr) bool { return ofFamily(a.Unmap()) }
+	if len(pod.Addresses) > 0 && !slices.ContainsFunc(pod.Addresses, own) {
+		return Table{}
+	}
+	table := Table{Redirect: pod.Proxy}
+	if !pod.Proxy && pod.Capture != nil {
+		table = captured(pod.Capture, zone, live, ofFamily)
+	}
+	table.Strict = strict(pod.Strict, ofFamily)
+	return table
+}
+
+// captured builds the capture part of one family.
 func captured(c *wire.Capture, zone string, live, ofFamily func(netip.Addr) bool) Table {
 	table := Table{Capture: true, Ports: map[netip.AddrPort]uint16{}}
 	for _, p := range c.Ports {

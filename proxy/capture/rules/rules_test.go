@@ -67,6 +67,20 @@ func TestBuild(t *testing.T) {
 				IPv6: rules.Table{Capture: true},
 			},
 		},
+		"the pod has addresses of one family": {
+			pod: rules.Pod{
+				Addresses: addresses("::ffff:10.0.0.9"),
+				Capture: &wire.Capture{
+					Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000), port("fd00::7", 80, 20000)},
+					Proxies: []wire.Proxy{proxy("", "10.0.0.1", "fd00:1::1")},
+				},
+			},
+			want: rules.Tables{IPv4: rules.Table{Capture: true, Ports: ports, Proxies: addresses("10.0.0.1")}},
+		},
+		"a proxy has addresses of one family": {
+			pod:  rules.Pod{Addresses: addresses("fd00:1::1"), Proxy: true},
+			want: rules.Tables{IPv6: rules.Table{Redirect: true}},
+		},
 		"a dead proxy gets nothing": {
 			pod: rules.Pod{Capture: &wire.Capture{
 				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000)},
