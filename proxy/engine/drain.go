@@ -10,8 +10,8 @@ import (
 // firstRequestWait is how long connections that were accepted last may take to send their first request.
 const firstRequestWait = time.Second
 
-// Shutdown ends the engine without failing a request. From now on Accepting is false and every answer
-// ends its connection, but connections are still accepted for Options.LeaveGrace, because node agents and
+// Shutdown ends the engine without failing a request. From now on Accepting is false and every answer to
+// a client ends its connection, but connections are still accepted for Options.LeaveGrace, because node agents and
 // other proxies need a moment to leave. Then it waits until all connections have ended. At the end of ctx
 // those that are left are cut: TCP and WebSocket connections, and requests that take too long. The error
 // says so.

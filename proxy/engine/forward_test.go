@@ -239,12 +239,13 @@ func TestBackendFailuresAreNamed(t *testing.T) {
 		wantStatus int
 		wantReason reason
 	}{
-		"no endpoints":        {service("cart", wire.ProtocolHTTP), 503, reasonNoEndpoints},
-		"unknown backend":     {service("cart", wire.ProtocolHTTP)[2:], 500, reasonUnknownBackend},
-		"connection refused":  {service("cart", wire.ProtocolHTTP, closed.Addr().String()), 503, reasonConnect},
-		"no HTTP":             {service("cart", wire.ProtocolHTTP, speaks(t, "SSH-2.0-x\r\n")), 502, reasonProtocol},
-		"no answer":           {service("cart", wire.ProtocolHTTP, speaks(t, "")), 502, reasonReset},
-		"unexpected protocol": {service("cart", wire.ProtocolHTTP, speaks(t, lines("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"))), 502, reasonProtocol},
+		"no endpoints":              {service("cart", wire.ProtocolHTTP), 503, reasonNoEndpoints},
+		"unknown backend":           {service("cart", wire.ProtocolHTTP)[2:], 500, reasonUnknownBackend},
+		"connection refused":        {service("cart", wire.ProtocolHTTP, closed.Addr().String()), 503, reasonConnect},
+		"a backend of another kind": {append(service("cart", wire.ProtocolHTTP), backend("cart", wire.ProtocolTCP, closed.Addr().String())...), 502, reasonUnsendable},
+		"no HTTP":                   {service("cart", wire.ProtocolHTTP, speaks(t, "SSH-2.0-x\r\n")), 502, reasonProtocol},
+		"no answer":                 {service("cart", wire.ProtocolHTTP, speaks(t, "")), 502, reasonReset},
+		"unexpected protocol":       {service("cart", wire.ProtocolHTTP, speaks(t, lines("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"))), 502, reasonProtocol},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -104,6 +104,8 @@ func (e *Engine) localChooser(cfg *config) chooser {
 }
 
 // serveHop serves requests of the proxies of other namespaces, which have matched the route already.
+// While the proxy drains it does not end their connections: until they have learned that it is leaving
+// they would only come back. The end of the server sends their GOAWAY.
 func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 	cfg := e.config.Load()
 	x := &exchange{
@@ -115,7 +117,6 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		backend: phttp.NoBackend,
 		series:  cfg.strays,
 		grpc:    isGRPC(r),
-		closing: e.draining.Load(),
 		choose:  e.localChooser(cfg),
 	}
 	defer x.finish()
@@ -152,9 +153,6 @@ func (x *exchange) notProcessed(why reason) {
 	header := x.w.Header()
 	for name, values := range upstream.NotProcessedHeader(string(why)) {
 		header[name] = values
-	}
-	if x.closing {
-		header.Set("Connection", "close")
 	}
 	x.status = upstream.StatusNotProcessed
 	x.w.WriteHeader(x.status)

@@ -32,6 +32,7 @@ const (
 	reasonNotProcessed       reason = "not_processed"
 	reasonReset              reason = "upstream_reset"
 	reasonProtocol           reason = "upstream_protocol_error"
+	reasonUnsendable         reason = "unsendable"
 	reasonRequestTimeout     reason = "request_timeout"
 	reasonBackendTimeout     reason = "backend_timeout"
 	reasonRedirect           reason = "redirect"
@@ -72,6 +73,7 @@ var answers = map[reason]localAnswer{
 	reasonNotProcessed:       {http.StatusServiceUnavailable, 0, "the backend did not take the request"},
 	reasonReset:              {http.StatusBadGateway, 0, "the backend closed the connection before it answered"},
 	reasonProtocol:           {http.StatusBadGateway, phttp.GRPCInternal, "the backend's answer is not valid"},
+	reasonUnsendable:         {http.StatusBadGateway, phttp.GRPCInternal, "the request cannot be sent in the backend's protocol"},
 	reasonRequestTimeout:     {http.StatusGatewayTimeout, phttp.GRPCDeadlineExceeded, "the request took too long"},
 	reasonBackendTimeout:     {http.StatusGatewayTimeout, phttp.GRPCDeadlineExceeded, "the backend took too long"},
 }
@@ -92,7 +94,9 @@ func failureReason(err *upstream.Error) reason {
 		return reasonProtocol
 	case upstream.ReasonTimeout, upstream.ReasonCanceled:
 		return reasonBackendTimeout
-	case upstream.ReasonRequest, upstream.ReasonRequestBody:
+	case upstream.ReasonRequest:
+		return reasonUnsendable
+	case upstream.ReasonRequestBody:
 		return reasonBadRequest
 	case upstream.ReasonStale, upstream.ReasonReset:
 	}
