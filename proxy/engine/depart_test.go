@@ -133,3 +133,26 @@ func TestConnectionsReachTheirMaximumAge(t *testing.T) {
 		t.Error("a connection goes on beyond its maximum age")
 	}
 }
+
+func TestClusterIPIsTheLastResortWithoutTheOperator(t *testing.T) {
+	closed := listenLoopback(t)
+	_ = closed.Close()
+	p := newProxy(t)
+	key, resources := clusterIP(t, "cart", named(t, "cluster IP"), wire.ProtocolHTTP, closed.Addr().String())
+	p.apply(resources...)
+	address := p.listen(key)
+	if got := get(t, address, "/"); got.reason() != string(reasonConnect) {
+		t.Errorf("answer = %v, want 503: the operator would tell of other endpoints", got)
+	}
+	p.engine.SetDisconnected(true)
+	if got := get(t, address, "/"); got.body != "cluster IP" {
+		t.Errorf("answer = %v, want that of the Service's cluster IP", got)
+	}
+	if got := metrics(t, p.engine, "weft_fallbacks_total")["reason=disconnected"]; got == 0 {
+		t.Error("the fallback was not counted")
+	}
+	p.engine.SetDisconnected(false)
+	if got := get(t, address, "/"); got.reason() != string(reasonConnect) {
+		t.Errorf("answer = %v, want 503 again", got)
+	}
+}
