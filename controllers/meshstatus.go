@@ -21,6 +21,8 @@ type observation struct {
 	pods       []*corev1.Pod
 	reports    map[string]distribute.NodeState
 	gatewayAPI gatewayAPI
+	// fresh tells that agents may not have had the time to connect to this leader.
+	fresh bool
 }
 
 // gatewayAPI is what is known of the installed Gateway API.
@@ -36,7 +38,7 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 	status := meshv1alpha1.MeshStatus{Conditions: slices.Clone(mesh.Status.Conditions)}
 	namespaces := int32(len(o.enrolled))
 	status.Namespaces = &namespaces
-	status.Nodes = nodeStatuses(o)
+	status.Nodes = nodeStatuses(mesh.Status.Nodes, o)
 	proven := 0
 	var unproven []string
 	for _, n := range status.Nodes {
@@ -75,12 +77,13 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 	return status
 }
 
-func nodeStatuses(o observation) []meshv1alpha1.NodeStatus {
+// nodeStatuses returns one entry for each node, sorted. What the leader before has found out of a node
+// stands until this one has heard from it.
+func nodeStatuses(before []meshv1alpha1.NodeStatus, o observation) []meshv1alpha1.NodeStatus {
 	meshed := map[string][]*corev1.Pod{}
 	for _, pod := range o.pods {
-		if o.enrolled[pod.Namespace] && pod.Spec.NodeName != "" && !pod.Spec.HostNetwork &&
-			pod.Status.Phase == corev1.PodRunning && pod.Labels[meshv1alpha1.EnabledLabel] != "false" &&
-			pod.Labels[meshv1alpha1.ComponentLabel] == "" {
+		if o.enrolled[pod.Namespace] && pod.Spec.NodeName != "" && pod.Status.Phase == corev1.PodRunning &&
+			pod.Labels[meshv1alpha1.EnabledLabel] != "false" && pod.Labels[meshv1alpha1.ComponentLabel] == "" {
 			meshed[pod.Spec.NodeName] = append(meshed[pod.Spec.NodeName], pod)
 		}
 	}
@@ -89,7 +92,13 @@ func nodeStatuses(o observation) []meshv1alpha1.NodeStatus {
 		if node.Spec.Unschedulable && len(meshed[node.Name]) == 0 {
 			continue
 		}
-		out = append(out, nodeStatus(node.Name, meshed[node.Name], o.reports[node.Name]))
+		report, known := o.reports[node.Name]
+		at := slices.IndexFunc(before, func(n meshv1alpha1.NodeStatus) bool { return n.Name == node.Name })
+		if at >= 0 && o.fresh && (!known || report.Connected && report.Canary == nil) {
+			out = append(out, before[at])
+			continue
+		}
+		out = append(out, nodeStatus(node.Name, meshed[node.Name], report))
 	}
 	slices.SortFunc(out, func(a, b meshv1alpha1.NodeStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return out
@@ -105,18 +114,21 @@ func nodeStatus(name string, pods []*corev1.Pod, report distribute.NodeState) me
 		captured, guarded, strict = report.Canary.Captured, report.Canary.Guarded, report.Canary.StrictEnforced
 		message = report.Canary.Reason
 	}
-	var late, uncaptured int32
+	var late, uncaptured, hostNetwork int32
 	for _, pod := range pods {
 		p, known := report.Pods[string(pod.UID)]
-		if !known || !p.Captured {
+		switch {
+		case pod.Spec.HostNetwork:
+			hostNetwork++
+		case !known || !p.Captured:
 			uncaptured++
-		} else if p.Late {
+		case p.Late:
 			late++
 		}
 	}
 	return meshv1alpha1.NodeStatus{
 		Name: name, Captured: &captured, Guarded: &guarded, StrictEnforced: &strict,
-		LatePods: &late, UncapturedPods: &uncaptured, Message: truncate(message),
+		LatePods: &late, UncapturedPods: &uncaptured, HostNetworkPods: &hostNetwork, Message: truncate(message),
 	}
 }
 

@@ -97,12 +97,14 @@ func TestNodeStatusCountsPods(t *testing.T) {
 	for _, uid := range []types.UID{"captured", "late", "refused", "unknown"} {
 		pods = append(pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}})
 	}
+	pods = append(pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "host"}, Spec: corev1.PodSpec{HostNetwork: true}})
 	got := nodeStatus("a", pods, distribute.NodeState{Connected: true, Pods: map[string]wire.PodReport{
 		"captured": {Captured: true},
 		"late":     {Captured: true, Late: true},
 		"refused":  {Reason: "no network"},
 	}})
-	if *got.LatePods != 1 || *got.UncapturedPods != 2 {
-		t.Errorf("late %d, uncaptured %d; want 1 and 2", *got.LatePods, *got.UncapturedPods)
+	if *got.LatePods != 1 || *got.UncapturedPods != 2 || *got.HostNetworkPods != 1 {
+		t.Errorf("late %d, uncaptured %d, on the host's network %d; want 1, 2 and 1",
+			*got.LatePods, *got.UncapturedPods, *got.HostNetworkPods)
 	}
 }

@@ -132,6 +132,11 @@ type NodeStatus struct {
 	// +optional
 	UncapturedPods *int32 `json:"uncapturedPods,omitempty"`
 
+	// hostNetworkPods counts running pods of enrolled namespaces on the host's network, which nothing
+	// captures.
+	// +optional
+	HostNetworkPods *int32 `json:"hostNetworkPods,omitempty"`
+
 	// message says why something is not proven.
 	// +optional
 	// +kubebuilder:validation:MinLength=1

@@ -85,7 +85,7 @@ func programmed(generation int64, parent *compile.ParentStatus, progress Progres
 	latched := before != nil && before.Status == metav1.ConditionTrue && before.ObservedGeneration == generation
 	switch {
 	case !accepted:
-		c.Reason, c.Message = ReasonNotAccepted, "the route is not accepted, so it is not sent to any proxy"
+		c.Reason, c.Message = ReasonNotAccepted, "the route is not accepted"
 	case latched || progress.Done():
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonProgrammed, "acknowledged by every ready proxy concerned"
 	case progress.Proxies == 0:

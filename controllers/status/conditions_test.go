@@ -117,7 +117,7 @@ func TestProgrammed(t *testing.T) {
 		"what is not accepted is not programmed": {
 			existing: programmedBefore, desired: refused, progress: Progress{2, 2},
 			wantStatus: metav1.ConditionFalse, wantReason: ReasonNotAccepted, wantTime: later,
-			wantMessage: "the route is not accepted, so it is not sent to any proxy",
+			wantMessage: "the route is not accepted",
 		},
 	}
 	for name, tc := range cases {
