@@ -53,8 +53,9 @@ func main() {
 	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: c.logLevel})).With("node", c.node)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	if err := run(ctx, c, log); err != nil {
+	err = run(ctx, c, log)
+	stop()
+	if err != nil {
 		log.Error("weft-node ended", "error", err)
 		os.Exit(1)
 	}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -107,12 +106,7 @@ func (s *criServer) PodSandboxStatus(_ context.Context, request *runtimev1.PodSa
 // serveCRI serves at a new socket.
 func serveCRI(t *testing.T, server *criServer) (socket string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "cri")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	socket = filepath.Join(dir, "cri.sock")
+	socket = filepath.Join(t.TempDir(), "cri.sock")
 	listener, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)

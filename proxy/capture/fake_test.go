@@ -311,6 +311,6 @@ func bubble(t *testing.T, test func(*testing.T, *node)) {
 
 // pass lets time pass and then waits until everything that it brought about is done.
 func pass(d time.Duration) {
-	time.Sleep(d)
+	<-time.After(d)
 	synctest.Wait()
 }

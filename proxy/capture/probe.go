@@ -20,17 +20,17 @@ import (
 type Verdict int
 
 const (
-	// Accepting: the proxy takes new connections.
+	// Accepting means that the proxy takes new connections.
 	Accepting Verdict = iota
-	// Draining: it says that it does not. It still serves the connections it has.
+	// Draining means that it says that it does not. It still serves the connections it has.
 	Draining
-	// Refused: nobody listens at its address, so nothing that it had is there any more.
+	// Refused means that nobody listens at its address, so nothing that it had is there any more.
 	Refused
-	// Silent: its address does not answer at all.
+	// Silent means that its address does not answer at all.
 	Silent
-	// Slow: its address answers, and the proxy itself did not within the time.
+	// Slow means that its address answers, and the proxy itself did not within the time.
 	Slow
-	// Unknown: the probe proves nothing, for example because this process was not running itself.
+	// Unknown means that the probe proves nothing, for example because this process was not running itself.
 	Unknown
 )
 

@@ -173,7 +173,9 @@ func exchange(t *testing.T, client, server *net.TCPConn) {
 // until polls a condition that the kernel brings about.
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for end := time.Now().Add(deadline); !condition(); time.Sleep(10 * time.Millisecond) {
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for end := time.Now().Add(deadline); !condition(); <-ticker.C {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not within %v", what, deadline)
 		}

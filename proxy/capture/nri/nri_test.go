@@ -102,19 +102,8 @@ func sandbox(name, netns string, started time.Time, addresses ...string) capture
 
 var byText = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 
-// socketIn returns a path short enough for a socket.
-func socketIn(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "nri")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return filepath.Join(dir, "nri.sock")
-}
-
 func TestEvents(t *testing.T) {
-	socket, told := socketIn(t), newAgent()
+	socket, told := filepath.Join(t.TempDir(), "nri.sock"), newAgent()
 	started := time.Unix(1_700_000_000, 0)
 	r := runtime(t, socket, []*api.PodSandbox{
 		pod("running", 10, "/run/netns/a", "10.0.0.1", "fd00::1"),
@@ -177,7 +166,7 @@ func TestEvents(t *testing.T) {
 
 // A runtime that ends takes its connections along, and the next one has the same socket.
 func TestRuntimeThatRestarts(t *testing.T) {
-	socket, behind, told := socketIn(t), socketIn(t), newAgent()
+	socket, behind, told := filepath.Join(t.TempDir(), "nri.sock"), filepath.Join(t.TempDir(), "nri.sock"), newAgent()
 	r := runtime(t, behind, nil, nil)
 	defer r.Stop()
 	for range 2 {
@@ -231,7 +220,7 @@ func relay(t *testing.T, from, to string) (cut func()) {
 }
 
 func TestNoRuntime(t *testing.T) {
-	connected, err := nri.Run(t.Context(), socketIn(t), newAgent(), slog.New(slog.DiscardHandler))
+	connected, err := nri.Run(t.Context(), filepath.Join(t.TempDir(), "nri.sock"), newAgent(), slog.New(slog.DiscardHandler))
 	if connected || err == nil {
 		t.Errorf("connected %v, error %v, want neither connection nor nil", connected, err)
 	}
