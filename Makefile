@@ -66,6 +66,10 @@ verify: ## generated files equal the committed ones
 	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- api config controllers | head -100; exit 1; fi; \
 	echo "verify: ok"
 
+.PHONY: try
+try: ## the canary story without root and without a cluster
+	@go run ./test/try
+
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME each
