@@ -36,7 +36,9 @@ const (
 	ProtocolTCP Protocol = "TCP"
 )
 
-// ServicePortKey is the key of Destination, Backend and Endpoints resources: "namespace/name:port".
+// ServicePortKey is the key of Destination, Backend and Endpoints resources: "namespace/name:port". A
+// Service outside the mesh that only consumer routes concern has a copy of its resources for each such
+// namespace, whose key ends with "@" and that namespace.
 func ServicePortKey(namespace, name string, port uint16) string {
 	return fmt.Sprintf("%s/%s:%d", namespace, name, port)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -31,12 +32,16 @@ const certificateLifetime = 24 * time.Hour
 
 // control is the part of the operator that runs: the hub, its server and the certificate authority.
 type control struct {
-	hub     *distribute.Hub
-	ca      *identity.CA
-	dir     string
+	ca       *identity.CA
+	dir      string
+	security *tls.Config
+
+	hub    *distribute.Hub
+	cancel context.CancelFunc
+	served chan error
+
+	mu      sync.Mutex
 	address string
-	cancel  context.CancelFunc
-	served  chan error
 }
 
 // startControl serves an empty hub on loopback. dir is where proxies find the trusted roots and their
@@ -58,33 +63,51 @@ func startControl(dir string, log *slog.Logger) (*control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the server's certificate: %w", err)
 	}
-	c := &control{ca: ca, dir: dir, served: make(chan error, 1)}
+	c := &control{
+		ca: ca, dir: dir,
+		security: &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13},
+	}
 	if err := os.WriteFile(c.caFile(), []byte(ca.Bundle()), 0o600); err != nil {
 		return nil, fmt.Errorf("write the trusted roots: %w", err)
 	}
+	return c, c.start(log)
+}
+
+// start serves a hub that knows nothing.
+func (c *control) start(log *slog.Logger) error {
 	listener, err := listen()
 	if err != nil {
-		return nil, err
+		return err
 	}
+	c.mu.Lock()
 	c.address = listener.Addr().String()
+	c.mu.Unlock()
 	c.hub = distribute.NewHub(distribute.HubOptions{Layers: []distribute.Layer{
 		distribute.LayerCompiled, distribute.LayerCertificates, distribute.LayerProxies,
 	}})
 	server := &distribute.Server{Hub: c.hub, Authenticator: tokens{}, Log: logr.FromSlogHandler(log.Handler())}
 	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel = cancel
-	go func() {
-		c.served <- server.Serve(ctx, listener, &tls.Config{
-			Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13,
-		})
-	}()
-	return c, nil
+	served := make(chan error, 1)
+	c.cancel, c.served = cancel, served
+	go func() { served <- server.Serve(ctx, listener, c.security) }()
+	return nil
 }
 
-// stop ends the server, which ends every stream.
+// dial connects a proxy with the server that runs now.
+func (c *control) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	c.mu.Lock()
+	address := c.address
+	c.mu.Unlock()
+	var d net.Dialer
+	return d.DialContext(ctx, network, address)
+}
+
+// stop ends the server, which ends every stream. Ending it once more does nothing.
 func (c *control) stop() error {
 	c.cancel()
-	return <-c.served
+	err := <-c.served
+	c.served <- nil
+	return err
 }
 
 func (c *control) caFile() string { return filepath.Join(c.dir, "ca.crt") }

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
 	"weft.dev/weft/proxy/engine"
@@ -26,6 +28,9 @@ type Options struct {
 	Log *slog.Logger
 	// Random replaces the source of the proxies' choices, see engine.Options.
 	Random func() uint64
+	// LeaveGrace is that of the proxies, see engine.Options. Default: next to nothing, since nothing of
+	// the harness is late in leaving a proxy.
+	LeaveGrace time.Duration
 }
 
 // Mesh is a whole mesh in this process. Its methods may be called at any time, except that nothing may
@@ -36,7 +41,10 @@ type Mesh struct {
 	control *control
 	network *network
 	view    atomic.Pointer[view]
+	// dialing is held for reading while a client connects by a view.
+	dialing sync.RWMutex
 	clients clients
+	closing sync.Once
 
 	mu      sync.Mutex
 	numbers compile.Numbers
@@ -54,6 +62,9 @@ func Start(options Options) (*Mesh, error) {
 	if options.Log == nil {
 		options.Log = slog.New(slog.DiscardHandler)
 	}
+	if options.LeaveGrace == 0 {
+		options.LeaveGrace = time.Millisecond
+	}
 	dir, err := os.MkdirTemp("", "weft-harness-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory: %w", err)
@@ -69,8 +80,14 @@ func Start(options Options) (*Mesh, error) {
 	return m, nil
 }
 
-// Close ends everything: clients first, then proxies, each after its last request, then pods.
-func (m *Mesh) Close() error {
+// Close ends everything: clients first, then proxies, each after its last request, then pods. A second
+// call does nothing.
+func (m *Mesh) Close() (err error) {
+	m.closing.Do(func() { err = m.close() })
+	return err
+}
+
+func (m *Mesh) close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.clients.close()
@@ -123,8 +140,10 @@ func (m *Mesh) ApplyEdited(ctx context.Context, s compile.Snapshot, edit func([]
 	if err != nil {
 		return applied, err
 	}
-	// Nothing is captured for a namespace that left, and then its proxy drains.
 	m.view.Store(next)
+	// Nobody connects to the proxy of a namespace that left any more, and then it drains.
+	m.dialing.Lock()
+	m.dialing.Unlock() //nolint:staticcheck // Nothing is to be done once nobody holds it.
 	return applied, closeAll(left)
 }
 
@@ -206,11 +225,51 @@ func (m *Mesh) startProxy(namespace string) (*proxy, error) {
 	return startProxy(m.control, engine.Options{
 		Namespace:  namespace,
 		Source:     &wire.Workload{Pod: ClientAccount, Namespace: namespace, ServiceAccount: ClientAccount},
-		LeaveGrace: time.Millisecond,
+		LeaveGrace: m.options.LeaveGrace,
 		Log:        m.options.Log.With("proxy", namespace),
 		Dial:       m.network.dial,
 		Random:     m.options.Random,
 	}, address, hop)
+}
+
+// StopControl ends the configuration server. Proxies go on by what they have.
+func (m *Mesh) StopControl() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.control.stop()
+}
+
+// RestartControl starts the configuration server again after StopControl, as a new process that knows
+// nothing. Proxies have nothing new before the next Apply.
+func (m *Mesh) RestartControl() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.control.start(m.options.Log)
+}
+
+// RenewCertificates issues all certificates anew and returns when every proxy has acknowledged.
+func (m *Mesh) RenewCertificates(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for namespace := range m.certificates {
+		issued, err := m.control.certificates(namespace)
+		if err != nil {
+			return err
+		}
+		m.certificates[namespace] = issued
+	}
+	return m.publishProxies(ctx, m.view.Load().enrolled)
+}
+
+// Metrics returns those of a namespace's proxy, or nil if it has none.
+func (m *Mesh) Metrics(namespace string) prometheus.Gatherer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.proxies[namespace]
+	if p == nil {
+		return nil
+	}
+	return p.engine.Metrics().Gatherer()
 }
 
 // Pod returns the pod of that name, as "namespace/name", or nil if no EndpointSlice has named it yet.

@@ -33,6 +33,9 @@ type Echo struct {
 	Body   string      `json:"body,omitempty"`
 }
 
+// replyPrefix marks fields of a request that the answer is to carry, without the prefix.
+const replyPrefix = "Reply-"
+
 // maxEchoBody bounds how much of a body is echoed.
 const maxEchoBody = 1 << 20
 
@@ -193,6 +196,11 @@ func (p *Pod) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
 		websocket.Server{Handler: p.serveWebSocket}.ServeHTTP(w, r)
 	default:
+		for name, values := range r.Header {
+			if name, ok := strings.CutPrefix(name, replyPrefix); ok {
+				w.Header()[name] = values
+			}
+		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Pod", p.Name)
 		// The client may have gone, and there is nobody else to tell.

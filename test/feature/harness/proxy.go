@@ -47,10 +47,10 @@ func startProxy(c *control, options engine.Options, address netip.Addr, hop net.
 	}
 	p.serve(func() error { return p.engine.ServeHop(hop) })
 	stream := &source.Stream{
-		Addresses: []string{c.address}, ServerName: serverName, CAFile: c.caFile(), TokenFile: token,
+		Addresses: []string{serverName}, ServerName: serverName, Dial: c.dial, CAFile: c.caFile(), TokenFile: token,
 		Build: wire.Build, Apply: p.engine.Apply, Log: options.Log,
 		OnConnection: func(connected bool, _ error) { p.engine.SetDisconnected(!connected) },
-		MinBackoff:   time.Millisecond,
+		MinBackoff:   time.Millisecond, MaxBackoff: 50 * time.Millisecond,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stop = cancel

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -165,6 +164,8 @@ func (m *Mesh) Dial(ctx context.Context, namespace, address string) (net.Conn, e
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w", err)
 	}
+	m.dialing.RLock()
+	defer m.dialing.RUnlock()
 	v := m.view.Load()
 	service := serviceOf(host, namespace)
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -195,9 +196,4 @@ func serviceOf(host, namespace string) string {
 		namespace = labels[1]
 	}
 	return namespace + "/" + labels[0]
-}
-
-// Enrolled tells whether clients of a namespace are captured.
-func (m *Mesh) Enrolled(namespace string) bool {
-	return slices.Contains(m.view.Load().enrolled, namespace)
 }
