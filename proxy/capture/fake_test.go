@@ -135,13 +135,15 @@ type node struct {
 	netns    map[string]*netns
 	verdicts map[netip.Addr]capture.Verdict
 	// next holds verdicts that count once.
-	next     map[netip.Addr]capture.Verdict
-	asked    map[netip.Addr]bool
-	canary   wire.CanaryReport
-	pods     map[string]wire.PodReport
-	ended    []string
-	full     int
-	canaries int
+	next   map[netip.Addr]capture.Verdict
+	asked  map[netip.Addr]bool
+	canary wire.CanaryReport
+	pods   map[string]wire.PodReport
+	ended  []string
+	full   int
+	// canaryFails is how many of the next runs of the canary fail.
+	canaryFails int
+	canaries    []wire.CanaryReport
 }
 
 // newNode starts an agent in zone "a"; it ends with the test.
@@ -177,6 +179,10 @@ func newNode(t *testing.T) *node {
 		Canary: func(context.Context) wire.CanaryReport {
 			n.mu.Lock()
 			defer n.mu.Unlock()
+			if n.canaryFails > 0 {
+				n.canaryFails--
+				return wire.CanaryReport{Reason: "no time"}
+			}
 			return n.canary
 		},
 		Report:  n.report,
@@ -206,7 +212,7 @@ func (n *node) report(report wire.NodeReport) {
 		clear(n.pods)
 	}
 	if report.Canary != nil {
-		n.canaries++
+		n.canaries = append(n.canaries, *report.Canary)
 	}
 	for _, pod := range report.Pods {
 		if pod.Ended {
@@ -238,6 +244,13 @@ func (n *node) once(verdict capture.Verdict, proxy netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.next[proxy] = verdict
+}
+
+// failCanary makes the next runs of the canary fail.
+func (n *node) failCanary(runs int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.canaryFails = runs
 }
 
 // probed returns the proxies that have been probed since forgetProbes.

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"weft.dev/weft/proxy/capture"
@@ -124,8 +125,22 @@ weft_node_repairs_total 1
 func TestCanaryIsReportedEveryMinute(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		pass(10*time.Minute + time.Second)
-		if n.canaries != 11 {
-			t.Errorf("%d reports in ten minutes, want one at once and one each minute", n.canaries)
+		if len(n.canaries) != 11 {
+			t.Errorf("%d reports in ten minutes, want one at once and one each minute", len(n.canaries))
+		}
+	})
+}
+
+func TestCanaryThatFailsIsRunAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		synctest.Wait()
+		n.failCanary(1)
+		pass(time.Minute)
+		n.failCanary(2)
+		pass(time.Minute)
+		want := []wire.CanaryReport{n.canary, n.canary, {Reason: "no time"}}
+		if diff := cmp.Diff(want, n.canaries); diff != "" {
+			t.Errorf("reports differ (-want +got):\n%s", diff)
 		}
 	})
 }

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 // deadline bounds every wait; nothing here takes longer than a fraction of it.
 const deadline = 30 * time.Second
 
+// lifetime stands for a longer one; a busy machine must not take half of it for one step.
+const lifetime = 5 * time.Second
+
 const number = 30001
 
 // addressing is what the pods of a lab are called in one family.
@@ -68,6 +71,7 @@ type lab struct {
 
 // eachFamily runs a test in a lab of each family.
 func eachFamily(t *testing.T, test func(*testing.T, *lab)) {
+	t.Parallel()
 	for name, a := range families {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -435,7 +439,7 @@ func (l *lab) tracked(t *testing.T, to netip.Addr) bool {
 
 func TestCaptureFadesWithoutAnAgent(t *testing.T) {
 	eachFamily(t, func(t *testing.T, l *lab) {
-		l.client.SetLifetime(time.Second)
+		l.client.SetLifetime(lifetime)
 		must(t, l.client.Apply(l.tables(l.proxy)))
 		client, server := l.call(t, l.captured)
 		until(t, "the end of capture", func() bool {
@@ -454,7 +458,6 @@ func TestCaptureFadesWithoutAnAgent(t *testing.T) {
 
 func TestRefreshedCaptureLastsWithoutAGap(t *testing.T) {
 	eachFamily(t, func(t *testing.T, l *lab) {
-		const lifetime = 2 * time.Second
 		l.client.SetLifetime(lifetime)
 		must(t, l.client.Apply(l.tables(l.proxy)))
 		agent := l.client
