@@ -1,190 +1,20 @@
-// The tests of this package need root: they make network namespaces of their own, without names, and
-// talk to the kernel of this machine. The namespaces end with the test process, however it ends.
 package kernel_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"weft.dev/weft/proxy/capture/kernel"
 	"weft.dev/weft/proxy/capture/rules"
 	"weft.dev/weft/proxy/wire"
 )
-
-func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "the tests of proxy/capture/kernel make network namespaces and need root")
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
-
-// deadline bounds every wait; nothing here takes longer than a fraction of it.
-const deadline = 30 * time.Second
-
-// lifetime stands for a longer one; a busy machine must not take half of it for one step.
-const lifetime = 5 * time.Second
-
-const number = 30001
-
-// addressing is what the pods of a lab are called in one family.
-type addressing struct {
-	client, foreign, proxy, second netip.Addr
-	// silent is an address that is routed and never answers.
-	silent netip.Addr
-	vip    netip.AddrPort
-	bits   int
-}
-
-var families = map[string]addressing{
-	"IPv4": {
-		client: netip.MustParseAddr("192.0.2.1"), foreign: netip.MustParseAddr("192.0.2.9"),
-		proxy: netip.MustParseAddr("192.0.2.2"), second: netip.MustParseAddr("192.0.2.3"),
-		silent: netip.MustParseAddr("203.0.113.9"),
-		vip:    netip.MustParseAddrPort("198.51.100.10:80"), bits: 24,
-	},
-	"IPv6": {
-		client: netip.MustParseAddr("2001:db8::1"), foreign: netip.MustParseAddr("2001:db8::9"),
-		proxy: netip.MustParseAddr("2001:db8::2"), second: netip.MustParseAddr("2001:db8::3"),
-		silent: netip.MustParseAddr("2001:db8:2::9"),
-		vip:    netip.MustParseAddrPort("[2001:db8:1::10]:80"), bits: 64,
-	},
-}
-
-// lab is a client pod and another that plays proxy, second proxy and the Service behind the VIP.
-type lab struct {
-	addressing
-	client, server *kernel.Netns
-	captured       *net.TCPListener
-	service        *net.TCPListener
-}
-
-// eachFamily runs a test in a lab of each family.
-func eachFamily(t *testing.T, test func(*testing.T, *lab)) {
-	t.Parallel()
-	for name, a := range families {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := &lab{addressing: a, client: newNetns(t), server: newNetns(t)}
-			own := []netip.Prefix{netip.PrefixFrom(a.client, a.bits), netip.PrefixFrom(a.foreign, a.bits)}
-			others := []netip.Prefix{
-				netip.PrefixFrom(a.proxy, a.bits), netip.PrefixFrom(a.second, a.bits),
-				netip.PrefixFrom(a.vip.Addr(), a.vip.Addr().BitLen()),
-			}
-			must(t, kernel.Join(l.client, l.server, own, others))
-			must(t, l.client.Route(a.proxy))
-			must(t, l.server.Apply(rules.Build(rules.Pod{Proxy: true}, "", nil)))
-			l.captured = l.listen(t, fmt.Sprintf(":%d", wire.PortCaptured))
-			l.service = l.listen(t, a.vip.String())
-			test(t, l)
-		})
-	}
-}
-
-func newNetns(t *testing.T) *kernel.Netns {
-	t.Helper()
-	n, err := kernel.New()
-	must(t, err)
-	t.Cleanup(func() { must(t, n.Close()) })
-	return n
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// tables is what a pod of an enrolled namespace gets.
-func (l *lab) tables(proxies ...netip.Addr) rules.Tables {
-	capture := &wire.Capture{Ports: []wire.CapturedPort{{Address: l.vip.Addr(), Port: l.vip.Port(), Number: number}}}
-	for _, address := range proxies {
-		capture.Proxies = append(capture.Proxies, wire.Proxy{Addresses: []netip.Addr{address}})
-	}
-	return rules.Build(rules.Pod{Capture: capture}, "", func(netip.Addr) bool { return true })
-}
-
-// listen opens a listener in the server's namespace.
-func (l *lab) listen(t *testing.T, address string) *net.TCPListener {
-	t.Helper()
-	var listener net.Listener
-	must(t, l.server.Do(func() (err error) {
-		// The original destination can be read from a plain TCP socket only.
-		var config net.ListenConfig
-		config.SetMultipathTCP(false)
-		listener, err = config.Listen(t.Context(), "tcp", address)
-		return err
-	}))
-	t.Cleanup(func() { _ = listener.Close() })
-	return listener.(*net.TCPListener)
-}
-
-// dial connects from an address of the client.
-func (l *lab) dial(from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
-	var conn net.Conn
-	err := l.client.Do(func() (err error) {
-		dialer := net.Dialer{Timeout: deadline, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
-		conn, err = dialer.DialContext(context.Background(), "tcp", to.String())
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return conn.(*net.TCPConn), nil
-}
-
-// call opens a connection to the VIP and returns both ends.
-func (l *lab) call(t *testing.T, arrivesAt *net.TCPListener) (client, server *net.TCPConn) {
-	t.Helper()
-	client, err := l.dial(l.addressing.client, l.vip)
-	must(t, err)
-	t.Cleanup(func() { _ = client.Close() })
-	return client, accept(t, arrivesAt)
-}
-
-func accept(t *testing.T, listener *net.TCPListener) *net.TCPConn {
-	t.Helper()
-	must(t, listener.SetDeadline(time.Now().Add(deadline)))
-	conn, err := listener.AcceptTCP()
-	must(t, err)
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
-// exchange sends a byte each way.
-func exchange(t *testing.T, client, server *net.TCPConn) {
-	t.Helper()
-	for _, way := range [][2]*net.TCPConn{{client, server}, {server, client}} {
-		must(t, way[1].SetReadDeadline(time.Now().Add(deadline)))
-		_, err := way[0].Write([]byte{1})
-		must(t, err)
-		_, err = way[1].Read(make([]byte, 1))
-		must(t, err)
-	}
-}
-
-// until polls a condition that the kernel brings about.
-func until(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for end := time.Now().Add(deadline); !condition(); <-ticker.C {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, deadline)
-		}
-	}
-}
 
 func TestCapturedConnectionCarriesItsNumber(t *testing.T) {
 	eachFamily(t, func(t *testing.T, l *lab) {
@@ -288,15 +118,6 @@ func TestRoutedPortsAreRefusedWithoutProxies(t *testing.T) {
 	})
 }
 
-// reopen gives the namespace to another agent.
-func reopen(t *testing.T, n *kernel.Netns) *kernel.Netns {
-	t.Helper()
-	again, err := kernel.Open(n.Path())
-	must(t, err)
-	t.Cleanup(func() { must(t, again.Close()) })
-	return again
-}
-
 // One agent after the other replaces everything while the pod connects and sends: each connection is
 // captured, and no packet is lost.
 func TestTakingOverUnderLoad(t *testing.T) {
@@ -348,18 +169,6 @@ func TestTakingOverUnderLoad(t *testing.T) {
 			}
 		}
 	})
-}
-
-// listenUDP opens a packet socket in the server's namespace.
-func (l *lab) listenUDP(t *testing.T) net.PacketConn {
-	t.Helper()
-	var conn net.PacketConn
-	must(t, l.server.Do(func() (err error) {
-		conn, err = net.ListenPacket("udp", netip.AddrPortFrom(l.proxy, 9999).String())
-		return err
-	}))
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
 }
 
 func TestPortsComeAndGo(t *testing.T) {
@@ -415,26 +224,6 @@ func TestForgetLeavesOtherConnectionsAlone(t *testing.T) {
 		}
 		exchange(t, client, server)
 	})
-}
-
-// tracked tells whether the client's kernel sends a connection to the address.
-func (l *lab) tracked(t *testing.T, to netip.Addr) bool {
-	t.Helper()
-	var flows []*netlink.ConntrackFlow
-	must(t, l.client.Do(func() (err error) {
-		family := netlink.InetFamily(unix.AF_INET)
-		if to.Is6() {
-			family = unix.AF_INET6
-		}
-		flows, err = netlink.ConntrackTableList(netlink.ConntrackTable, family)
-		return err
-	}))
-	for _, flow := range flows {
-		if address, _ := netip.AddrFromSlice(flow.Reverse.SrcIP); address.Unmap() == to {
-			return true
-		}
-	}
-	return false
 }
 
 func TestCaptureFadesWithoutAnAgent(t *testing.T) {
@@ -587,22 +376,6 @@ func TestManyPorts(t *testing.T) {
 		l.call(t, l.captured)
 		must(t, intact(t, l))
 	})
-}
-
-// intact reports what a check finds damaged. A change of somebody else's makes it read everything.
-func intact(t *testing.T, l *lab) error {
-	t.Helper()
-	must(t, l.client.Do(func() error {
-		conn, err := nftables.New()
-		must(t, err)
-		conn.AddTable(&nftables.Table{Name: "own", Family: nftables.TableFamilyINet})
-		return conn.Flush()
-	}))
-	repaired, err := l.client.Check()
-	if repaired {
-		err = errors.Join(err, errors.New("what is in force differs from what was applied"))
-	}
-	return err
 }
 
 func TestOpenFailsForWhatIsNotThere(t *testing.T) {
