@@ -23,10 +23,12 @@ type MeshSpec struct {
 
 	// certificates configures workload certificates.
 	// +optional
+	// +default={}
 	Certificates CertificatesSpec `json:"certificates,omitempty,omitzero"`
 
 	// proxy configures the proxies of enrolled namespaces.
 	// +optional
+	// +default={}
 	Proxy ProxySpec `json:"proxy,omitempty,omitzero"`
 }
 
@@ -162,8 +164,10 @@ type Mesh struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty,omitzero"`
 
-	// spec is the desired configuration.
+	// spec is the desired configuration. Defaults are filled in even when there is none, so that it shows
+	// what is in force and that trustDomain cannot be changed from its default either.
 	// +optional
+	// +default={}
 	Spec MeshSpec `json:"spec,omitempty,omitzero"`
 
 	// status is what the operator has observed.
