@@ -195,8 +195,12 @@ func (w *Writer) write(ctx context.Context, k key) (again time.Duration, err err
 	route = route.DeepCopyObject().(client.Object)
 	*parentsOf(route) = merged
 	before := route.GetResourceVersion()
-	if err := w.Client.Status().Update(ctx, route); err != nil {
-		return 0, fmt.Errorf("update status: %w", client.IgnoreNotFound(err))
+	err = w.Client.Status().Update(ctx, route)
+	if apierrors.IsNotFound(err) {
+		return 0, nil // it was deleted meanwhile
+	}
+	if err != nil {
+		return 0, fmt.Errorf("update status: %w", err)
 	}
 	w.wrote(k, before, now)
 	return 0, nil

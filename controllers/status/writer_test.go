@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -46,8 +47,10 @@ type rig struct {
 	client  client.Client
 	proxies *proxies
 	writer  *Writer
-	mu      sync.Mutex
-	writes  int
+	// before, if set, is called before each write.
+	before func()
+	mu     sync.Mutex
+	writes int
 }
 
 func newRig(t *testing.T, route *gwv1.HTTPRoute) *rig {
@@ -63,6 +66,9 @@ func newRig(t *testing.T, route *gwv1.HTTPRoute) *rig {
 				r.mu.Lock()
 				r.writes++
 				r.mu.Unlock()
+				if r.before != nil {
+					r.before()
+				}
 				return c.SubResource(sub).Update(ctx, obj, opts...)
 			},
 		}).Build()
@@ -181,6 +187,25 @@ func TestNoWriteAtRest(t *testing.T) {
 			r.after(time.Minute)
 		}
 		r.expect(1, metav1.ConditionTrue)
+	})
+}
+
+func TestRouteThatIsDeletedMeanwhileIsNoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, httpRoute())
+		var problems []string
+		r.writer.Log = funcr.New(func(_, args string) { problems = append(problems, args) }, funcr.Options{})
+		r.before = func() {
+			if err := r.client.Delete(t.Context(), httpRoute()); client.IgnoreNotFound(err) != nil {
+				t.Error(err)
+			}
+		}
+		r.proxies.set(1, 1)
+		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.after(time.Minute)
+		if r.writes != 1 || len(problems) > 0 {
+			t.Errorf("%d writes, want 1, and no error: %v", r.writes, problems)
+		}
 	})
 }
 
