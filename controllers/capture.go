@@ -6,21 +6,26 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
 	"weft.dev/weft/proxy/wire"
 )
 
-// connectGrace is how long a new leader waits for the proxies that are ready to connect before it tells
-// nodes what to capture. Agents keep what they have meanwhile.
+// connectGrace is the default of World.ConnectGrace. Clients that are ready connect within a few seconds.
 const connectGrace = 10 * time.Second
+
+// componentNode is the value of meshv1alpha1.ComponentLabel on the pods of node agents.
+const componentNode = "node"
 
 // capture publishes what the pods of each namespace send to which proxies. A port is captured only once
 // every connected proxy of the namespace has acknowledged its destination, and stays captured while it
 // exists: proxies that come later have it before they are ready. It reports false while a new leader
 // still waits for proxies.
 func (w *World) capture() bool {
-	if !w.opened && !w.proxiesConnected() && time.Since(w.started) < connectGrace {
+	if !w.opened && !w.proxiesConnected() && time.Since(w.started) < w.ConnectGrace {
 		return false
 	}
 	w.opened = true
@@ -109,12 +114,47 @@ func (w *World) proxiesConnected() bool {
 	return true
 }
 
-// nodesHoldCaptures tells that every connected node captures what is published now and nothing else.
+// nodesHoldCaptures tells that every node captures what is published now and nothing else. A node whose
+// agent has gone away holds what it had: it is waited for until it is back, is no node any more, or the
+// hub gives it up. A new leader knows of nobody and waits for the agents that are ready, for the grace
+// time.
 func (w *World) nodesHoldCaptures() bool {
+	connected := map[string]bool{}
 	for _, c := range w.Hub.Clients() {
-		if c.Kind == distribute.ClientNode && c.Seq < w.capturedSeq {
+		if c.Kind != distribute.ClientNode {
+			continue
+		}
+		if c.Seq < max(w.capturedSeq, 1) {
+			return false
+		}
+		connected[c.Node] = true
+	}
+	fresh := time.Since(w.started) < w.ConnectGrace
+	known := w.Hub.Nodes()
+	for name, ready := range w.nodes {
+		if _, here := known[name]; !connected[name] && (here || ready && fresh) {
 			return false
 		}
 	}
 	return true
+}
+
+// agents returns all nodes, true for those whose agent is ready.
+func agents(nodes []*corev1.Node, pods []*corev1.Pod, systemNamespace string) map[string]bool {
+	out := make(map[string]bool, len(nodes))
+	for _, node := range nodes {
+		out[node.Name] = false
+	}
+	for _, pod := range pods {
+		_, exists := out[pod.Spec.NodeName]
+		if !exists || pod.Namespace != systemNamespace || pod.Labels[meshv1alpha1.ComponentLabel] != componentNode {
+			continue
+		}
+		for _, c := range pod.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+				out[pod.Spec.NodeName] = true
+			}
+		}
+	}
+	return out
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,7 +58,10 @@ type Members struct {
 	applier *infra.Applier
 	opts    Options
 
-	wake    chan struct{}
+	wake chan struct{}
+
+	// mu keeps the end of the issuer's watches apart from a pass that is under way.
+	mu      sync.Mutex
 	started time.Time
 	// prepared namespaces have what it takes to keep certificates in them.
 	prepared  map[string]bool
@@ -78,6 +82,8 @@ func newMembers(c client.Client, direct client.WithWatch, world *World, hub *dis
 
 // Reconcile handles one topic.
 func (m *Members) Reconcile(ctx context.Context, topic member) (reconcile.Result, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.started.IsZero() {
 		m.started = time.Now()
 	}
@@ -207,10 +213,13 @@ func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
 		m.published = merge(m.published, result.Certificates, served, !all, time.Now())
 		m.hub.Replace(distribute.LayerCertificates, m.published)
 	}
-	if !m.complete && err == nil {
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if !m.complete {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
-	return reconcile.Result{RequeueAfter: result.RequeueAfter}, err
+	return reconcile.Result{RequeueAfter: result.RequeueAfter}, nil
 }
 
 // lifetime reads what the CRD has validated already.
@@ -267,29 +276,42 @@ func (m *Members) sources(c cache.Cache) []source.TypedSource[member] {
 
 func (m *Members) watchWorld(ctx context.Context, queue workqueue.TypedRateLimitingInterface[member]) error {
 	go func() {
-		queue.Add(certificates)
-		queue.Add(member(m.opts.Namespace))
 		for {
-			select {
-			case <-ctx.Done():
-				m.issuer.Close()
+			changed := m.world.Membership()
+			for _, topic := range m.all() {
+				queue.Add(topic)
+			}
+			if !m.follow(ctx, changed, queue) {
 				return
-			case <-m.wake:
-				queue.Add(certificates)
-			case <-m.world.membership:
-				for _, topic := range m.all() {
-					queue.Add(topic)
-				}
 			}
 		}
 	}()
 	return nil
 }
 
+// follow hands on what wakes the issuer until namespaces have changed. It reports false when ctx has
+// ended, with the issuer's watches.
+func (m *Members) follow(ctx context.Context, changed <-chan struct{}, queue workqueue.TypedRateLimitingInterface[member]) bool {
+	for {
+		select {
+		case <-changed:
+			return true
+		case <-m.wake:
+			queue.Add(certificates)
+		case <-ctx.Done():
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.issuer.Close()
+			return false
+		}
+	}
+}
+
+// all returns all topics; certificates come last, since they need what the others prepare.
 func (m *Members) all() []member {
-	all := []member{certificates, member(m.opts.Namespace)}
+	all := []member{member(m.opts.Namespace)}
 	for namespace := range m.world.served() {
 		all = append(all, member(namespace))
 	}
-	return all
+	return append(all, certificates)
 }

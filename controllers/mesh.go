@@ -5,13 +5,19 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/cluster"
@@ -31,28 +37,45 @@ type MeshReconciler struct {
 	// gatewayAPI is what was found installed when the operator started.
 	gatewayAPI gatewayAPI
 
-	lastWrite time.Time
+	started, lastWrite time.Time
 }
 
-// watchHub wakes the reconciler when node agents come, go or report.
+// theMesh is the one request there is.
+var theMesh = reconcile.Request{NamespacedName: types.NamespacedName{Name: meshv1alpha1.MeshName}}
+
+// watchHub wakes the reconciler when node agents come, go or report, and namespaces come or go.
 func (r *MeshReconciler) watchHub(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
-	request := reconcile.Request{NamespacedName: types.NamespacedName{Name: meshv1alpha1.MeshName}}
 	go func() {
 		for {
-			changed := r.Hub.Changed()
-			queue.AddAfter(request, meshInterval)
+			clients, members := r.Hub.Changed(), r.World.Membership()
+			queue.AddAfter(theMesh, meshInterval)
 			select {
 			case <-ctx.Done():
 				return
-			case <-changed:
+			case <-clients:
+			case <-members:
 			}
 		}
 	}()
 	return nil
 }
 
+// watchNodes wakes the reconciler when nodes come and go: one without an agent is not proven.
+func (r *MeshReconciler) watchNodes(c cache.Cache) source.Source {
+	return source.TypedKind(c, &corev1.Node{},
+		handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, *corev1.Node) []reconcile.Request {
+			return []reconcile.Request{theMesh}
+		}),
+		predicate.TypedFuncs[*corev1.Node]{UpdateFunc: func(e event.TypedUpdateEvent[*corev1.Node]) bool {
+			return nodeChanged(e.ObjectOld, e.ObjectNew)
+		}})
+}
+
 // Reconcile looks at the whole mesh, whatever the request says.
 func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
+	if r.started.IsZero() {
+		r.started = time.Now()
+	}
 	mesh, err := cluster.Mesh(ctx, r.Client)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -64,7 +87,8 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 		}
 		return reconcile.Result{}, nil
 	}
-	o := observation{enrolled: r.World.served(), reports: r.Hub.Nodes(), gatewayAPI: r.gatewayAPI}
+	grace := r.World.ConnectGrace - time.Since(r.started)
+	o := observation{enrolled: r.World.served(), reports: r.Hub.Nodes(), gatewayAPI: r.gatewayAPI, fresh: grace > 0}
 	if o.nodes, err = cluster.Nodes(ctx, r.Client); err != nil {
 		return reconcile.Result{}, err
 	}
@@ -73,7 +97,7 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	}
 	status := meshStatus(mesh, o)
 	if equality.Semantic.DeepEqual(status, mesh.Status) {
-		return reconcile.Result{}, nil
+		return reconcile.Result{RequeueAfter: max(grace, 0)}, nil
 	}
 	if wait := meshInterval - time.Since(r.lastWrite); wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
@@ -85,7 +109,10 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 		if apierrors.IsConflict(err) {
 			return reconcile.Result{RequeueAfter: 100 * time.Millisecond}, nil
 		}
-		return reconcile.Result{}, fmt.Errorf("update mesh status: %w", client.IgnoreNotFound(err))
+		if apierrors.IsNotFound(err) {
+			return reconcile.Result{}, nil
+		}
+		return reconcile.Result{}, fmt.Errorf("update mesh status: %w", err)
 	}
-	return reconcile.Result{}, nil
+	return reconcile.Result{RequeueAfter: max(grace, 0)}, nil
 }

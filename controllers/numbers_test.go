@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"weft.dev/weft/controllers/compile"
@@ -38,7 +37,7 @@ func TestNumbersSurviveEncoding(t *testing.T) {
 func TestAllNumbersFitIntoAConfigMap(t *testing.T) {
 	numbers := compile.Numbers{}
 	for n := wire.MinNumber; n <= wire.MaxNumber; n++ {
-		numbers[compile.NumberKey{UID: types.UID(uuid.NewUUID()), Port: uint16(n)}] = uint16(n)
+		numbers[compile.NumberKey{UID: uuid.NewUUID(), Port: uint16(n)}] = uint16(n)
 	}
 	data, err := encodeNumbers(numbers)
 	if err != nil {

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/events"
@@ -38,6 +40,9 @@ type Options struct {
 	ProxyImage string
 	// ConfigListen is where the leader serves configuration, host:port.
 	ConfigListen string
+	// ConnectGrace is how long a new leader waits for the proxies and node agents that are ready to
+	// connect before it acts on what the others say; zero means ten seconds.
+	ConnectGrace time.Duration
 }
 
 // Setup adds the whole control plane to a manager. The certificate authority is loaded, or made, here:
@@ -58,18 +63,23 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 			distribute.LayerCompiled, distribute.LayerWorkloads, distribute.LayerCertificates, distribute.LayerProxies,
 		},
 		NodeLayers: []distribute.Layer{distribute.LayerCapture},
-		Observer:   &observer{world: world, recorder: mgr.GetEventRecorder("weft"), log: log.WithName("clients")},
+		Observer: &observer{
+			world: world, recorder: mgr.GetEventRecorder("weft"),
+			cache: mgr.GetClient(), direct: direct, log: log.WithName("clients"),
+		},
 	})
 	writer := status.NewWriter(mgr.GetClient(), hub, log.WithName("status"))
 	world.Client, world.Direct = mgr.GetClient(), direct
 	world.Hub, world.Status, world.Log = hub, writer, log.WithName("world")
 	world.SystemNamespace, world.TrustBundle = opts.Namespace, ca.Bundle
+	world.ConnectGrace = cmp.Or(opts.ConnectGrace, connectGrace)
 	members := newMembers(mgr.GetClient(), direct, world, hub, ca, opts)
 	mesh := &MeshReconciler{Client: mgr.GetClient(), Hub: hub, World: world, gatewayAPI: installed}
 
 	if err := ctrl.NewControllerManagedBy(mgr).Named("mesh").
 		For(&meshv1alpha1.Mesh{}).
 		WatchesRawSource(source.Func(mesh.watchHub)).
+		WatchesRawSource(mesh.watchNodes(mgr.GetCache())).
 		Complete(mesh); err != nil {
 		return fmt.Errorf("mesh controller: %w", err)
 	}
@@ -141,7 +151,7 @@ func newAuthenticator(mgr ctrl.Manager, direct client.Reader, world *World, opts
 		},
 		Node: distribute.Workload{
 			Kind: "DaemonSet", Namespace: opts.Namespace, Name: nodeName, ServiceAccount: nodeName,
-			Labels: map[string]string{meshv1alpha1.ComponentLabel: "node"},
+			Labels: map[string]string{meshv1alpha1.ComponentLabel: componentNode},
 		},
 		Enrolled: func(namespace string) bool { return world.served()[namespace] },
 	}), nil
@@ -171,21 +181,49 @@ func (l podLookup) Owner(ctx context.Context, namespace string, ref metav1.Owner
 	return owner, l.reader.Get(ctx, types.NamespacedName{Namespace: namespace, Name: ref.Name}, owner)
 }
 
+// lookupTimeout bounds the search for the object that an Event is about, which delays a client's stream.
+const lookupTimeout = 5 * time.Second
+
 // observer hands on what clients report.
 type observer struct {
 	world    *World
 	recorder events.EventRecorder
-	log      logr.Logger
+	// cache has every kind that resources are made from but Secrets; those are read from direct.
+	cache  client.Client
+	direct client.Reader
+	log    logr.Logger
 }
 
 // Rejected implements distribute.Observer: what a proxy cannot use becomes an Event on its origin.
 func (o *observer) Rejected(r distribute.Rejected) {
-	o.log.Info("a proxy rejected configuration", "resource", r.Ref.String(), "client", r.Client.String(), "reason", r.Reason)
+	o.log.Info("a proxy rejected configuration", "resource", r.String(), "client", r.Client.String(), "reason", r.Reason)
 	if r.Origin.Name == "" {
 		return
 	}
-	about := &corev1.ObjectReference{APIVersion: r.Origin.APIVersion, Kind: r.Origin.Kind, Namespace: r.Origin.Namespace, Name: r.Origin.Name}
-	o.recorder.Eventf(about, nil, corev1.EventTypeWarning, "Rejected", "Program", "%s keeps its previous configuration of %s: %s", r.Client, r.Ref, r.Reason)
+	o.recorder.Eventf(o.reference(r.Origin), nil, corev1.EventTypeWarning, "Rejected", "Program", "%s keeps its previous configuration of %s: %s", r.Client, r.Ref, r.Reason)
+}
+
+// reference refers to an origin, with its UID if it still exists: without one an Event is not among
+// those that "kubectl describe" shows.
+func (o *observer) reference(origin wire.Origin) *corev1.ObjectReference {
+	reference := &corev1.ObjectReference{APIVersion: origin.APIVersion, Kind: origin.Kind, Namespace: origin.Namespace, Name: origin.Name}
+	ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
+	defer cancel()
+	var reader client.Reader = o.cache
+	if origin.Kind == "Secret" {
+		reader = o.direct
+	}
+	made, err := o.cache.Scheme().New(schema.FromAPIVersionAndKind(origin.APIVersion, origin.Kind))
+	object, ok := made.(client.Object)
+	if err == nil && ok {
+		err = reader.Get(ctx, types.NamespacedName{Namespace: origin.Namespace, Name: origin.Name}, object)
+	}
+	if err != nil {
+		o.log.V(1).Info("an Event will have no UID", "origin", reference.String(), "reason", err.Error())
+		return reference
+	}
+	reference.UID = object.GetUID()
+	return reference
 }
 
 // NodeReported implements distribute.Observer.

@@ -57,7 +57,7 @@ func (w *World) watchHub(ctx context.Context, queue workqueue.TypedRateLimitingI
 			select {
 			case <-ctx.Done():
 				return
-			case <-w.reported:
+			case <-w.woken:
 				queue.Add(topic{what: topicPods})
 			case <-changed:
 			}
@@ -67,9 +67,12 @@ func (w *World) watchHub(ctx context.Context, queue workqueue.TypedRateLimitingI
 }
 
 // NodesReported wakes the World after node agents have reported pods. It never blocks.
-func (w *World) NodesReported() {
+func (w *World) NodesReported() { w.wake() }
+
+// wake has pods looked at.
+func (w *World) wake() {
 	select {
-	case w.reported <- struct{}{}:
+	case w.woken <- struct{}{}:
 	default: // a wake-up is pending already
 	}
 }

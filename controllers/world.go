@@ -60,18 +60,23 @@ type World struct {
 	// SystemNamespace is where Weft runs, TrustBundle the PEM roots that are trusted now.
 	SystemNamespace string
 	TrustBundle     func() string
+	// ConnectGrace is how long a new leader waits for the proxies and node agents that are ready to
+	// connect: before it tells nodes what to capture, and before it takes a node for one that captures
+	// nothing. Nodes keep what they have meanwhile.
+	ConnectGrace time.Duration
 
-	// reported and membership are buffered: one pending wake-up is enough.
-	reported   chan struct{}
-	membership chan struct{}
+	// woken is buffered: one pending wake-up is enough.
+	woken chan struct{}
 
 	numbers numberStore
 
-	// published are the compiled resources that the hub has, retired are those among them that are kept
-	// only until no node captures them any more.
+	// published are the compiled resources that the hub has, nil before the first pass; retired are
+	// those among them that are kept only until no node captures them any more.
 	published map[wire.Ref]wire.Resource
 	retired   map[wire.Ref]wire.Resource
 	ready     map[string][]wire.Proxy
+	// nodes are all nodes, true for those whose agent is ready.
+	nodes map[string]bool
 	// captured is what nodes are told, capturedSeq the publication in which that last changed.
 	captured    map[string]wire.Resource
 	capturedSeq uint64
@@ -81,16 +86,30 @@ type World struct {
 	opened  bool
 
 	mu sync.Mutex
-	// enrolled namespaces are served; leaving ones are served until nothing of theirs is retired any
+	// membership is closed when enrolled changes.
+	membership chan struct{}
+	// enrolled namespaces are served; leaving ones are served until no node needs their proxies any
 	// more and every proxy has the publication given here.
 	enrolled map[string]bool
 	leaving  map[string]uint64
-	retiring map[string]bool
+	// retiring namespaces have retired destinations; withdrawn ones are those whose pods some node may
+	// still capture.
+	retiring  map[string]bool
+	withdrawn map[string]bool
+	// settled tells that every node has confirmed a publication of this leader, so that none captures
+	// for a namespace that left before.
+	settled bool
 }
 
 // NewWorld returns a World that has seen nothing yet. The caller sets the exported fields.
 func NewWorld() *World {
-	return &World{reported: make(chan struct{}, 1), membership: make(chan struct{}, 1)}
+	return &World{
+		ConnectGrace: connectGrace,
+		woken:        make(chan struct{}, 1),
+		membership:   make(chan struct{}),
+		leaving:      map[string]uint64{},
+		withdrawn:    map[string]bool{},
+	}
 }
 
 // Reconcile handles one topic.
@@ -176,8 +195,12 @@ func (w *World) endpoints(ctx context.Context, name types.NamespacedName) error 
 	return nil
 }
 
-// pods is the side path of identities and of the proxies themselves.
+// pods is the side path of identities and of the proxies themselves. Before the first pass it is unknown
+// whose they are, and nothing must be published: a client would take it for all there is.
 func (w *World) pods(ctx context.Context) error {
+	if w.published == nil {
+		return nil
+	}
 	pods, err := cluster.Pods(ctx, w.Client)
 	if err != nil {
 		return err
@@ -192,6 +215,7 @@ func (w *World) pods(ctx context.Context) error {
 	}
 	served := w.served()
 	w.ready = compile.ReadyProxies(pods, served, zones)
+	w.nodes = agents(nodes, pods, w.SystemNamespace)
 	w.Hub.Replace(distribute.LayerWorkloads, compile.Workloads(pods, sandboxes(w.Hub.Nodes()), served))
 	w.Hub.Replace(distribute.LayerProxies, compile.Proxies(w.ready, served))
 	_, err = w.acknowledged()
@@ -210,31 +234,47 @@ func sandboxes(nodes map[string]distribute.NodeState) compile.Sandboxes {
 }
 
 // acknowledged moves everything on that waits for proxies or nodes: capture, retirement, statuses.
+// Before the first pass nothing does.
 func (w *World) acknowledged() (reconcile.Result, error) {
+	if w.published == nil {
+		return reconcile.Result{}, nil
+	}
 	w.Status.Acknowledged()
-	if !w.capture() {
+	if !w.capture() || !w.finishRetirement() && time.Since(w.started) < w.ConnectGrace {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
-	w.finishRetirement()
 	return reconcile.Result{}, nil
 }
 
-// finishRetirement drops retired resources once every connected node holds captures without them.
-func (w *World) finishRetirement() {
-	if len(w.retired) == 0 || !w.nodesHoldCaptures() {
-		return
+// finishRetirement drops retired resources, and lets namespaces leave, once every node holds captures
+// without them. It reports whether they do.
+func (w *World) finishRetirement() bool {
+	w.mu.Lock()
+	nothing := w.settled && len(w.retired) == 0 && len(w.withdrawn) == 0
+	w.mu.Unlock()
+	if nothing {
+		return true
 	}
-	for ref := range w.retired {
-		delete(w.published, ref)
+	if !w.nodesHoldCaptures() {
+		return false
 	}
-	w.retired = nil
-	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(w.published)))
+	var seq uint64
+	if len(w.retired) > 0 {
+		for ref := range w.retired {
+			delete(w.published, ref)
+		}
+		w.retired = nil
+		seq = w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(w.published)))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.settled = true
 	w.retiring = nil
-	for namespace := range w.leaving {
-		w.leaving[namespace] = seq
+	clear(w.withdrawn)
+	for namespace, before := range w.leaving {
+		w.leaving[namespace] = max(before, seq)
 	}
+	return true
 }
 
 // noteNumbers remembers which numbers have a destination and since when the others have none.
@@ -275,27 +315,37 @@ func (w *World) reusable(given compile.Numbers) compile.Numbers {
 func (w *World) setEnrolled(names []string, seq uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.leaving == nil {
-		w.leaving = map[string]uint64{}
-	}
 	w.retiring = namespacesOf(w.retired)
 	enrolled := make(map[string]bool, len(names))
 	for _, name := range names {
 		enrolled[name] = true
 		delete(w.leaving, name)
+		delete(w.withdrawn, name)
 	}
 	for name := range w.enrolled {
 		if !enrolled[name] {
 			w.leaving[name] = seq
+			w.withdrawn[name] = true
 		}
 	}
 	if w.enrolled == nil || !maps.Equal(enrolled, w.enrolled) {
-		select {
-		case w.membership <- struct{}{}:
-		default: // a wake-up is pending already
-		}
+		w.memberChanged()
 	}
 	w.enrolled = enrolled
+}
+
+// memberChanged wakes those who wait for Membership. The lock is held.
+func (w *World) memberChanged() {
+	close(w.membership)
+	w.membership = make(chan struct{})
+}
+
+// Membership returns a channel that is closed when a namespace is enrolled, leaves or has left. To miss
+// nothing, call it first, then ask, then wait.
+func (w *World) Membership() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.membership
 }
 
 // served are the namespaces whose proxies and identities are published; nil before the first pass.
@@ -340,12 +390,11 @@ func (w *World) Enrolment(namespace string) Enrolment {
 		return Enrolled
 	}
 	seq, known := w.leaving[namespace]
-	if !known {
-		// It left before this operator started, or never was enrolled: what is published now already
-		// leaves it out.
+	switch {
+	case !known && w.settled:
+		// It left before this operator started, or never was enrolled.
 		return Left
-	}
-	if w.retiring[namespace] {
+	case !known, w.retiring[namespace], w.withdrawn[namespace]:
 		return Leaving
 	}
 	for _, c := range clients {
@@ -360,5 +409,10 @@ func (w *World) Enrolment(namespace string) Enrolment {
 func (w *World) Forget(namespace string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if _, known := w.leaving[namespace]; !known {
+		return
+	}
 	delete(w.leaving, namespace)
+	w.memberChanged()
+	w.wake()
 }
