@@ -253,8 +253,8 @@ func TestAboutEqualEndpointsShareTheLoad(t *testing.T) {
 	var c clock
 	s := newTestSet(t, c.options("shop"))
 	s.Update(direct(at(1), at(2), at(3)))
-	for n, latency := range map[int]time.Duration{1: 200, 2: 250, 3: 230} {
-		s.endpoints[at(n)].observe(latency * time.Microsecond)
+	for n, microseconds := range map[int]int{1: 200, 2: 250, 3: 230} {
+		s.endpoints[at(n)].observe(time.Duration(microseconds) * time.Microsecond)
 	}
 	for name, n := range picks(t, s, webKey) {
 		if n < 250 || n > 420 {
@@ -322,16 +322,16 @@ func TestRefusingEndpointIsTriedAgainByOne(t *testing.T) {
 	e := s.endpoints[at(1)]
 	s.endpoints[at(2)].inFlight.Store(100)
 
-	avoided := func() bool { return names(picks(t, s, webKey))["pod 10.0.0.1:80"] == false }
-	for _, wait := range []time.Duration{1, 2, 4, 8, 16, 16} {
+	avoided := func() bool { return !names(picks(t, s, webKey))["pod 10.0.0.1:80"] }
+	for _, seconds := range []int{1, 2, 4, 8, 16, 16} {
 		e.refused()
-		c.now = c.now.Add(wait*time.Second - time.Millisecond)
+		c.now = c.now.Add(time.Duration(seconds)*time.Second - time.Millisecond)
 		if !avoided() {
-			t.Errorf("used before %v s have passed", int(wait))
+			t.Errorf("used before %d s have passed", seconds)
 		}
 		c.now = c.now.Add(time.Millisecond)
 		if choose(t, s, webKey).Address() != at(1) {
-			t.Errorf("not tried again after %d s", wait)
+			t.Errorf("not tried again after %d s", seconds)
 		}
 		if !avoided() {
 			t.Error("others use it before the try has shown how it is")

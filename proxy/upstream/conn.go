@@ -202,36 +202,58 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// errNotHTTP2 tells that a peer's first byte is not that of an HTTP/2 server.
+// errNotHTTP2 tells that a peer's first bytes are not those of an HTTP/2 server.
 var errNotHTTP2 = errors.New("peer does not speak HTTP/2")
 
-// greetedConn tells when the peer's first byte has arrived. An HTTP/2 server speaks at once (RFC 9113
-// section 3.4), and over TLS 1.3 only after it has verified our certificate, so that a connection counts
-// as made only then.
+// greetedConn tells when net/http has processed the peer's SETTINGS, an HTTP/2 server's first frame
+// (RFC 9113 section 3.4). Over TLS 1.3 it comes only after the server has verified our certificate, and it
+// says how many streams there may be, so that a connection counts as made only then.
 type greetedConn struct {
 	net.Conn
-	once    sync.Once
-	greeted chan struct{} // closed after the first Read
-	err     error         // of the first Read; set before greeted is closed
+	greeted chan struct{} // closed once the first frame was processed, or will never be
+	err     error         // why it will never be; set before greeted is closed
+
+	// Only net/http's read loop uses these.
+	over     bool
+	length   []byte // of the first frame's payload: its first 3 bytes
+	received int
 }
+
+// frameHeader is the length of an HTTP/2 frame's header, lengthField of the payload's length in it.
+const (
+	frameHeader = 9
+	lengthField = 3
+)
 
 func newGreetedConn(c net.Conn) *greetedConn {
 	return &greetedConn{Conn: c, greeted: make(chan struct{})}
 }
 
-// Read implements net.Conn.
+// Read implements net.Conn. The read loop comes for more only after it has processed every frame that it
+// was given whole.
 func (c *greetedConn) Read(p []byte) (int, error) {
+	if c.over {
+		return c.Conn.Read(p)
+	}
+	if len(c.length) == lengthField && c.received >= frameHeader+(int(c.length[1])<<8|int(c.length[2])) {
+		c.end(nil)
+		return c.Conn.Read(p)
+	}
 	n, err := c.Conn.Read(p)
-	c.once.Do(func() {
-		if n == 0 {
-			c.err = err
-		} else if p[0] != 0 {
-			// The first byte of a SETTINGS frame is the highest of its length, which is never so big.
-			c.err = errNotHTTP2
-		}
-		close(c.greeted)
-	})
+	c.length = append(c.length, p[:min(n, lengthField-len(c.length))]...)
+	c.received += n
+	switch {
+	case len(c.length) > 0 && c.length[0] != 0:
+		c.end(errNotHTTP2) // the first byte of a length, which is never so big for SETTINGS
+	case err != nil:
+		c.end(err)
+	}
 	return n, err
+}
+
+func (c *greetedConn) end(err error) {
+	c.over, c.err = true, err
+	close(c.greeted)
 }
 
 // securedConn is a greetedConn over TLS; net/http asks for the state.

@@ -98,7 +98,9 @@ type streamError struct {
 func (streamError) Error() string { return "stream error" }
 
 // fromPeer tells whether the peer reset the stream, and not our side.
-func (e streamError) fromPeer() bool { return e.Cause != nil && e.Cause.Error() == "received from peer" }
+func (e streamError) fromPeer() bool {
+	return e.Cause != nil && e.Cause.Error() == "received from peer"
+}
 
 // codeRefusedStream is REFUSED_STREAM, RFC 9113 section 7.
 const codeRefusedStream = 0x7

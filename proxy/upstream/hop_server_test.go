@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -46,7 +45,7 @@ func certificates(list ...*wire.Certificate) map[string]*wire.Certificate {
 }
 
 // newHop starts the proxy. opaque serves connections of protocol weft-tcp/1.
-func newHop(t *testing.T, handler http.HandlerFunc, opaque func(c *tls.Conn), options ...func(*Options)) *hop {
+func newHop(t testing.TB, handler http.HandlerFunc, opaque func(c *tls.Conn), options ...func(*Options)) *hop {
 	t.Helper()
 	h := &hop{
 		ca:     identitytest.NewCA(t, "cluster.local"),
@@ -88,7 +87,7 @@ func newHop(t *testing.T, handler http.HandlerFunc, opaque func(c *tls.Conn), op
 }
 
 // rotate gives both sides new certificates of an authority.
-func (h *hop) rotate(t *testing.T, mesh *wire.Mesh, issuer *identitytest.CA) {
+func (h *hop) rotate(t testing.TB, mesh *wire.Mesh, issuer *identitytest.CA) {
 	t.Helper()
 	rejected := h.caller.Update(mesh, certificates(issuer.Issue(t, "shop", "cart"), issuer.Issue(t, "shop", "till")))
 	for ref, err := range h.callee.Update(mesh, certificates(issuer.IssueProxy(t, "bank"))) {
@@ -106,7 +105,7 @@ func redirect(address netip.AddrPort) func(context.Context, string, string) (net
 	}
 }
 
-func runTLS(t *testing.T, server *http.Server, listener net.Listener) netip.AddrPort {
+func runTLS(t testing.TB, server *http.Server, listener net.Listener) netip.AddrPort {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
@@ -336,83 +335,6 @@ func TestHopWithoutACertificate(t *testing.T) {
 	}
 }
 
-// Certificates change 50 times, every tenth time with the root, while requests and long streams go on:
-// none fails, and at the end the newest certificate is in use.
-func TestRotationUnderLoad(t *testing.T) {
-	var newest atomic.Pointer[string] // serial number that the server saw last
-	h := newHop(t, func(w http.ResponseWriter, r *http.Request) {
-		serial := r.TLS.PeerCertificates[0].SerialNumber.String()
-		newest.Store(&serial)
-		flusher := http.NewResponseController(w)
-		_ = flusher.Flush()
-		for buffer := make([]byte, 4<<10); ; {
-			n, err := r.Body.Read(buffer)
-			_, _ = w.Write(buffer[:n])
-			_ = flusher.Flush()
-			if err != nil {
-				return
-			}
-		}
-	}, nil)
-
-	ctx, stop := context.WithCancel(t.Context())
-	var workers sync.WaitGroup
-	var requests, failed atomic.Int64
-	payload := strings.Repeat("x", 20<<10)
-	for range 8 {
-		workers.Go(func() {
-			for ctx.Err() == nil {
-				_, body, err := fetch(t.Context(), h.set, h.to, cartCall, newRequest("POST", "/", strings.NewReader(payload)))
-				requests.Add(1)
-				if err != nil || body != payload {
-					failed.Add(1)
-					t.Errorf("%d bytes, %v", len(body), err)
-				}
-			}
-		})
-	}
-	stream := newChunks()
-	resp, err := h.set.RoundTrip(t.Context(), h.to, cartCall, newRequest("POST", "/", stream))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-
-	ca := h.ca
-	for i := range 50 {
-		if i%10 == 9 {
-			// A new root: first trusted by all, then issuing, then alone.
-			next := identitytest.NewCA(t, "cluster.local")
-			both := ca.Mesh(next)
-			h.rotate(t, both, ca)
-			h.rotate(t, both, next)
-			ca = next
-		}
-		h.rotate(t, ca.Mesh(), ca)
-		for done := requests.Load() + 16; requests.Load() < done; {
-			if _, _, err := fetch(t.Context(), h.set, h.to, cartCall, newRequest("GET", "/", nil)); err != nil {
-				t.Error(err)
-			}
-		}
-		stream.next <- []byte("y")
-		if _, err := io.ReadFull(resp.Body, make([]byte, 1)); err != nil {
-			t.Fatalf("the long stream broke: %v", err)
-		}
-	}
-	stop()
-	workers.Wait()
-	t.Logf("%d requests, %d failed", requests.Load(), failed.Load())
-
-	certificate := ca.Issue(t, "shop", "cart")
-	h.caller.Update(nil, certificates(certificate))
-	if _, _, err := fetch(t.Context(), h.set, h.to, cartCall, newRequest("GET", "/", nil)); err != nil {
-		t.Fatal(err)
-	}
-	if want := keyPair(t, certificate).Leaf.SerialNumber.String(); *newest.Load() != want {
-		t.Errorf("certificate %s is in use, want %s", *newest.Load(), want)
-	}
-}
-
 // As many streams as a connection takes are stalled, each with a full window, in one direction; the last
 // one still moves much more than a window.
 func TestStalledStreamsDoNotStopOthers(t *testing.T) {
@@ -449,14 +371,14 @@ func TestStalledStreamsDoNotStopOthers(t *testing.T) {
 					full.Add(1)
 					body = &overfull{full: full.Done, canceled: ctx.Done()}
 				}
-				resp, err := h.set.RoundTrip(ctx, h.to, cartCall, newRequest("POST", path, body))
+				resp, err := h.set.RoundTrip(ctx, h.to, cartCall, newRequest("POST", path, body)) //nolint:bodyclose // closed above
 				if err != nil {
 					t.Fatal(err)
 				}
 				responses = append(responses, resp.Body)
 			}
 			full.Wait()
-			payload := strings.Repeat("x", 8*hopStreamWindow)
+			payload := strings.Repeat("x", 8*streamWindow)
 			_, got, err := fetch(t.Context(), h.set, h.to, cartCall, newRequest("POST", "/", strings.NewReader(payload)))
 			if err != nil || got != payload {
 				t.Errorf("%d of %d bytes, %v", len(got), len(payload), err)
@@ -477,12 +399,12 @@ type overfull struct {
 }
 
 func (o *overfull) Read(p []byte) (int, error) {
-	if o.read == hopStreamWindow {
+	if o.read == streamWindow {
 		o.full()
 		<-o.canceled
 		return 0, io.ErrUnexpectedEOF
 	}
-	n := min(len(p), hopStreamWindow-o.read)
+	n := min(len(p), streamWindow-o.read)
 	o.read += n
 	return n, nil
 }
@@ -541,165 +463,6 @@ func (c *silencedConn) Read(p []byte) (int, error) {
 func (c *silencedConn) Close() error {
 	c.closing.Do(func() { close(c.closed) })
 	return c.Conn.Close()
-}
-
-// echo accepts a preface and sends back what comes.
-func echo(t *testing.T, seen chan<- Metadata) func(*tls.Conn) {
-	return func(c *tls.Conn) {
-		m, err := ReadPreface(c)
-		if err != nil {
-			t.Errorf("preface: %v", err)
-			return
-		}
-		if seen != nil {
-			seen <- m
-		}
-		if err := WriteAccept(c); err != nil {
-			t.Error(err)
-		}
-		_, _ = io.Copy(c, c)
-		_ = c.CloseWrite()
-	}
-}
-
-func TestDialHop(t *testing.T) {
-	seen := make(chan Metadata, 1)
-	h := newHop(t, nil, echo(t, seen))
-	c, err := h.set.Dial(t.Context(), h.to, cartCall)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := Metadata{Backend: ledgerKey, Zone: "b", Client: cartCall.Source.Address}
-	if diff := cmp.Diff(want, <-seen, compareAddresses); diff != "" {
-		t.Errorf("preface (-want +got):\n%s", diff)
-	}
-	exchange(t, c)
-	if n := h.to.state.inFlight.Load(); n != 1 {
-		t.Errorf("%d in flight", n)
-	}
-	c.Close()
-	c.Close()
-	if n := h.to.state.inFlight.Load(); n != 0 {
-		t.Errorf("%d in flight after closing", n)
-	}
-}
-
-// exchange sends, half-closes, and reads the echo to its end.
-func exchange(t *testing.T, c net.Conn) {
-	t.Helper()
-	if _, err := io.WriteString(c, "hello"); err != nil {
-		t.Error(err)
-	}
-	if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
-		t.Error(err)
-	}
-	if got, err := io.ReadAll(c); err != nil || string(got) != "hello" {
-		t.Errorf("read %q, %v", got, err)
-	}
-}
-
-func TestDialPod(t *testing.T) {
-	address := accept(t, func(_ int, c net.Conn) { _, _ = io.Copy(c, c) })
-	s := newTestSet(t, Options{})
-	s.Update(direct(address))
-	to := choose(t, s, tcpKey)
-	c, err := s.Dial(t.Context(), to, Call{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	exchange(t, c)
-	if _, ok := c.(*opaqueTCP); !ok {
-		t.Errorf("%T cannot be spliced", c)
-	}
-	c.Close()
-	if n := to.state.inFlight.Load(); n != 0 {
-		t.Errorf("%d in flight after closing", n)
-	}
-
-	s.Update(direct(refusing(t)))
-	_, err = s.Dial(t.Context(), choose(t, s, tcpKey), Call{})
-	if diff := cmp.Diff(outcome{Reason: ReasonConnect, NotSent: true}, asError(t, err).outcome()); diff != "" {
-		t.Errorf("outcome (-want +got):\n%s\n%v", diff, err)
-	}
-}
-
-func TestDialHopFails(t *testing.T) {
-	for name, tc := range map[string]struct {
-		opaque func(*tls.Conn)
-		want   Reason
-	}{
-		"rejected": {func(c *tls.Conn) { _, _ = ReadPreface(c); _ = WriteReject(c, "unknown backend") }, ReasonRefused},
-		"closed":   {func(c *tls.Conn) { _, _ = ReadPreface(c) }, ReasonConnect},
-		"silent":   {func(c *tls.Conn) { _, _ = io.Copy(io.Discard, c) }, ReasonConnectTimeout},
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := newHop(t, nil, tc.opaque, func(o *Options) {
-				if tc.want == ReasonConnectTimeout {
-					o.DialTimeout = 250 * time.Millisecond
-				}
-			})
-			_, err := h.set.Dial(t.Context(), h.to, cartCall)
-			if diff := cmp.Diff(outcome{Reason: tc.want, NotSent: true}, asError(t, err).outcome()); diff != "" {
-				t.Errorf("outcome (-want +got):\n%s\n%v", diff, err)
-			}
-		})
-	}
-	t.Run("canceled", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		h := newHop(t, nil, func(c *tls.Conn) {
-			_, _ = ReadPreface(c)
-			cancel()
-			_, _ = io.Copy(io.Discard, c)
-		})
-		_, err := h.set.Dial(ctx, h.to, cartCall)
-		if got := asError(t, err); got.Reason != ReasonCanceled || !errors.Is(err, context.Canceled) {
-			t.Errorf("error %v", err)
-		}
-	})
-}
-
-// Over the hop an upgraded request takes an opaque connection; the receiver relays it to a pod.
-func TestUpgradeOverTheHop(t *testing.T) {
-	h := newHop(t, nil, func(c *tls.Conn) {
-		if m, err := ReadPreface(c); err != nil || m.Backend != ledgerKey {
-			t.Errorf("preface %+v, %v", m, err)
-		}
-		if err := WriteAccept(c); err != nil {
-			t.Error(err)
-		}
-		req, err := readHead(c)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		if req.Host != "web.shop" || req.Header.Get("Upgrade") != "echo" || req.Header.Get(FieldBackend) != "" {
-			t.Errorf("request %s %v", req.Host, req.Header)
-		}
-		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
-		_, _ = io.Copy(c, c)
-		_ = c.CloseWrite()
-	})
-	req := newRequest("GET", "/", nil)
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", "echo")
-	resp, err := h.set.RoundTrip(t.Context(), h.to, cartCall, req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	stream := resp.Body.(interface {
-		io.ReadWriteCloser
-		CloseWrite() error
-	})
-	if _, err := io.WriteString(stream, "hello"); err != nil {
-		t.Fatal(err)
-	}
-	if err := stream.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := io.ReadAll(stream); err != nil || string(got) != "hello" {
-		t.Errorf("read %q, %v", got, err)
-	}
 }
 
 func TestDrainingProxyIsLeft(t *testing.T) {

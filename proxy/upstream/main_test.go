@@ -29,7 +29,7 @@ const (
 )
 
 // newTestSet returns a Set of namespace shop, closed with the test.
-func newTestSet(t *testing.T, options Options) *Set {
+func newTestSet(t testing.TB, options Options) *Set {
 	t.Helper()
 	options.Namespace = "shop"
 	if options.DialTimeout == 0 {
@@ -59,7 +59,7 @@ func direct(addresses ...netip.AddrPort) Resources {
 	}
 }
 
-func choose(t *testing.T, s *Set, key string, avoid ...netip.AddrPort) Endpoint {
+func choose(t testing.TB, s *Set, key string, avoid ...netip.AddrPort) Endpoint {
 	t.Helper()
 	e, err := s.Choose(key, avoid)
 	if err != nil {
@@ -135,7 +135,7 @@ type outcome struct {
 
 func (e *Error) outcome() outcome { return outcome{e.Reason, e.NotSent, e.BodyIntact} }
 
-func listen(t *testing.T) net.Listener {
+func listen(t testing.TB) net.Listener {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -158,7 +158,7 @@ func refusing(t *testing.T) netip.AddrPort {
 }
 
 // serve runs an HTTP server that speaks HTTP/1.1 and HTTP/2 with prior knowledge.
-func serve(t *testing.T, handler http.HandlerFunc) netip.AddrPort {
+func serve(t testing.TB, handler http.HandlerFunc) netip.AddrPort {
 	t.Helper()
 	server := &http.Server{Handler: handler, Protocols: new(http.Protocols)}
 	server.Protocols.SetHTTP1(true)
@@ -166,7 +166,7 @@ func serve(t *testing.T, handler http.HandlerFunc) netip.AddrPort {
 	return run(t, server, listen(t))
 }
 
-func run(t *testing.T, server *http.Server, listener net.Listener) netip.AddrPort {
+func run(t testing.TB, server *http.Server, listener net.Listener) netip.AddrPort {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {

@@ -187,7 +187,7 @@ func (p *http2Pool) dial(ctx context.Context, config *tls.Config) (*http2Conn, e
 	return d.http2(p.endpoint.set.hop, "https", securedConn{greeted, secured}, greeted)
 }
 
-// http2 starts HTTP/2 on a connection and waits for the peer's first byte: a peer that refuses our
+// http2 starts HTTP/2 on a connection and waits for the peer's SETTINGS: a peer that refuses our
 // certificate, speaks another protocol or accepts without serving shows it here, before a request is sent.
 func (d dialing) http2(transport *http.Transport, scheme string, c net.Conn, greeted *greetedConn) (*http2Conn, error) {
 	client, err := transport.NewClientConn(withConn(d.limited, c), scheme, d.endpoint.address.String())

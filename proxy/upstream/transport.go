@@ -13,12 +13,12 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// The hop's flow control. A stream whose body nobody reads holds at most its own window, so the connection's
-// window is that of all streams together, and the others always have room.
+// HTTP/2 flow control. A stream whose body nobody reads holds at most its own window, so on the hop the
+// connection's window is that of all streams together, and the others always have room.
 const (
-	hopStreams      = 128
-	hopStreamWindow = 256 << 10
-	hopConnWindow   = hopStreams * hopStreamWindow
+	hopStreams    = 128
+	streamWindow  = 256 << 10
+	hopConnWindow = hopStreams * streamWindow
 )
 
 const (
@@ -70,7 +70,7 @@ func newTransports(o Options) (http1, h2c, hop *http.Transport) {
 			MaxResponseHeaderBytes: maxResponseHeader,
 			Protocols:              new(http.Protocols),
 			// The connection's receive window is left at net/http's 1 GiB, which holds all streams.
-			HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: hopStreamWindow},
+			HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: streamWindow},
 		}
 		protocols(t.Protocols)
 		return t
@@ -88,7 +88,7 @@ func newTransports(o Options) (http1, h2c, hop *http.Transport) {
 func HopServerHTTP2() *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams:          hopStreams,
-		MaxReceiveBufferPerStream:     hopStreamWindow,
+		MaxReceiveBufferPerStream:     streamWindow,
 		MaxReceiveBufferPerConnection: hopConnWindow,
 		SendPingTimeout:               5 * time.Second,
 		PingTimeout:                   5 * time.Second,
