@@ -127,10 +127,10 @@ func (p *http2Pool) leaseLocked(c *http2Conn) lease {
 	return l
 }
 
-// currentConfig asks for the source's present certificate.
+// currentConfig asks for the source's present certificate; plain text has no configuration.
 func (p *http2Pool) currentConfig() (*tls.Config, error) {
 	if p.key.protocol != poolHop {
-		return nil, nil //nolint:nilnil // plain text has no configuration
+		return nil, nil
 	}
 	return p.endpoint.set.clientConfig(p.key, p.endpoint)
 }
