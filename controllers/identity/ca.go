@@ -17,6 +17,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 )
 
 const (
@@ -162,11 +164,16 @@ func (c *CA) Bundle() string { return c.roots }
 func (c *CA) NotAfter() time.Time { return c.notAfter }
 
 // Issue makes a certificate and key for a workload. The only name in it is the SPIFFE ID
-// (X509-SVID section 2: exactly one URI SAN). It ends no later than the CA; an expired CA is an error.
+// (X509-SVID section 2: exactly one URI SAN). Only proxies are servers of the hop, so only theirs may
+// serve: the key of another workload cannot pose as its namespace's proxy. It ends no later than the CA;
+// an expired CA is an error.
 func (c *CA) Issue(id ID, lifetime time.Duration, now time.Time) (KeyPair, error) {
 	template := &x509.Certificate{
 		URIs:        []*url.URL{id.URL()},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	if id.ServiceAccount == meshv1alpha1.ProxyName {
+		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
 	return c.issue(template, lifetime, now)
 }

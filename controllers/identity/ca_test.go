@@ -115,7 +115,7 @@ func TestIssuedCertificate(t *testing.T) {
 		URIs:      "spiffe://example.org/ns/shop/sa/cart.v2",
 		NotBefore: start.Add(-identity.ClockSkew), NotAfter: start.Add(time.Hour),
 		Usage:            x509.KeyUsageDigitalSignature,
-		ExtUsage:         []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		ExtUsage:         []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		ConstraintsValid: true, Curve: elliptic.P256(), IntermediateSignsLeaves: true,
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b elliptic.Curve) bool { return a == b })); diff != "" {
@@ -124,18 +124,32 @@ func TestIssuedCertificate(t *testing.T) {
 	if !pair.NotAfter.Equal(leaf.NotAfter) {
 		t.Errorf("NotAfter = %v, want the leaf's %v", pair.NotAfter, leaf.NotAfter)
 	}
-	for name, usage := range map[string]x509.ExtKeyUsage{
-		"client": x509.ExtKeyUsageClientAuth, "server": x509.ExtKeyUsageServerAuth,
-	} {
-		if err := verify(t, ca.Bundle(), pair.Chain, usage, start); err != nil {
-			t.Errorf("a peer refuses it as %s: %v", name, err)
-		}
+	if err := verify(t, ca.Bundle(), pair.Chain, x509.ExtKeyUsageClientAuth, start); err != nil {
+		t.Errorf("a peer refuses it as client: %v", err)
+	}
+	if err := verify(t, ca.Bundle(), pair.Chain, x509.ExtKeyUsageServerAuth, start); err == nil {
+		t.Error("it passes for the certificate of a proxy")
 	}
 	if err := verify(t, newCA(t, start).Bundle(), pair.Chain, x509.ExtKeyUsageClientAuth, start); err == nil {
 		t.Error("a mesh with another root accepts it")
 	}
 	if strings.Contains(pair.Chain, ca.Bundle()) {
 		t.Error("the chain carries the root")
+	}
+}
+
+func TestOnlyProxiesServe(t *testing.T) {
+	ca := newCA(t, start)
+	pair, err := ca.Issue(identity.ID{TrustDomain: "example.org", Namespace: "shop", ServiceAccount: "weft-proxy"}, time.Hour, start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, usage := range map[string]x509.ExtKeyUsage{
+		"client": x509.ExtKeyUsageClientAuth, "server": x509.ExtKeyUsageServerAuth,
+	} {
+		if err := verify(t, ca.Bundle(), pair.Chain, usage, start); err != nil {
+			t.Errorf("a peer refuses it as %s: %v", name, err)
+		}
 	}
 }
 

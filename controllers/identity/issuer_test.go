@@ -235,7 +235,7 @@ func TestIssuerKeepsCertificatesFresh(t *testing.T) {
 					}
 					for _, r := range result.Certificates {
 						published[r.Key] = r
-						if err := verify(t, state.CA.Bundle(), r.Certificate.Chain, x509.ExtKeyUsageServerAuth, time.Now()); err != nil {
+						if err := verify(t, state.CA.Bundle(), r.Certificate.Chain, x509.ExtKeyUsageClientAuth, time.Now()); err != nil {
 							t.Fatalf("peers refuse %s: %v", r.Key, err)
 						}
 					}
