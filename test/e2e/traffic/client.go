@@ -140,8 +140,15 @@ func (c *Client) doHTTP(ctx context.Context, r *Request, a *Answer) error {
 	}
 	defer func() { _ = res.Body.Close() }()
 	a.Status, a.Header = res.StatusCode, res.Header
-	data, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
-	if err != nil {
+	data := make([]byte, 512)
+	n, err := io.ReadAtLeast(res.Body, data, 1)
+	a.First, data = time.Now(), data[:n]
+	if err == nil {
+		var rest []byte
+		rest, err = io.ReadAll(io.LimitReader(res.Body, maxBody))
+		data = append(data, rest...)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("body: %w", err)
 	}
 	a.read(data)
@@ -177,9 +184,10 @@ func (c *Client) doGRPC(ctx context.Context, r *Request, a *Answer) error {
 		method = CallMethod
 	}
 	out := &wrapperspb.StringValue{}
-	var header metadata.MD
-	err := conn.Invoke(ctx, method, wrapperspb.String(r.Body), out, grpc.Header(&header), grpc.WaitForReady(false))
-	a.Header = canonical(header)
+	var header, trailer metadata.MD
+	err := conn.Invoke(ctx, method, wrapperspb.String(r.Body), out, grpc.Header(&header), grpc.Trailer(&trailer))
+	// What comes without a message comes in the trailer (Trailers-Only).
+	a.Header = canonical(metadata.Join(header, trailer))
 	a.Status = int(status.Code(err))
 	if err != nil {
 		a.Body = status.Convert(err).Message()

@@ -58,8 +58,10 @@ func (r *Request) timeout() time.Duration {
 
 // Answer is what became of a request.
 type Answer struct {
-	// Sent is when the client began, Ended when the whole answer was there.
+	// Sent is when the client began, First when the first bytes of an HTTP body were there, Ended when all
+	// of the answer was.
 	Sent  time.Time `json:"sent"`
+	First time.Time `json:"first"`
 	Ended time.Time `json:"ended"`
 	// Error says why there is no answer; it is empty if there is one, whatever its status.
 	Error string `json:"error,omitempty"`
