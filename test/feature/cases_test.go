@@ -71,11 +71,12 @@ type want struct {
 
 // saw is the part of an Echo that a case looks at.
 type saw struct {
-	Method  string             `json:"method,omitempty"`
-	Host    string             `json:"host,omitempty"`
-	Target  string             `json:"target,omitempty"`
-	Body    string             `json:"body,omitempty"`
-	Headers map[string]*string `json:"headers,omitempty"`
+	Protocol string             `json:"protocol,omitempty"`
+	Method   string             `json:"method,omitempty"`
+	Host     string             `json:"host,omitempty"`
+	Target   string             `json:"target,omitempty"`
+	Body     string             `json:"body,omitempty"`
+	Headers  map[string]*string `json:"headers,omitempty"`
 }
 
 // tolerance is how many percentage points a split may be off: with evenly spread choices, a rounding.
@@ -229,7 +230,8 @@ func (r *request) check(t *testing.T, a answer) {
 func (s *saw) check(t *testing.T, e harness.Echo) {
 	t.Helper()
 	for what, pair := range map[string][2]string{
-		"method": {s.Method, e.Method}, "host": {s.Host, e.Host}, "target": {s.Target, e.Target}, "body": {s.Body, e.Body},
+		"protocol": {s.Protocol, e.Protocol}, "method": {s.Method, e.Method}, "host": {s.Host, e.Host},
+		"target": {s.Target, e.Target}, "body": {s.Body, e.Body},
 	} {
 		if pair[0] != "" && pair[0] != pair[1] {
 			t.Errorf("%s saw %s %q, want %q", e.Pod, what, pair[1], pair[0])

@@ -290,3 +290,34 @@ spec:
 		t.Errorf("answered by %q, want the Service's own pod", a.echo.Pod)
 	}
 }
+
+// TestManyMatches: a route as large as the API allows works like a small one.
+func TestManyMatches(t *testing.T) {
+	const rules, matches = 16, 8
+	var text strings.Builder
+	text.WriteString(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: web, port: 80}]
+  rules:
+`)
+	for i := range rules {
+		fmt.Fprintf(&text, "  - backendRefs: [{name: web-v%d, port: 80}]\n    matches:\n", 1+i%2)
+		for j := range matches {
+			fmt.Fprintf(&text, "    - {path: {value: /r%d/m%d}}\n", i, j)
+		}
+	}
+	m := start(t)
+	apply(t, m, with(t, text.String()))
+	client := m.HTTP("shop")
+	for i := range rules {
+		for j := range matches {
+			want := fmt.Sprintf("web-v%d", 1+i%2)
+			if a := must(t, client, get(t, fmt.Sprintf("http://web/r%d/m%d/x", i, j))); a.echo.Pod != want {
+				t.Errorf("rule %d match %d: answered by %q, want %q", i, j, a.echo.Pod, want)
+			}
+		}
+	}
+}

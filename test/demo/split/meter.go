@@ -29,10 +29,16 @@ type Meter struct {
 
 // Show draws the present counts.
 func (m *Meter) Show(c Counts, now time.Time) {
-	if !m.Terminal && now.Sub(m.last) < plainPause {
-		return
+	if !m.Terminal {
+		if m.last.IsZero() {
+			// There is next to nothing to see at the start.
+			m.last = now
+		}
+		if now.Sub(m.last) < plainPause {
+			return
+		}
+		m.last = now
 	}
-	m.last = now
 	m.draw(c)
 	if !m.Terminal {
 		_, _ = io.WriteString(m.Out, "\n")

@@ -84,6 +84,7 @@ func TestMeter(t *testing.T) {
 			terminal: true,
 			want: "\r\x1b[K  HTTPRoute declared 90/10  observed  90.0/10.0  [" + strings.Repeat("#", 36) + "----]   1000/2000 failed 0" +
 				"\r\x1b[K  HTTPRoute declared 90/10  observed  90.0/10.0  [" + strings.Repeat("#", 36) + "----]   1000/2000 failed 0" +
+				"\r\x1b[K  HTTPRoute declared 90/10  observed  90.0/10.0  [" + strings.Repeat("#", 36) + "----]   1000/2000 failed 0" +
 				"\r\x1b[K  HTTPRoute declared 90/10  observed  90.0/10.0  [" + strings.Repeat("#", 36) + "----]   2000/2000 failed 1\n",
 		},
 		"in a log a line comes only so often": {
@@ -97,6 +98,7 @@ func TestMeter(t *testing.T) {
 			m := split.Meter{Out: &out, Terminal: tc.terminal, Name: "HTTPRoute", Declared: split.Declared(90, 10), Total: 2000}
 			m.Show(half, at)
 			m.Show(half, at.Add(time.Second))
+			m.Show(half, at.Add(2*time.Second))
 			m.End(whole)
 			if diff := cmp.Diff(tc.want, out.String()); diff != "" {
 				t.Errorf("meter (-want +got):\n%s", diff)
