@@ -81,8 +81,8 @@ type review struct {
 	expires, forget           time.Time
 }
 
-// NewTokenAuthenticator returns an authenticator that remembers positive answers for half a minute and
-// never beyond a token's life. Whether the pod still exists is asked anew each time.
+// NewTokenAuthenticator returns an authenticator that remembers positive answers for half a minute.
+// Whether the token has expired and the pod still exists is checked anew each time.
 func NewTokenAuthenticator(opts TokenAuthenticatorOptions) *TokenAuthenticator {
 	return &TokenAuthenticator{
 		opts:     opts,
@@ -158,9 +158,6 @@ func (a *TokenAuthenticator) remember(key [sha256.Size]byte, r review) {
 		}
 	}
 	r.forget = now.Add(reviewLife)
-	if r.expires.Before(r.forget) {
-		r.forget = r.expires
-	}
 	a.reviews[key] = r
 }
 

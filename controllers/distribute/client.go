@@ -263,9 +263,9 @@ func (h *Hub) takeAck(c *client, ack *wire.Ack) ([]Rejected, error) {
 	var fresh []Rejected
 	for _, rejection := range ack.Rejected {
 		p := h.current[rejection.Ref]
-		// A client can only reject what it was sent. A version that has been superseded meanwhile is
+		// A client can only reject what it may be sent. A version that has been superseded meanwhile is
 		// nobody's concern any more.
-		if p == nil || p.resource.Version != rejection.Version || p.seq > c.acked || !c.receives(p) {
+		if p == nil || p.resource.Version != rejection.Version || !c.receives(p) {
 			continue
 		}
 		c.rejected[rejection.Ref] = rejection.Version

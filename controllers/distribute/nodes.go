@@ -28,9 +28,7 @@ type NodeState struct {
 
 type node struct {
 	state NodeState
-	// forget ends the grace period of a node without a stream; streams counts those that began, so that
-	// a period that has just been cut short ends nothing.
-	forget  *time.Timer
+	// streams counts those that began, so that a grace period that was cut short ends nothing.
 	streams int
 }
 
@@ -53,9 +51,6 @@ func (h *Hub) nodeConnected(c *client) {
 		n = &node{state: NodeState{Pods: map[string]wire.PodReport{}}}
 		h.nodes[c.identity.Node] = n
 	}
-	if n.forget != nil {
-		n.forget.Stop()
-	}
 	n.streams++
 	n.state.Connected, n.state.Since, n.state.Build = true, c.connected, c.build
 }
@@ -72,7 +67,7 @@ func (h *Hub) nodeDisconnected(c *client) {
 	n := h.nodes[name]
 	n.state.Connected, n.state.Since = false, time.Now()
 	streams := n.streams
-	n.forget = time.AfterFunc(h.grace, func() { h.forgetNode(name, n, streams) })
+	time.AfterFunc(h.grace, func() { h.forgetNode(name, n, streams) })
 }
 
 func (h *Hub) forgetNode(name string, n *node, streams int) {

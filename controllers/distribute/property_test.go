@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -53,6 +54,8 @@ type actor struct {
 	// pending is the delta that was sent and not acknowledged.
 	pending *delta
 	fresh   bool
+	// refused are the versions that it rejected last.
+	refused map[wire.Ref]string
 }
 
 // world drives a hub and a naive model of it side by side.
@@ -96,7 +99,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 		{Kind: ClientProxy, Namespace: "b"}, {Kind: ClientNode, Namespace: "weft-system", Node: "n1"},
 	} {
 		identity.Pod = fmt.Sprint("pod", i)
-		w.actors = append(w.actors, &actor{identity: identity, state: map[wire.Ref]string{}})
+		w.actors = append(w.actors, &actor{identity: identity, state: map[wire.Ref]string{}, refused: map[wire.Ref]string{}})
 	}
 	return w
 }
@@ -203,6 +206,7 @@ func (w *world) connect(a *actor) {
 		hello.Held = append(hello.Held, wire.Held{Ref: ref, Version: version})
 	}
 	a.client, a.pending, a.fresh = w.hub.join(a.identity, hello), nil, true
+	clear(a.refused)
 }
 
 func (w *world) disconnect(a *actor) {
@@ -233,7 +237,11 @@ func (w *world) deliver(a *actor) {
 			}
 		}
 	default:
-		a.pending = w.hub.since(a.client)
+		select {
+		case <-a.client.wake:
+			a.pending = w.hub.since(a.client)
+		default:
+		}
 	}
 }
 
@@ -251,12 +259,15 @@ func (w *world) acknowledge(a *actor) {
 		}
 		if w.unusable[wire.Held{Ref: r.Ref, Version: r.Version}] {
 			ack.Rejected = append(ack.Rejected, wire.Rejection{Ref: r.Ref, Version: r.Version, Reason: "test"})
+			a.refused[r.Ref] = r.Version
 			continue
 		}
 		a.state[r.Ref] = r.Version
+		delete(a.refused, r.Ref)
 	}
 	for _, ref := range a.pending.removed {
 		delete(a.state, ref)
+		delete(a.refused, ref)
 	}
 	a.pending = nil
 	if w.rng.IntN(5) == 0 {
@@ -289,31 +300,56 @@ func (w *world) checkPromises() {
 		w.checkCount(r, n, m, func(i Identity) bool { return i.Kind == ClientProxy && i.Namespace == "a" })
 		n, m = w.hub.NodesHold(held)
 		w.checkCount(r, n, m, func(i Identity) bool { return i.Kind == ClientNode })
+		held[0].Version = "superseded"
+		if n, _ := w.hub.Holds("a", held); n != 0 {
+			w.t.Fatalf("%d proxies hold a version of %s that is not published", n, r.Ref)
+		}
 	}
 }
 
 func (w *world) checkCount(r wire.Resource, n, m int, concerned func(Identity) bool) {
-	holding, connected := 0, 0
+	holding, certain, connected := 0, 0, 0
 	for _, a := range w.actors {
 		if a.client == nil || !concerned(a.identity) {
 			continue
 		}
 		connected++
-		if a.state[r.Ref] == r.Version {
-			holding++
+		if a.state[r.Ref] != r.Version {
+			continue
+		}
+		holding++
+		idle := !a.fresh && a.pending == nil && !a.client.behind()
+		if idle && a.refused[r.Ref] != r.Version && allowed(a.identity, r) {
+			certain++
 		}
 	}
-	if n > holding || m != connected {
-		w.t.Fatalf("%s %s: the hub counts %d of %d, really %d of %d hold it", r.Ref, r.Version, n, m, holding, connected)
+	if n < certain || n > holding || m != connected {
+		w.t.Fatalf("%s %s: the hub counts %d of %d, really %d to %d of %d hold it",
+			r.Ref, r.Version, n, m, certain, holding, connected)
 	}
 }
 
-// settle connects everyone and delivers until nothing is left to send.
+// settle connects everyone and delivers until nothing is left to send. Either all streams are new, or
+// all resources are, so that nothing stays rejected.
 func (w *world) settle() {
 	clear(w.unusable)
+	anew := w.rng.IntN(2) == 0
+	for _, layer := range w.layers {
+		for ref, r := range w.model[layer] {
+			if anew {
+				r.Version += "'"
+				w.model[layer][ref] = r
+			}
+		}
+		w.hub.Replace(layer, slices.Collect(maps.Values(w.model[layer])))
+	}
 	for _, a := range w.actors {
-		w.disconnect(a)
-		w.connect(a)
+		if !anew {
+			w.disconnect(a)
+		}
+		if a.client == nil {
+			w.connect(a)
+		}
 	}
 	for busy := true; busy; {
 		busy = false
@@ -347,6 +383,11 @@ func (w *world) checkConverged() {
 		held := []wire.Held{{Ref: r.Ref, Version: r.Version}}
 		if n, m := w.hub.Holds("a", held); (n == m) != allowed(w.actors[0].identity, r) {
 			w.t.Errorf("%s of scope %s: %d of %d proxies hold it", r.Ref, r.Scope, n, m)
+		}
+	}
+	for _, r := range everyKind("", "", "key", 0) {
+		if _, ok := published[r.Ref]; w.hub.Gone(r.Ref) == ok {
+			w.t.Errorf("%s is published: %v, gone: %v", r.Ref, ok, w.hub.Gone(r.Ref))
 		}
 	}
 	for _, c := range w.hub.Clients() {

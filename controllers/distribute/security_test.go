@@ -149,14 +149,70 @@ func TestProtocolViolationsEndTheStream(t *testing.T) {
 	}
 }
 
-func TestSecondAcknowledgementEndsTheStream(t *testing.T) {
-	m := newMesh(t, newHub(), nil)
+func TestWrongAcknowledgementEndsTheStream(t *testing.T) {
+	tests := map[string]func(seq uint64) []any{
+		"second":          func(seq uint64) []any { return []any{ack(seq), ack(seq)} },
+		"of the future":   func(seq uint64) []any { return []any{ack(seq + 1)} },
+		"of nothing sent": func(uint64) []any { return []any{ack(0)} },
+	}
+	for name, answers := range tests {
+		t.Run(name, func(t *testing.T) {
+			m := newMesh(t, newHub(), nil)
+			c := m.raw("Bearer proxy/a/p1")
+			c.send(hello())
+			c.send(answers(c.delta().Seq)...)
+			if code, _ := c.end(); code != codes.InvalidArgument {
+				t.Errorf("the stream ended with %s, want %s", code, codes.InvalidArgument)
+			}
+		})
+	}
+}
+
+func TestRejectionOfWhatAClientMayNotSeeIsIgnored(t *testing.T) {
+	seen := &observer{}
+	hub := distribute.NewHub(distribute.HubOptions{Layers: []distribute.Layer{distribute.LayerCompiled}, Observer: seen})
+	foreign := backend(wire.ScopeNamespace("b"), "b/one:80", 1)
+	hub.Replace(distribute.LayerCompiled, []wire.Resource{foreign})
+	m := newMesh(t, hub, nil)
 	c := m.raw("Bearer proxy/a/p1")
 	c.send(hello())
-	d := c.delta()
-	c.send(ack(d.Seq), ack(d.Seq))
-	if code, _ := c.end(); code != codes.InvalidArgument {
-		t.Errorf("the stream ended with %s, want %s", code, codes.InvalidArgument)
+	c.send(&wire.ClientMessage{Ack: &wire.Ack{Seq: c.delta().Seq, Rejected: []wire.Rejection{
+		{Ref: foreign.Ref, Version: foreign.Version, Reason: "mischief"},
+	}}})
+	m.awaitHeld("a")
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	if len(seen.rejected)+len(hub.Rejections()) != 0 {
+		t.Errorf("rejections are %+v, want none", hub.Rejections())
+	}
+}
+
+func TestFailingListenerEndsServeAndItsStreams(t *testing.T) {
+	hub := newHub()
+	m := newMesh(t, hub, nil)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	m.address = listener.Addr().String()
+	m.mu.Unlock()
+	done := make(chan error, 1)
+	security := m.ca.server(t, serverName)
+	go func() {
+		done <- (&distribute.Server{Hub: hub, Authenticator: tokens{}}).Serve(t.Context(), listener, security)
+	}()
+	c := m.raw("Bearer proxy/a/p1")
+	c.send(hello())
+	c.send(ack(c.delta().Seq))
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve returned %v, want that the listener is closed", err)
+	}
+	if code, _ := c.end(); code != codes.Unavailable {
+		t.Errorf("the stream ended with %s, want %s", code, codes.Unavailable)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -308,10 +309,12 @@ func TestRejectedResourceIsReportedOnceWithItsOrigin(t *testing.T) {
 	hub.Replace(distribute.LayerCompiled, []wire.Resource{good, before})
 	m := newMesh(t, hub, nil)
 	var peers []*peer
+	var taken atomic.Bool
+	taken.Store(true)
 	for i := range 3 {
 		p := m.newPeer(fmt.Sprintf("proxy/a/p%d", i))
 		p.reject = func(r wire.Resource) string {
-			if r.Backend.Port == 666 && i > 0 {
+			if r.Backend.Port == 666 && i > 0 && taken.Load() {
 				return "port 666 is taken"
 			}
 			return ""
@@ -362,6 +365,10 @@ func TestRejectedResourceIsReportedOnceWithItsOrigin(t *testing.T) {
 	if got := hub.Rejections(); len(got) != 0 {
 		t.Errorf("rejections are %+v after the correction, want none", got)
 	}
+	// A version may become usable, for example when a port is free again.
+	taken.Store(false)
+	hub.Patch(distribute.LayerCompiled, []wire.Resource{bad}, nil)
+	m.awaitHeld("a", good, bad)
 }
 
 func TestTokenExpiryEndsTheStreamAndTheClientComesBack(t *testing.T) {

@@ -215,20 +215,27 @@ func TestSavingRecoversFromFailures(t *testing.T) {
 	c := &Cache{Path: path}
 	one, two, three := backend("one", 1), backend("two", 1), backend("three", 1)
 	record(t, c, wire.Delta{Upserted: []wire.Resource{one}})
+
+	// The file cannot be written any more, then not even be made.
+	if err := c.file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.record(wire.Delta{Upserted: []wire.Resource{two}}); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("error %v without a file, want that it is closed", err)
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.record(wire.Delta{Upserted: []wire.Resource{two}}); !errors.Is(err, fs.ErrNotExist) {
+	if err := c.record(wire.Delta{Upserted: []wire.Resource{three}}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v without a directory, want that there is none", err)
 	}
+
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	record(t, c, wire.Delta{Upserted: []wire.Resource{three}})
-	if diff := cmp.Diff(versions(one, two, three), load(t, path)); diff != "" {
+	four := backend("four", 1)
+	record(t, c, wire.Delta{Upserted: []wire.Resource{four}})
+	if diff := cmp.Diff(versions(one, two, three, four), load(t, path)); diff != "" {
 		t.Errorf("saved (-want +got):\n%s", diff)
 	}
 }

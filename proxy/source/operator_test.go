@@ -56,14 +56,20 @@ func (operatorCodec) Unmarshal(data mem.BufferSlice, v any) error {
 // newOperator serves on loopback until the test ends.
 func newOperator(t testing.TB, ca *identitytest.CA, name string) *operator {
 	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveOperator(t, ca, name, listener)
+}
+
+// serveOperator is newOperator for any listener.
+func serveOperator(t testing.TB, ca *identitytest.CA, name string, listener net.Listener) *operator {
+	t.Helper()
 	issued := ca.Issue(t, "weft-system", "weft-operator", func(leaf *x509.Certificate) {
 		leaf.DNSNames, leaf.ExtKeyUsage = []string{name}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	})
 	certificate, err := tls.X509KeyPair([]byte(issued.Chain), []byte(issued.Key))
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,6 +221,36 @@ func TestAttemptsComeFastFirstAndNeverCease(t *testing.T) {
 	})
 }
 
+func TestEndOfALongStreamIsFollowedByAFastAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := identitytest.NewCA(t, "cluster.local")
+		listener := newPipeListener()
+		o := serveOperator(t, ca, serverName, listener)
+		p := newPeer(t, o, ca)
+		p.MinBackoff, p.MaxBackoff = 0, 0
+		var attempts []time.Time
+		p.Dial = func(context.Context, string, string) (net.Conn, error) {
+			attempts = append(attempts, time.Now())
+			if len(attempts) < 15 {
+				return nil, errors.New("connection refused")
+			}
+			return listener.dial()
+		}
+		p.start()
+		s := o.accept()
+		s.hello()
+		s.send(wire.Delta{Seq: 1})
+		<-time.After(6 * time.Second)
+		ended := time.Now()
+		s.end(errors.New("fail-over"))
+		o.accept().hello()
+		if gap := attempts[15].Sub(ended); gap > 50*time.Millisecond {
+			t.Errorf("the next attempt came after %v, want at most 50 ms", gap)
+		}
+		p.stop()
+	})
+}
+
 func TestMissingFilesAreWaitedFor(t *testing.T) {
 	ca := identitytest.NewCA(t, "cluster.local")
 	for _, missing := range []string{"ca.pem", "token"} {
@@ -271,10 +301,14 @@ func TestReportsAreMergedAndSentAgainOnEachStream(t *testing.T) {
 	p.Report(wire.NodeReport{Canary: canary})
 	expect(wire.NodeReport{Canary: canary})
 
+	// The agent may also list all its pods again, as after a restart of the container runtime.
+	p.Report(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("4")}})
+	expect(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("4")}})
+
 	s.end(errors.New("fail-over"))
 	s = o.accept()
 	s.hello()
-	expect(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("3")}, Canary: canary})
+	expect(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("4")}, Canary: canary})
 }
 
 func TestAgentThatKnowsNotAllPodsDoesNotClaimTo(t *testing.T) {
