@@ -97,6 +97,7 @@ func (t *try) run(ctx context.Context, files fs.FS) (err error) {
 		}
 		summaries = append(summaries, "try: ok "+split.Summary(s.declared(), counts))
 	}
+	fmt.Fprintln(t.out)
 	for _, summary := range summaries {
 		fmt.Fprintln(t.out, summary)
 	}
