@@ -23,9 +23,9 @@ import (
 const (
 	// churnEdits is how many edits of one route a load has to live through.
 	churnEdits = 1000
-	// churnRest is the least time between two edits that are not in a burst, so that some requests meet
+	// churnRest is the pace of the edits that are not in a burst: slow enough that some requests meet
 	// one generation alone.
-	churnRest = 40 * time.Millisecond
+	churnRest = 75 * time.Millisecond
 )
 
 // edition is one state of the route under churn: what it names, and when it held.
