@@ -10,7 +10,7 @@ BIN := bin
 LDFLAGS := -s -w -X weft.dev/weft/proxy/wire.Build=$(VERSION)
 COMMANDS := weft-operator weft-proxy weft-node
 
-CLUSTER := go run ./test/cluster
+LOCAL := go run ./test/cluster
 CODEGEN := go tool -modfile=tools/codegen/go.mod
 KUSTOMIZE := go tool -modfile=tools/kustomize/go.mod kustomize
 LINT := $(CACHE)/bin/lint-$(shell cksum tools/lint/go.sum | cut -d' ' -f1)
@@ -42,11 +42,11 @@ golden: ## rewrite the golden files
 
 .PHONY: packages
 packages: ## install the Debian packages that the tests need
-	@$(CLUSTER) packages
+	@$(LOCAL) packages
 
 .PHONY: test
 test: packages ## unit, golden, feature and envtest tests with the race detector
-	@assets=$$($(CLUSTER) build envtest | tail -n 1) && mkdir -p build/test && \
+	@assets=$$($(LOCAL) build envtest | tail -n 1) && mkdir -p build/test && \
 	KUBEBUILDER_ASSETS=$${KUBEBUILDER_ASSETS:-$$assets} CGO_ENABLED=1 go test -race -json -timeout 15m $(TESTFLAGS) ./... \
 		| go run ./test/report -name test -out build/test/unit.txt
 
@@ -73,13 +73,12 @@ try: ## the canary story without root and without a cluster
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME each
-	@go list -f '{{if .TestGoFiles}}{{.ImportPath}}{{else if .XTestGoFiles}}{{.ImportPath}}{{end}}' ./api/... ./controllers/... ./proxy/... | while read -r pkg; do \
-		dir=$$(go list -f '{{.Dir}}' $$pkg); \
-		for target in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | cut -c6-); do \
-			echo "fuzzing $$pkg $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg > build/fuzz.log 2>&1 || { cat build/fuzz.log; exit 1; }; \
+	@mkdir -p build && for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' api controllers proxy test | sort); do \
+		for target in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$file | cut -c6-); do \
+			echo "fuzzing ./$$(dirname $$file) $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$file) > build/fuzz.log 2>&1 || { cat build/fuzz.log; exit 1; }; \
 		done; \
-	done && echo "fuzz: ok"
+	done && echo 'fuzz: ok'
 
 ##@ Install into the cluster of the current kubectl context
 
@@ -122,19 +121,19 @@ GATEWAY_API = $(shell GOTOOLCHAIN=$(GOTOOLCHAIN) go list -m -f '{{.Dir}}' sigs.k
 
 .PHONY: cluster-up cluster-down cluster-status
 cluster-up: ## start the local two-node Kubernetes
-	@$(CLUSTER) up
+	@$(LOCAL) up
 cluster-down: ## stop it and leave nothing behind
-	@$(CLUSTER) down
+	@$(LOCAL) down
 cluster-status: ## show what runs
-	@$(CLUSTER) status
+	@$(LOCAL) status
 
 .PHONY: images
 images: build ## image archives of the binaries in build/images/
-	@for c in $(COMMANDS); do $(CLUSTER) image -tag $(IMAGE_PREFIX)$$c:$(VERSION) -binary $(BIN)/$$c -out build/images/$$c.tar || exit 1; done
+	@for c in $(COMMANDS); do $(LOCAL) image -tag $(IMAGE_PREFIX)$$c:$(VERSION) -binary $(BIN)/$$c -out build/images/$$c.tar || exit 1; done
 
 .PHONY: mesh
 mesh: images cluster-up build/deploy ## install Weft on the local cluster from the manifests a user would apply
-	@$(CLUSTER) load $(IMAGES)
+	@$(LOCAL) load $(IMAGES)
 	@$(KUBECTL) apply --server-side -f $(GATEWAY_API)/config/crd/standard > /dev/null
 	@$(KUSTOMIZE) build build/deploy | $(KUBECTL) apply --server-side --force-conflicts -f - > /dev/null
 	@$(KUBECTL) -n weft-system rollout restart deployment/weft-operator daemonset/weft-node > /dev/null
@@ -142,11 +141,36 @@ mesh: images cluster-up build/deploy ## install Weft on the local cluster from t
 	@$(KUBECTL) -n weft-system rollout status daemonset/weft-node --timeout 120s
 	@$(KUBECTL) wait --for=condition=Ready mesh/default --timeout 60s
 
+# An existing cluster is used only on request: make demo CLUSTER=existing CONTEXT=... REGISTRY=...
+CLUSTER ?= local
+CONTEXT ?=
+REGISTRY ?=
+.PHONY: demo demo-down
+ifeq ($(CLUSTER),existing)
+demo: IMAGE_PREFIX := $(REGISTRY)/
+demo: demo-context images build/deploy
+	@go run ./test/demo push -registry $(REGISTRY) $(IMAGES)
+	@kubectl --context $(CONTEXT) get crd httproutes.gateway.networking.k8s.io grpcroutes.gateway.networking.k8s.io > /dev/null 2>&1 || \
+		kubectl --context $(CONTEXT) apply --server-side -f $(GATEWAY_API)/config/crd/standard
+	@$(KUSTOMIZE) build build/deploy | kubectl --context $(CONTEXT) apply --server-side -f -
+	@kubectl --context $(CONTEXT) -n weft-system rollout status deployment/weft-operator --timeout 180s
+	@kubectl --context $(CONTEXT) wait --for=condition=Ready mesh/default --timeout 180s
+	@go run ./test/demo -kubectl 'kubectl --context $(CONTEXT)' -registry $(REGISTRY)
+.PHONY: demo-context
+demo-context:
+	@test -n '$(CONTEXT)' && test -n '$(REGISTRY)' || { echo 'demo: CLUSTER=existing needs CONTEXT and REGISTRY'; exit 2; }
+	@echo 'demo: context $(CONTEXT), images in $(REGISTRY)'
+else
+demo: mesh ## a canary on a real Kubernetes on this machine; CLUSTER=existing CONTEXT=... REGISTRY=... for another
+	@go run ./test/demo
+endif
+demo-down: cluster-down ## stop what make demo has started
+
 PROFILES ?= MESH-HTTP,MESH-GRPC
 EXPECT ?=
 RUN ?=
 .PHONY: conformance
 conformance: mesh ## Gateway API conformance, upstream suite; EXPECT=FILE holds it to a list, RUN=NAME runs one test
-	@suite=$$($(CLUSTER) build -path conformance)/conformance.test && \
-	$(CLUSTER) load $$($(CLUSTER) build -path echo) && \
+	@suite=$$($(LOCAL) build -path conformance)/conformance.test && \
+	$(LOCAL) load $$($(LOCAL) build -path echo) && \
 	KUBECONFIG=$(KUBECONFIG_LOCAL) VERSION=$(VERSION) test/conformance/run.sh $$suite $(PROFILES) '$(EXPECT)' '$(RUN)'
