@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -78,24 +79,31 @@ func NewWriter(c client.Client, acks Acknowledgements, log logr.Logger) *Writer 
 	}
 }
 
-// Replace takes the statuses of all routes. A route that has an entry of ours and is not among them
-// must be given without parents, so that the entry is removed (see Stale).
+// Replace takes the statuses of all routes and looks at those that have changed. A route that has an
+// entry of ours and is not among them must be given without parents, so that the entry is removed (see
+// Stale).
 func (w *Writer) Replace(routes []compile.RouteStatus) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
 	next := make(map[key]desire, len(routes))
+	var changed []key
 	for _, r := range routes {
 		k := key{r.Kind, r.Name}
 		d, known := w.desired[k]
+		if known && equality.Semantic.DeepEqual(d.status, r) {
+			next[k] = d
+			continue
+		}
 		if !known || d.status.UID != r.UID || d.status.Generation != r.Generation {
 			d.since = now
 		}
 		d.status = r
 		next[k] = d
+		changed = append(changed, k)
 	}
 	w.desired = next
-	for k := range next {
+	for _, k := range changed {
 		w.queue.Add(k)
 	}
 }

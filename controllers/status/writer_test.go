@@ -51,6 +51,7 @@ type rig struct {
 	before func()
 	mu     sync.Mutex
 	writes int
+	reads  int
 }
 
 func newRig(t *testing.T, route *gwv1.HTTPRoute) *rig {
@@ -62,6 +63,12 @@ func newRig(t *testing.T, route *gwv1.HTTPRoute) *rig {
 	r := &rig{t: t, proxies: &proxies{}}
 	r.client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(route).WithStatusSubresource(route).
 		WithInterceptorFuncs(interceptor.Funcs{
+			Get: func(ctx context.Context, c client.WithWatch, name client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+				r.mu.Lock()
+				r.reads++
+				r.mu.Unlock()
+				return c.Get(ctx, name, obj, opts...)
+			},
 			SubResourceUpdate: func(ctx context.Context, c client.Client, sub string, obj client.Object, opts ...client.SubResourceUpdateOption) error {
 				r.mu.Lock()
 				r.writes++
@@ -187,6 +194,26 @@ func TestNoWriteAtRest(t *testing.T) {
 			r.after(time.Minute)
 		}
 		r.expect(1, metav1.ConditionTrue)
+	})
+}
+
+func TestOnlyChangedStatusesAreLookedAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, httpRoute())
+		r.proxies.set(2, 2)
+		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.after(time.Second)
+		before := r.reads
+		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.after(time.Second)
+		if r.reads != before {
+			t.Errorf("%d reads for a pass that changed nothing", r.reads-before)
+		}
+		changed := desired()
+		changed.Parents[0].Conditions[0].Message = "attached elsewhere"
+		r.writer.Replace([]compile.RouteStatus{changed})
+		r.after(time.Second)
+		r.expect(2, metav1.ConditionTrue)
 	})
 }
 
