@@ -33,67 +33,120 @@ func (w *World) capture() bool {
 	enrolled := w.enrolled
 	w.mu.Unlock()
 
-	destinations, routes := w.destinations(), w.routes()
-	captured := make(map[string]wire.Resource, len(enrolled))
-	resources := make([]wire.Resource, 0, len(enrolled))
+	inputs := w.inputs()
+	all := !inputs.equal(&w.capturing)
+	w.capturing = inputs
+	next := make(map[string]captured, len(enrolled))
 	for namespace := range enrolled {
-		r := compile.Capture(namespace, w.programmed(namespace, destinations), compile.Routed(namespace, routes), w.ready[namespace])
-		captured[namespace] = r
-		resources = append(resources, r)
+		c, known := w.captured[namespace]
+		if !known || all || !slices.EqualFunc(c.resource.Capture.Proxies, w.ready[namespace], sameProxy) || w.progress(namespace, c.awaited) {
+			c = w.recapture(namespace, c)
+		}
+		next[namespace] = c
 	}
-	same := func(a, b wire.Resource) bool { return a.Version == b.Version }
-	if seq := w.Hub.Replace(distribute.LayerCapture, resources); !maps.EqualFunc(captured, w.captured, same) {
-		w.captured, w.capturedSeq = captured, seq
+	same := func(a, b captured) bool { return a.resource.Version == b.resource.Version }
+	changed := w.capturedSeq == 0 || !maps.EqualFunc(next, w.captured, same)
+	w.captured = next
+	if changed {
+		resources := make([]wire.Resource, 0, len(next))
+		for _, c := range next {
+			resources = append(resources, c.resource)
+		}
+		w.capturedSeq = w.Hub.Replace(distribute.LayerCapture, resources)
 	}
 	return true
 }
 
-// destinations returns the published destinations that are not retired, in the order of their keys.
-func (w *World) destinations() []wire.Resource {
-	var out []wire.Resource
-	for ref, r := range w.published {
-		if _, retired := w.retired[ref]; ref.Kind == wire.KindDestination && !retired && r.Destination.Number != 0 {
-			out = append(out, r)
-		}
-	}
-	slices.SortFunc(out, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
-	return out
+// captured is what is captured of one namespace.
+type captured struct {
+	resource wire.Resource
+	// awaited are the destinations that would be captured as well if every connected proxy had them.
+	awaited []wire.Held
 }
 
-// routes returns the published routes.
-func (w *World) routes() []wire.Resource {
-	var out []wire.Resource
-	for ref, r := range w.published {
-		if ref.Kind == wire.KindRoute {
-			out = append(out, r)
-		}
-	}
-	return out
+// captureInputs is what captures are made from beside proxies and their acknowledgements. With hundreds
+// of namespaces a capture is costly, and most passes and acknowledgements change none.
+type captureInputs struct {
+	// revision is World.revision at the time.
+	revision uint64
+	// destinations are those that are published and not retired, in the order of their keys.
+	destinations []wire.Resource
+	routes       []wire.Resource
+	// routed holds scope and key of each destination that a route is attached to.
+	routed map[[2]string]bool
 }
 
-// programmed returns the destinations that pods of a namespace can be sent to.
-func (w *World) programmed(namespace string, destinations []wire.Resource) []wire.Resource {
-	before := map[uint16]bool{}
-	if c := w.captured[namespace].Capture; c != nil {
+func (i *captureInputs) equal(other *captureInputs) bool {
+	same := func(a, b wire.Resource) bool { return a.Ref == b.Ref && a.Version == b.Version && a.Scope == b.Scope }
+	return i.revision == other.revision ||
+		slices.EqualFunc(i.destinations, other.destinations, same) && maps.Equal(i.routed, other.routed)
+}
+
+// inputs returns what is to be captured now.
+func (w *World) inputs() captureInputs {
+	if w.revision == w.capturing.revision {
+		return w.capturing
+	}
+	now := captureInputs{revision: w.revision, routed: map[[2]string]bool{}}
+	for ref, r := range w.published {
+		switch _, retired := w.retired[ref]; {
+		case ref.Kind == wire.KindDestination && !retired && r.Destination.Number != 0:
+			now.destinations = append(now.destinations, r)
+		case ref.Kind == wire.KindRoute:
+			now.routes = append(now.routes, r)
+			for _, key := range r.Route.Destinations {
+				now.routed[[2]string{string(r.Scope), key}] = true
+			}
+		}
+	}
+	slices.SortFunc(now.destinations, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
+	return now
+}
+
+// recapture makes the capture of a namespace: of the destinations that it may see, those that are
+// captured already and those that every connected proxy has acknowledged.
+func (w *World) recapture(namespace string, before captured) captured {
+	numbers := map[uint16]bool{}
+	if c := before.resource.Capture; c != nil {
 		for _, port := range c.Ports {
-			before[port.Number] = true
+			numbers[port.Number] = true
 		}
 	}
-	var out []wire.Resource
-	for _, d := range destinations {
+	var now captured
+	var programmed []wire.Resource
+	for _, d := range w.capturing.destinations {
 		if d.Scope != wire.ScopeMesh && d.Scope != wire.ScopeNamespace(namespace) {
 			continue
 		}
-		if before[d.Destination.Number] || w.held(namespace, d) {
-			out = append(out, d)
+		held := wire.Held{Ref: d.Ref, Version: d.Version}
+		if numbers[d.Destination.Number] || w.acknowledgedBy(namespace, held) {
+			programmed = append(programmed, d)
+		} else {
+			now.awaited = append(now.awaited, held)
 		}
 	}
-	return out
+	now.resource = compile.Capture(namespace, programmed, compile.Routed(namespace, w.capturing.routes), w.ready[namespace])
+	return now
 }
 
-func (w *World) held(namespace string, r wire.Resource) bool {
-	n, m := w.Hub.Holds(namespace, []wire.Held{{Ref: r.Ref, Version: r.Version}})
+// progress tells that something awaited has been acknowledged by every connected proxy.
+func (w *World) progress(namespace string, awaited []wire.Held) bool {
+	if len(awaited) == 0 {
+		return false
+	}
+	if _, connected := w.Hub.Holds(namespace, nil); connected == 0 {
+		return false
+	}
+	return slices.ContainsFunc(awaited, func(held wire.Held) bool { return w.acknowledgedBy(namespace, held) })
+}
+
+func (w *World) acknowledgedBy(namespace string, held wire.Held) bool {
+	n, m := w.Hub.Holds(namespace, []wire.Held{held})
 	return m > 0 && n == m
+}
+
+func sameProxy(a, b wire.Proxy) bool {
+	return a.Pod == b.Pod && a.Zone == b.Zone && a.Node == b.Node && slices.Equal(a.Addresses, b.Addresses)
 }
 
 // proxiesConnected tells that every ready proxy has a stream and has acknowledged something.

@@ -108,3 +108,28 @@ func TestNodeStatusCountsPods(t *testing.T) {
 			*got.LatePods, *got.UncapturedPods, *got.HostNetworkPods)
 	}
 }
+
+func TestNodeStatusOutlivesTheLeader(t *testing.T) {
+	nodes := []*corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "a"}}}
+	proven := distribute.NodeState{Connected: true, Canary: &wire.CanaryReport{Captured: true, Guarded: true}}
+	before := meshStatus(&meshv1alpha1.Mesh{}, observation{nodes: nodes, reports: map[string]distribute.NodeState{"a": proven}})
+	cases := map[string]struct {
+		fresh   bool
+		reports map[string]distribute.NodeState
+		want    string
+	}{
+		"a new leader has not heard from the node":     {fresh: true, want: "1/1"},
+		"the agent has come but reported nothing yet":  {fresh: true, reports: map[string]distribute.NodeState{"a": {Connected: true}}, want: "1/1"},
+		"the agent has come and gone":                  {fresh: true, reports: map[string]distribute.NodeState{"a": {}}, want: "0/1"},
+		"the agent has reported that capture is gone":  {fresh: true, reports: map[string]distribute.NodeState{"a": {Connected: true, Canary: &wire.CanaryReport{}}}, want: "0/1"},
+		"the agent has not come within the grace time": {want: "0/1"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := meshStatus(&meshv1alpha1.Mesh{Status: before}, observation{nodes: nodes, reports: tc.reports, fresh: tc.fresh})
+			if got.Captured != tc.want {
+				t.Errorf("captured = %s, want %s", got.Captured, tc.want)
+			}
+		})
+	}
+}

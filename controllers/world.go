@@ -77,8 +77,12 @@ type World struct {
 	ready     map[string][]wire.Proxy
 	// nodes are all nodes, true for those whose agent is ready.
 	nodes map[string]bool
-	// captured is what nodes are told, capturedSeq the publication in which that last changed.
-	captured    map[string]wire.Resource
+	// revision grows when what is published other than endpoints changes.
+	revision uint64
+	// captured is what nodes are told, by namespace, made from capturing; capturedSeq is the publication
+	// in which it last changed.
+	captured    map[string]captured
+	capturing   captureInputs
 	capturedSeq uint64
 	// unused tells since when a number has no destination.
 	unused  map[compile.NumberKey]time.Time
@@ -152,6 +156,7 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	w.retired = retire(w.published, next)
 	maps.Copy(next, w.retired)
 	w.published = next
+	w.revision++
 	w.noteNumbers(result)
 	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(next)))
 	w.setEnrolled(result.Enrolled, seq)
@@ -264,6 +269,7 @@ func (w *World) finishRetirement() bool {
 			delete(w.published, ref)
 		}
 		w.retired = nil
+		w.revision++
 		seq = w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(w.published)))
 	}
 	w.mu.Lock()
