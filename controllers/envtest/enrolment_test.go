@@ -174,6 +174,27 @@ var _ = Describe("A namespace", func() {
 			http.MethodDelete+" /apis/apps/v1/namespaces/"+namespace+"/deployments/weft-proxy")).To(BeTrue())
 	})
 
+	It("that comes back before it has left keeps everything", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		label(ctx, namespace, "true")
+		present(ctx, belongings(namespace)...)
+		service := newService(ctx, namespace, "web", nil)
+		proxy, node := newProxy(ctx, namespace, "proxy"), newNode(ctx, "node-1")
+		Eventually(node.captured).WithArguments(namespace).Should(HaveLen(1))
+		number := proxy.number(key(service))
+		node.hold(removing(wire.KindCapture, namespace))
+		label(ctx, namespace, "")
+		Eventually(node.blocked).Should(BeTrue())
+		label(ctx, namespace, "true")
+		bystander(ctx)
+		node.pass()
+		Eventually(node.captured).WithArguments(namespace).Should(HaveLen(2))
+		bystander(ctx)
+		Expect(proxy.number(key(service))).To(Equal(number))
+		Expect(events.all(http.MethodDelete, "/namespaces/"+namespace+"/")).To(BeEmpty())
+		Expect(events.all("proxy has no ", namespace+"/web:80")).To(BeEmpty())
+	})
+
 	It("keeps its proxies until the nodes have heard that it left while nobody led", func(ctx SpecContext) {
 		namespace := newNamespace(ctx)
 		label(ctx, namespace, "true")
