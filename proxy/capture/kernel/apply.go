@@ -33,12 +33,19 @@ func (n *Netns) guard(addresses []netip.Addr) error {
 		return fmt.Errorf("guard: %w", err)
 	}
 	n.guardKnown = false
-	err = n.batch(func(c *nftables.Conn) error {
-		addGuard(c, device, addresses)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("guard: %w", err)
+	// A second guard stands while the first is replaced (see handoverName).
+	for _, step := range []func(*nftables.Conn){
+		func(c *nftables.Conn) { addGuard(c, handoverName, device, addresses) },
+		func(c *nftables.Conn) { addGuard(c, tableName, device, addresses) },
+		func(c *nftables.Conn) { removeTable(c, guardTable(handoverName)) },
+	} {
+		err = n.batch(func(c *nftables.Conn) error {
+			step(c)
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("guard: %w", err)
+		}
 	}
 	n.guarded, n.guardKnown = slices.Clone(addresses), true
 	return nil
@@ -69,24 +76,10 @@ func (n *Netns) apply(want rules.Tables) error {
 	if n.known && want.Equal(n.have) {
 		return nil
 	}
-	rebuild := !n.known
+	parts := n.parts(want, exists)
 	n.turn++
 	n.known = false
-	err := n.batch(func(c *nftables.Conn) error {
-		for _, f := range []struct {
-			family
-			have, want rules.Table
-		}{{familyIPv4, n.have.IPv4, want.IPv4}, {familyIPv6, n.have.IPv6, want.IPv6}} {
-			if f.want.Empty() && !exists[f.number] {
-				// A kernel without the family must not be asked for it.
-				continue
-			}
-			if err := n.applyFamily(c, newObjects(f.family, n.lifetime), rebuild, f.have, f.want); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := n.batches(parts)
 	if err != nil {
 		return fmt.Errorf("rules: %w", err)
 	}
@@ -94,12 +87,77 @@ func (n *Netns) apply(want rules.Tables) error {
 	return nil
 }
 
+// part is what Apply has to do for one family.
+type part struct {
+	family
+	have, want rules.Table
+	// rebuild replaces the table; replaces tells that there is one.
+	rebuild, replaces bool
+}
+
+// parts leaves out a family that nothing is asked of: a kernel without it must not be asked.
+func (n *Netns) parts(want rules.Tables, exists map[nftables.TableFamily]bool) []part {
+	var parts []part
+	for _, p := range []part{
+		{family: familyIPv4, have: n.have.IPv4, want: want.IPv4},
+		{family: familyIPv6, have: n.have.IPv6, want: want.IPv6},
+	} {
+		if p.want.Empty() && !exists[p.number] {
+			continue
+		}
+		p.rebuild = !n.known || rules.Diff(p.have, p.want).Rebuild
+		p.replaces = p.rebuild && exists[p.number]
+		parts = append(parts, p)
+	}
+	return parts
+}
+
+// batches brings the parts into force, under the cover of a second table where one is replaced.
+func (n *Netns) batches(parts []part) error {
+	cover := func(do func(*nftables.Conn, *objects, part) error) error {
+		return n.batch(func(c *nftables.Conn) error {
+			for _, p := range parts {
+				if !p.replaces {
+					continue
+				}
+				if err := do(c, namedObjects(p.family, n.lifetime, handoverName, 1), p); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	replaces := slices.ContainsFunc(parts, func(p part) bool { return p.replaces })
+	if replaces {
+		err := cover(func(c *nftables.Conn, o *objects, p part) error { return o.rebuild(c, p.want) })
+		if err != nil {
+			return err
+		}
+	}
+	err := n.batch(func(c *nftables.Conn) error {
+		for _, p := range parts {
+			if err := n.applyFamily(c, newObjects(p.family, n.lifetime), p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || !replaces {
+		return err
+	}
+	return cover(func(c *nftables.Conn, o *objects, _ part) error {
+		o.remove(c)
+		return nil
+	})
+}
+
 // applyFamily adds to the batch what one family needs.
-func (n *Netns) applyFamily(c *nftables.Conn, o *objects, rebuild bool, have, want rules.Table) error {
-	change := rules.Diff(have, want)
-	if rebuild || change.Rebuild {
+func (n *Netns) applyFamily(c *nftables.Conn, o *objects, p part) error {
+	want := p.want
+	if p.rebuild {
 		return o.rebuild(c, want)
 	}
+	change := rules.Diff(p.have, want)
 	if want.Captures() && !change.None() {
 		// While nothing was captured nobody refreshed.
 		if err := o.refresh(c, n.turn); err != nil {

@@ -76,7 +76,7 @@ func (n *Netns) read() (present, error) {
 		return found, fmt.Errorf("list chains: %w", err)
 	}
 	for _, table := range tables {
-		if table.Name == tableName {
+		if table.Name == tableName || table.Name == handoverName {
 			found.tables[table.Family] = true
 		}
 	}
@@ -137,7 +137,7 @@ func (n *Netns) intact() (rulesIntact, guardIntact bool, err error) {
 	if err != nil {
 		return false, false, err
 	}
-	return rulesIntact, guard["guard"] == len(passing(n.guarded)), nil
+	return rulesIntact, guard["guard"] == guardRules(n.guarded), nil
 }
 
 // holds tells whether the table of one family has the wanted chains, numbers of rules and ports.

@@ -18,26 +18,40 @@ const (
 	offsetARPSender = 14
 )
 
-// addGuard replaces the table of family netdev. It passes only frames that carry an address of the
+// guardTable is a table of family netdev.
+func guardTable(name string) *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyNetdev, Name: name}
+}
+
+func removeTable(c *nftables.Conn, table *nftables.Table) {
+	c.AddTable(table)
+	c.DelTable(table)
+}
+
+// addGuard replaces a table of family netdev. It passes only frames that carry an address of the
 // pod as their source and drops everything else, so that there is no kind of frame to hide behind: a
 // frame's type is read from the frame itself, because the sender of a raw frame chooses what the
 // kernel remembers as its protocol, and tagged frames do not pass, because the receiver takes the tag
 // of VLAN 0 off and delivers what is inside. Neighbour discovery needs link-local sources and, for
 // duplicate address detection, the unspecified one; neither can open a connection through the mesh.
-func addGuard(c *nftables.Conn, device string, addresses []netip.Addr) {
-	table := &nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName}
+func addGuard(c *nftables.Conn, name, device string, addresses []netip.Addr) {
+	table := guardTable(name)
+	removeTable(c, table)
 	c.AddTable(table)
-	c.DelTable(table)
-	c.AddTable(table)
-	drop := nftables.ChainPolicyDrop
 	chain := c.AddChain(&nftables.Chain{
-		Name: "guard", Table: table, Type: nftables.ChainTypeFilter, Policy: &drop,
+		Name: "guard", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookEgress, Priority: nftables.ChainPriorityFilter, Device: device,
 	})
 	for _, f := range passing(addresses) {
 		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: f.accept()})
 	}
+	// A rule and not the chain's policy: a policy is in force as soon as the chain is there, before its
+	// rules are, and would drop what is on its way in between.
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
 }
+
+// guardRules is how many rules addGuard makes.
+func guardRules(addresses []netip.Addr) int { return len(passing(addresses)) + 1 }
 
 // frame is a kind of frame that passes: its type, and where a source address within prefix stands
 // behind the Ethernet header.

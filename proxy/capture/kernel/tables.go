@@ -15,8 +15,14 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// tableName is the name of every table that Weft makes.
-const tableName = "weft"
+// tableName is the name of every table that Weft makes. handoverName is that of a second one that is there
+// while the first is replaced: the kernel puts a new chain before an old one of the same priority, so that
+// a packet on its way at the moment of the exchange can meet the new chain before it is in force and the
+// old one when it is so no more. The second table's chains come right after and miss nothing.
+const (
+	tableName    = "weft"
+	handoverName = "weft-handover"
+)
 
 // Lifetime is how long capture outlives the last Refresh.
 const Lifetime = time.Minute
@@ -76,19 +82,24 @@ func (o *objects) id() uint32 {
 }
 
 func newObjects(f family, lifetime time.Duration) *objects {
-	o := &objects{family: f, table: &nftables.Table{Family: f.number, Name: tableName}}
+	return namedObjects(f, lifetime, tableName, 0)
+}
+
+// namedObjects are the objects of a table whose chains come later than others of their kind.
+func namedObjects(f family, lifetime time.Duration, name string, later nftables.ChainPriority) *objects {
+	o := &objects{family: f, table: &nftables.Table{Family: f.number, Name: name}}
 	o.output = &nftables.Chain{
 		Name: "output", Table: o.table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRef(capturePriority),
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRef(capturePriority + later),
 	}
 	o.capture = &nftables.Chain{Name: "capture", Table: o.table}
 	o.input = &nftables.Chain{
 		Name: "input", Table: o.table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter,
+		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityFilter + later),
 	}
 	o.inbound = &nftables.Chain{
 		Name: "prerouting", Table: o.table, Type: nftables.ChainTypeNAT,
-		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest + later),
 	}
 	o.ports = &nftables.Set{
 		Table: o.table, ID: o.id(), Name: "ports", IsMap: true, Concatenation: true,
@@ -106,8 +117,7 @@ func newObjects(f family, lifetime time.Duration) *objects {
 // rebuild replaces the whole table. The batch removes the old one only if there is one: adding a
 // table that exists changes nothing.
 func (o *objects) rebuild(c *nftables.Conn, want rules.Table) error {
-	c.AddTable(o.table)
-	c.DelTable(o.table)
+	o.remove(c)
 	if want.Empty() {
 		return nil
 	}
@@ -127,6 +137,9 @@ func (o *objects) rebuild(c *nftables.Conn, want rules.Table) error {
 	}
 	return nil
 }
+
+// remove takes the table away if there is one.
+func (o *objects) remove(c *nftables.Conn) { removeTable(c, o.table) }
 
 func (o *objects) addCapture(c *nftables.Conn, want rules.Table) error {
 	if err := c.AddSet(o.ports, nil); err != nil {
