@@ -20,15 +20,36 @@ const connectGrace = 10 * time.Second
 // componentNode is the value of meshv1alpha1.ComponentLabel on the pods of node agents.
 const componentNode = "node"
 
+// open tells that a new leader waits for proxies no longer: all that are ready have a stream and have
+// acknowledged something, or the grace time is over. Before that it decides nothing by what the others
+// say: those that are missing still serve what the last leader told them.
+func (w *World) open() bool {
+	if w.opened {
+		return true
+	}
+	absent, all := w.absentProxies()
+	if all || time.Since(w.started) >= w.ConnectGrace {
+		w.opened, absent = true, nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.absent = absent
+	return w.opened
+}
+
+// Holds tells how many of a namespace's proxies, m, have acknowledged all the given versions: n. Proxies
+// count while they are connected; those that a new leader still waits for count as well.
+func (w *World) Holds(namespace string, held []wire.Held) (n, m int) {
+	n, m = w.Hub.Holds(namespace, held)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return n, m + w.absent[namespace]
+}
+
 // capture publishes what the pods of each namespace send to which proxies. A port is captured only once
 // every connected proxy of the namespace has acknowledged its destination, and stays captured while it
-// exists: proxies that come later have it before they are ready. It reports false while a new leader
-// still waits for proxies.
-func (w *World) capture() bool {
-	if !w.opened && !w.proxiesConnected() && time.Since(w.started) < w.ConnectGrace {
-		return false
-	}
-	w.opened = true
+// exists: proxies that come later have it before they are ready.
+func (w *World) capture() {
 	w.mu.Lock()
 	enrolled := w.enrolled
 	w.mu.Unlock()
@@ -54,7 +75,6 @@ func (w *World) capture() bool {
 		}
 		w.capturedSeq = w.Hub.Replace(distribute.LayerCapture, resources)
 	}
-	return true
 }
 
 // captured is what is captured of one namespace.
@@ -149,22 +169,26 @@ func sameProxy(a, b wire.Proxy) bool {
 	return a.Pod == b.Pod && a.Zone == b.Zone && a.Node == b.Node && slices.Equal(a.Addresses, b.Addresses)
 }
 
-// proxiesConnected tells that every ready proxy has a stream and has acknowledged something.
-func (w *World) proxiesConnected() bool {
-	connected := map[[2]string]bool{}
+// absentProxies counts, by namespace, the ready proxies that have no stream. all tells that there are
+// none, and that the others have acknowledged something.
+func (w *World) absentProxies() (absent map[string]int, all bool) {
+	acknowledged := map[[2]string]bool{}
 	for _, c := range w.Hub.Clients() {
-		if c.Kind == distribute.ClientProxy && c.Seq > 0 {
-			connected[[2]string{c.Namespace, c.Pod}] = true
+		if c.Kind == distribute.ClientProxy {
+			acknowledged[[2]string{c.Namespace, c.Pod}] = c.Seq > 0
 		}
 	}
+	absent, all = map[string]int{}, true
 	for namespace, proxies := range w.ready {
 		for _, p := range proxies {
-			if !connected[[2]string{namespace, p.Pod}] {
-				return false
+			done, connected := acknowledged[[2]string{namespace, p.Pod}]
+			if !connected {
+				absent[namespace]++
 			}
+			all = all && done
 		}
 	}
-	return true
+	return absent, all
 }
 
 // nodesHoldCaptures tells that every node captures what is published now and nothing else. A node whose

@@ -68,7 +68,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 			cache: mgr.GetClient(), direct: direct, log: log.WithName("clients"),
 		},
 	})
-	writer := status.NewWriter(mgr.GetClient(), hub, log.WithName("status"))
+	writer := status.NewWriter(mgr.GetClient(), world, log.WithName("status"))
 	world.Client, world.Direct = mgr.GetClient(), direct
 	world.Hub, world.Status, world.Log = hub, writer, log.WithName("world")
 	world.SystemNamespace, world.TrustBundle = opts.Namespace, ca.Bundle

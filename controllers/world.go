@@ -75,6 +75,8 @@ type World struct {
 	published map[wire.Ref]wire.Resource
 	retired   map[wire.Ref]wire.Resource
 	ready     map[string][]wire.Proxy
+	// podsOf are the namespaces that were served when pods were last looked at; nil before.
+	podsOf map[string]bool
 	// nodes are all nodes, true for those whose agent is ready.
 	nodes map[string]bool
 	// revision grows when what is published other than endpoints changes.
@@ -90,6 +92,9 @@ type World struct {
 	opened  bool
 
 	mu sync.Mutex
+	// absent counts, by namespace, the ready proxies that have no stream yet and that a new leader waits
+	// for.
+	absent map[string]int
 	// membership is closed when enrolled changes.
 	membership chan struct{}
 	// enrolled namespaces are served; leaving ones are served until no node needs their proxies any
@@ -124,7 +129,7 @@ func (w *World) Reconcile(ctx context.Context, t topic) (reconcile.Result, error
 	case topicEndpoints:
 		return reconcile.Result{}, w.endpoints(ctx, t.service)
 	case topicPods:
-		return reconcile.Result{}, w.pods(ctx)
+		return w.pods(ctx)
 	default:
 		return w.acknowledged()
 	}
@@ -161,8 +166,8 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(next)))
 	w.setEnrolled(result.Enrolled, seq)
 	w.Status.Replace(append(result.Routes, status.Stale(snapshot.HTTPRoutes, snapshot.GRPCRoutes, result.Routes)...))
-	if err := w.pods(ctx); err != nil {
-		return reconcile.Result{}, err
+	if w.podsOf == nil || !maps.Equal(w.served(), w.podsOf) {
+		return w.pods(ctx)
 	}
 	return w.acknowledged()
 }
@@ -202,17 +207,17 @@ func (w *World) endpoints(ctx context.Context, name types.NamespacedName) error 
 
 // pods is the side path of identities and of the proxies themselves. Before the first pass it is unknown
 // whose they are, and nothing must be published: a client would take it for all there is.
-func (w *World) pods(ctx context.Context) error {
+func (w *World) pods(ctx context.Context) (reconcile.Result, error) {
 	if w.published == nil {
-		return nil
+		return reconcile.Result{}, nil
 	}
 	pods, err := cluster.Pods(ctx, w.Client)
 	if err != nil {
-		return err
+		return reconcile.Result{}, err
 	}
 	nodes, err := cluster.Nodes(ctx, w.Client)
 	if err != nil {
-		return err
+		return reconcile.Result{}, err
 	}
 	zones := make(map[string]string, len(nodes))
 	for _, node := range nodes {
@@ -221,10 +226,12 @@ func (w *World) pods(ctx context.Context) error {
 	served := w.served()
 	w.ready = compile.ReadyProxies(pods, served, zones)
 	w.nodes = agents(nodes, pods, w.SystemNamespace)
+	// Whoever is waited for must be known before anybody can acknowledge anything.
+	w.open()
 	w.Hub.Replace(distribute.LayerWorkloads, compile.Workloads(pods, sandboxes(w.Hub.Nodes()), served))
 	w.Hub.Replace(distribute.LayerProxies, compile.Proxies(w.ready, served))
-	_, err = w.acknowledged()
-	return err
+	w.podsOf = served
+	return w.acknowledged()
 }
 
 // sandboxes keeps the nodes that have reported all their pods.
@@ -244,8 +251,12 @@ func (w *World) acknowledged() (reconcile.Result, error) {
 	if w.published == nil {
 		return reconcile.Result{}, nil
 	}
+	opened := w.open()
 	w.Status.Acknowledged()
-	if !w.capture() || !w.finishRetirement() && time.Since(w.started) < w.ConnectGrace {
+	if opened {
+		w.capture()
+	}
+	if !opened || !w.finishRetirement() && time.Since(w.started) < w.ConnectGrace {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	return reconcile.Result{}, nil

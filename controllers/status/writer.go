@@ -32,10 +32,10 @@ const (
 	workers = 8
 )
 
-// Acknowledgements answers how many of the connected proxies of namespace have acknowledged all of
-// held, and how many are connected.
+// Acknowledgements answers how many of the proxies of namespace have acknowledged all of held, and how
+// many there are to acknowledge it.
 type Acknowledgements interface {
-	Holds(namespace string, held []wire.Held) (acknowledged, connected int)
+	Holds(namespace string, held []wire.Held) (acknowledged, concerned int)
 }
 
 // Writer brings route statuses to what was last given to Replace. It runs on the leader only.
@@ -221,9 +221,9 @@ func (w *Writer) progress(status compile.RouteStatus) []Progress {
 			continue
 		}
 		for _, namespace := range status.Parents[i].Audience {
-			acknowledged, connected := w.Acks.Holds(namespace, status.Parents[i].Resources)
+			acknowledged, concerned := w.Acks.Holds(namespace, status.Parents[i].Resources)
 			progress[i].Acknowledged += acknowledged
-			progress[i].Proxies += connected
+			progress[i].Proxies += concerned
 		}
 	}
 	return progress
