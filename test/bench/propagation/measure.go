@@ -24,12 +24,16 @@ import (
 )
 
 const (
-	// editTimeout is how long an edit is waited for before it counts as one without effect.
-	editTimeout = 10 * time.Second
+	// editTimeout is how long an edit is waited for before it counts as one without effect. An operator
+	// that has lost its leader is back well before.
+	editTimeout = time.Minute
 	// minPause and maxPause bound the time between what one edit leads to and the next edit.
 	minPause = 50 * time.Millisecond
 	maxPause = 150 * time.Millisecond
 )
+
+// errForeignClock: what the probe says was not when it can have been.
+var errForeignClock = errors.New("the probe reads another clock: the cluster does not run on this machine")
 
 // backends are those that edits take in turns.
 var backends = [2]string{"v1", "v2"}
@@ -159,6 +163,9 @@ func (o *observer) await(ctx context.Context, number int, start int64) (edit, er
 			o.note(a)
 			if a.Edit != strconv.Itoa(number) || a.Failure != "" {
 				continue
+			}
+			if a.Ended < start || a.Ended > probe.Now() {
+				return e, errForeignClock
 			}
 			if at := time.Duration(a.Ended - start); e.effect == 0 || at < e.effect {
 				e.effect, e.gap = at, time.Duration(a.Gap)

@@ -104,6 +104,25 @@ func TestAwaitFailsWhenNothingReportsAnyMore(t *testing.T) {
 	}
 }
 
+func TestAwaitRefusesAForeignClock(t *testing.T) {
+	t.Parallel()
+	tests := map[string]int64{
+		"before the write": -1,
+		"in the future":    probe.Now() + int64(time.Hour),
+	}
+	for name, ended := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			observations := make(chan probe.Observation, 1)
+			observations <- probe.Observation{Ended: ended, Edit: "7", Backend: backendOf(7)}
+			o := &observer{observations: observations}
+			if _, err := o.await(t.Context(), 7, 0); !errors.Is(err, errForeignClock) {
+				t.Errorf("error %v, want %v", err, errForeignClock)
+			}
+		})
+	}
+}
+
 func TestReadEndsWithAnError(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
