@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,12 +14,6 @@ import (
 	"weft.dev/weft/test/e2e/traffic"
 )
 
-// Forgery is what `app forge` leaves: what came back to its own address and what to the other one.
-type forgery struct {
-	Own    traffic.Answer `json:"own"`
-	Forged traffic.Answer `json:"forged"`
-}
-
 // forge takes another pod's address for its own, beside its own one, and sends a request from each. Were
 // nothing in the way, the node would learn from the packets where to send the answers.
 func forge(ctx context.Context, address, url string) error {
@@ -26,15 +21,40 @@ func forge(ctx context.Context, address, url string) error {
 	if err != nil {
 		return fmt.Errorf("address: %w", err)
 	}
-	if err := addAddress("eth0", a); err != nil {
+	own, err := ownAddress(a.Is6())
+	if err != nil {
+		return err
+	}
+	if err := addAddress(device, a); err != nil {
 		return err
 	}
 	client := traffic.NewClient()
 	defer client.Close()
-	var f forgery
+	var f traffic.Forgery
 	f.Forged = client.Do(ctx, &traffic.Request{URL: url, Source: a.String(), Timeout: 5 * time.Second})
-	f.Own = client.Do(ctx, &traffic.Request{URL: url, Timeout: onceTimeout})
+	f.Own = client.Do(ctx, &traffic.Request{URL: url, Source: own.String(), Timeout: onceTimeout})
 	return leave(f)
+}
+
+// device is the pod's link to the node.
+const device = "eth0"
+
+// ownAddress returns the pod's address of a family.
+func ownAddress(v6 bool) (netip.Addr, error) {
+	link, err := net.InterfaceByName(device)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("device: %w", err)
+	}
+	addresses, err := link.Addrs()
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("addresses: %w", err)
+	}
+	for _, address := range addresses {
+		if p, err := netip.ParsePrefix(address.String()); err == nil && p.Addr().Is6() == v6 && p.Addr().IsGlobalUnicast() {
+			return p.Addr(), nil
+		}
+	}
+	return netip.Addr{}, errors.New("the pod has no address of that family")
 }
 
 // addAddress adds an address to a device with a netlink message (rtnetlink(7), RTM_NEWADDR).

@@ -154,12 +154,13 @@ func pause(ctx context.Context) error {
 // Eventually calls check until it returns nil, and fails the test with its last error after Patience.
 func Eventually(t testing.TB, check func(ctx context.Context) error) {
 	t.Helper()
-	if err := poll(t.Context(), check); err != nil {
+	if err := Poll(t.Context(), check); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func poll(ctx context.Context, check func(ctx context.Context) error) error {
+// Poll calls check until it returns nil, and returns its last error after Patience.
+func Poll(ctx context.Context, check func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	var last error

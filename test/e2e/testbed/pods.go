@@ -104,7 +104,7 @@ func (b *Bed) Start(ctx context.Context, namespace string, apps ...App) ([]*Pod,
 	}
 	var pods []*Pod
 	for _, pod := range objects {
-		if err := poll(ctx, func(ctx context.Context) error {
+		if err := Poll(ctx, func(ctx context.Context) error {
 			if err := b.Client.Get(ctx, client.ObjectKeyFromObject(pod), pod); err != nil {
 				return err
 			}

@@ -2,9 +2,12 @@ package testbed
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 
+	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -147,7 +150,7 @@ func (b *Bed) Settled(t testing.TB, route client.Object) []metav1.Condition {
 // WaitReady waits until the Mesh says that the control plane serves and capture is proven.
 func (b *Bed) WaitReady(ctx context.Context) error {
 	mesh := &meshv1alpha1.Mesh{ObjectMeta: objectMeta("", meshv1alpha1.MeshName)}
-	return poll(ctx, func(ctx context.Context) error {
+	return Poll(ctx, func(ctx context.Context) error {
 		if err := b.Client.Get(ctx, client.ObjectKeyFromObject(mesh), mesh); err != nil {
 			return err
 		}
@@ -156,4 +159,21 @@ func (b *Bed) WaitReady(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// Number returns the destination number of a Service's port.
+func (b *Bed) Number(t testing.TB, service *corev1.Service, port uint16) uint16 {
+	t.Helper()
+	cm := &corev1.ConfigMap{}
+	if err := b.Client.Get(t.Context(), client.ObjectKey{Namespace: SystemNamespace, Name: "weft-destinations"}, cm); err != nil {
+		t.Fatal(err)
+	}
+	// A record is the Service's UID, its port and the number.
+	for record := range slices.Chunk(cm.BinaryData["numbers"], 20) {
+		if uuid.UUID(record[:16]).String() == string(service.UID) && binary.BigEndian.Uint16(record[16:]) == port {
+			return binary.BigEndian.Uint16(record[18:])
+		}
+	}
+	t.Fatalf("port %d of Service %s has no number", port, service.Name)
+	return 0
 }

@@ -81,6 +81,12 @@ func (a *Answer) Get(name string) string {
 	return ""
 }
 
+// Forgery is what became of a request sent with the address of another pod, and of one with the pod's own.
+type Forgery struct {
+	Forged Answer `json:"forged"`
+	Own    Answer `json:"own"`
+}
+
 // Echo is how a backend sees a request.
 type Echo struct {
 	Pod       string `json:"pod"`

@@ -1,0 +1,65 @@
+package testbed
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Kill ends all processes of a pod's containers at once, as a kernel that is out of memory would. The
+// cluster runs on this machine, so they are found among its processes.
+func Kill(pod types.UID) error {
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return fmt.Errorf("processes: %w", err)
+	}
+	killed := 0
+	for _, file := range files {
+		dir := filepath.Dir(file)
+		groups, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(groups, []byte("pod"+string(pod))) {
+			continue // it has ended, or is another's
+		}
+		command, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || bytes.Contains(command, []byte("pause")) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			continue
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err == nil {
+			killed++
+		}
+	}
+	if killed == 0 {
+		return errors.New("the pod has no processes on this machine")
+	}
+	return nil
+}
+
+// ReuseAddresses has the address plugin of a node of the local cluster give the next pod these
+// addresses, if they are free by then: it continues after the last that it remembers.
+func ReuseAddresses(node string, addresses []netip.Addr) error {
+	for _, a := range addresses {
+		family := "0"
+		if a.Is6() {
+			family = "1"
+		}
+		file := filepath.Join("/var/lib/weft-cluster", node, "root/var/lib/cni/networks", "weft-"+node, "last_reserved_ip."+family)
+		if _, err := os.Stat(file); err != nil {
+			return fmt.Errorf("addresses of %s: %w", node, err)
+		}
+		if err := os.WriteFile(file, []byte(a.Prev().String()), 0o600); err != nil {
+			return fmt.Errorf("addresses of %s: %w", node, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+package testbed
+
+import (
+	"bytes"
+	"strconv"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"weft.dev/weft/proxy/wire"
+)
+
+// Counter returns the sum of a counter's series with these labels over all proxies given.
+func (b *Bed) Counter(t testing.TB, proxies []*Pod, name string, labels map[string]string) int {
+	t.Helper()
+	total := 0.0
+	for _, p := range proxies {
+		data, err := b.Clientset.CoreV1().RESTClient().Get().Namespace(p.Namespace).Resource("pods").
+			Name(p.Name + ":" + strconv.Itoa(wire.PortMetrics)).SubResource("proxy").Suffix("metrics").DoRaw(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range families[name].GetMetric() {
+			if labelled(m, labels) {
+				total += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return int(total)
+}
+
+func labelled(m *dto.Metric, labels map[string]string) bool {
+	found := 0
+	for _, l := range m.GetLabel() {
+		if want, ok := labels[l.GetName()]; ok {
+			if l.GetValue() != want {
+				return false
+			}
+			found++
+		}
+	}
+	return found == len(labels)
+}
