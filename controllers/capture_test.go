@@ -32,7 +32,7 @@ func TestNewLeaderCountsProxiesThatAreNotBack(t *testing.T) {
 		if diff := cmp.Diff(counts{}, look("b")); diff != "" {
 			t.Errorf("a namespace without proxies (-want +got):\n%s", diff)
 		}
-		time.Sleep(w.ConnectGrace)
+		<-time.After(w.ConnectGrace)
 		if diff := cmp.Diff(counts{Opened: true}, look("a")); diff != "" {
 			t.Errorf("after the grace time (-want +got):\n%s", diff)
 		}
