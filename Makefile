@@ -174,3 +174,14 @@ conformance: mesh ## Gateway API conformance, upstream suite; EXPECT=FILE holds 
 	@suite=$$($(LOCAL) build -path conformance)/conformance.test && \
 	$(LOCAL) load $$($(LOCAL) build -path echo) && \
 	KUBECONFIG=$(KUBECONFIG_LOCAL) VERSION=$(VERSION) test/conformance/run.sh $$suite $(PROFILES) '$(EXPECT)' '$(RUN)'
+
+.PHONY: e2e
+e2e: mesh ## end-to-end tests on the local cluster; EXPECT=FILE holds them to a list, RUN=REGEX runs some
+	@mkdir -p build/test && go test -tags e2e -json -timeout 30m -run '$(RUN)' ./test/e2e/... \
+		| go run ./test/report -name e2e -out build/test/e2e.txt $(if $(EXPECT),-expect $(EXPECT))
+
+##@ Benches
+
+.PHONY: bench-propagation
+bench-propagation: mesh ## from an edit of an HTTPRoute to its first effect, beside a bare watch
+	@go run ./test/bench/propagation
