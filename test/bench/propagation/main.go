@@ -7,6 +7,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -79,14 +80,18 @@ func run(ctx context.Context, kubeconfig string, edits int, out string) (err err
 }
 
 func write(path string, results []result) error {
-	data, err := json.MarshalIndent(results, "", "  ")
-	if err != nil {
+	var data bytes.Buffer
+	encoder := json.NewEncoder(&data)
+	encoder.SetIndent("", "  ")
+	// Goals hold comparison signs, and people read them.
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(results); err != nil {
 		return fmt.Errorf("results: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("results: %w", err)
 	}
-	if err := os.WriteFile(path, append(data, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(path, data.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("results: %w", err)
 	}
 	fmt.Println("written to", path)
