@@ -20,7 +20,7 @@ ip -n weft-node1 addr add fd77:6566:7400::11/64 dev eth0 nodad
 ip -n weft-node1 link set eth0 up
 ip -n weft-node1 route add default via 10.250.0.1
 ip -n weft-node1 route add default via fd77:6566:7400::1
-ip -n weft-node1 link add cni0 type bridge mcast_snooping 0
+ip -n weft-node1 link add cni0 address 02:77:65:66:74:01 type bridge mcast_snooping 0
 ip -n weft-node1 addr add 10.244.1.1/24 dev cni0
 ip -n weft-node1 addr add fd77:6566:7401:1::1/64 dev cni0 nodad
 ip -n weft-node1 link set cni0 up

@@ -17,6 +17,11 @@ import (
 
 const netnsDir = "/run/netns"
 
+// bridgeMAC is the address of every bridge; each is alone in its segment. A bridge without one of its own
+// takes the lowest of its ports, and with a port that goes, as a pod's does, everybody else in the segment
+// sends to an address that is nobody's until they have asked again.
+const bridgeMAC = "02:77:65:66:74:01"
+
 // createSwitch returns the commands that make the bridge which joins the nodes, in a network namespace
 // of its own, and this machine's link to it. The routes lead the machine to pods and Services too.
 func createSwitch(c config.Cluster) [][]string {
@@ -25,7 +30,7 @@ func createSwitch(c config.Cluster) [][]string {
 		{"ip", "netns", "add", switchNS},
 		{"ip", "-n", switchNS, "link", "set", "lo", "up"},
 		// Snooping would withhold neighbour discovery from nodes that have not spoken yet.
-		{"ip", "-n", switchNS, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0"},
+		{"ip", "-n", switchNS, "link", "add", "br0", "address", bridgeMAC, "type", "bridge", "mcast_snooping", "0"},
 		{"ip", "-n", switchNS, "addr", "add", within(c.Gateway4, c.NodeNetwork4), "dev", "br0"},
 		{"ip", "-n", switchNS, "addr", "add", within(c.Gateway6, c.NodeNetwork6), "dev", "br0", "nodad"},
 		{"ip", "-n", switchNS, "link", "set", "br0", "up"},
@@ -64,7 +69,7 @@ func createNodeNetwork(c config.Cluster, n config.Node) [][]string {
 		in("link", "set", "eth0", "up"),
 		in("route", "add", "default", "via", c.Gateway4.String()),
 		in("route", "add", "default", "via", c.Gateway6.String()),
-		in("link", "add", "cni0", "type", "bridge", "mcast_snooping", "0"),
+		in("link", "add", "cni0", "address", bridgeMAC, "type", "bridge", "mcast_snooping", "0"),
 		in("addr", "add", n.Bridge4().String(), "dev", "cni0"),
 		in("addr", "add", n.Bridge6().String(), "dev", "cni0", "nodad"),
 		in("link", "set", "cni0", "up"),
