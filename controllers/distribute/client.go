@@ -140,7 +140,7 @@ func (h *Hub) first(ctx context.Context, c *client) (*delta, error) {
 	h.mu.Lock()
 	if h.clients[c.identity.slot()] != c {
 		h.mu.Unlock()
-		return nil, errReplaced
+		return nil, c.ended(ctx)
 	}
 	d := &delta{seq: h.seq}
 	var view []*publication
@@ -173,6 +173,17 @@ func (h *Hub) first(ctx context.Context, c *client) (*delta, error) {
 	}
 	slices.SortFunc(d.removed, compareRefs)
 	return d, nil
+}
+
+// ended tells why a client is no longer in the hub: it was replaced, or it has left because its stream
+// ends, for a reason that ctx will tell.
+func (c *client) ended(ctx context.Context) error {
+	select {
+	case <-c.replaced:
+		return errReplaced
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // next waits until there is something that the client does not have and returns it. It must not be

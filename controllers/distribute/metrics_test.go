@@ -54,7 +54,9 @@ func TestMetrics(t *testing.T) {
 	c.send(&wire.ClientMessage{Ack: &wire.Ack{Seq: c.delta().Seq, Rejected: []wire.Rejection{
 		{Ref: wire.Ref{Kind: wire.KindBackend, Key: "b"}}, {Ref: wire.Ref{Kind: "what a client invents", Key: "x"}},
 	}}})
-	m.awaitHeld("a")
+	// That a second delta comes shows that the answer to the first has been counted.
+	hub.Patch(distribute.LayerCompiled, []wire.Resource{backend(wire.ScopeMesh, "b/new:80", 1)}, nil)
+	c.delta()
 	if got := gather(t, registry)["weft_config_clients,proxy"]; got != 1 {
 		t.Errorf("%v proxies are connected, want 1", got)
 	}
@@ -67,8 +69,8 @@ func TestMetrics(t *testing.T) {
 	delete(got, "weft_config_delta_bytes_total,proxy")
 	want := map[string]float64{
 		"weft_config_clients,proxy":                 0,
-		"weft_config_deltas_total,proxy":            1,
-		"weft_config_delta_resources_total,proxy":   3,
+		"weft_config_deltas_total,proxy":            2,
+		"weft_config_delta_resources_total,proxy":   4,
 		"weft_config_ack_seconds,proxy":             1,
 		"weft_config_rejected_total,Backend":        1,
 		"weft_config_rejected_total,unknown":        1,

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 
@@ -77,6 +78,7 @@ func serveOperator(t testing.TB, ca *identitytest.CA, name string, listener net.
 	server := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS13})),
 		grpc.ForceServerCodecV2(operatorCodec{}), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(maxSent),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: silence / 3, Timeout: patience}),
 	)
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: wire.ServiceName, HandlerType: (*any)(nil),

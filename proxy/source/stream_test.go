@@ -333,7 +333,7 @@ func TestLargeDeltaArrives(t *testing.T) {
 	s := o.accept()
 	s.hello()
 	var all []wire.Resource
-	for i := range 50_000 {
+	for i := range 30_000 {
 		all = append(all, backend(fmt.Sprintf("service-%d", i), 1))
 	}
 	s.send(wire.Delta{Seq: 1, Upserted: all})
