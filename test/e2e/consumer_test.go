@@ -75,8 +75,8 @@ spec:
 	bed.Program(t, route)
 	expect(t, w.client, request, from("v2"))
 	// A client outside is nobody's business.
-	a = pods[0].Send(t, request)
-	if wrong := from("v1")(&a); wrong != "" || !pods[0].Has(a.Echo.Peer) {
+	a = pods[1].Send(t, request)
+	if wrong := from("v1")(&a); wrong != "" || !pods[1].Has(a.Echo.Peer) {
 		t.Errorf("from outside: %s, or captured: %s", wrong, show(&a))
 	}
 	if err := bed.Client.Delete(t.Context(), route); err != nil {

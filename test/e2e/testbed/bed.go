@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,8 +32,11 @@ import (
 const (
 	// SystemNamespace is where Weft runs.
 	SystemNamespace = "weft-system"
-	// ownLabel marks the namespaces of the tests, so that a later run can clear them away.
-	ownLabel = "e2e.weft.dev/own"
+	// runLabel names on each namespace the run that made it, so that it is known what to clear away.
+	runLabel = "e2e.weft.dev/run"
+	// longest is how long a run may take: namespaces that are older have been left behind by one that was
+	// killed.
+	longest = 30 * time.Minute
 	// Patience is how long anything may take that is not itself the subject of a test.
 	Patience = 2 * time.Minute
 	// pollInterval is the time between two looks.
@@ -45,9 +47,9 @@ const (
 type Bed struct {
 	Client    client.WithWatch
 	Clientset kubernetes.Interface
-	// image is the app's.
-	image string
-	root  string
+	// image is the app's, run is a name of this run alone.
+	image, run string
+	root       string
 }
 
 // Connect builds the app into the cluster and removes what earlier runs left. root is the checkout.
@@ -68,7 +70,7 @@ func Connect(ctx context.Context, root string) (*Bed, error) {
 			return nil, fmt.Errorf("scheme: %w", err)
 		}
 	}
-	b := &Bed{root: root}
+	b := &Bed{root: root, run: rand.String(8)}
 	if b.Client, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
@@ -78,7 +80,7 @@ func Connect(ctx context.Context, root string) (*Bed, error) {
 	if err := b.load(ctx); err != nil {
 		return nil, err
 	}
-	return b, b.Clear(ctx)
+	return b, b.clear(ctx, client.HasLabels{runLabel}, longest)
 }
 
 // load builds the app and loads its image. The tag is the binary's hash, so that what runs is what is
@@ -116,23 +118,34 @@ func (b *Bed) Cluster(ctx context.Context, args ...string) error {
 	return b.command(ctx, "go", append([]string{"run", "./test/cluster"}, args...)...)
 }
 
-// Clear removes the namespaces of all tests and waits until they are gone.
+// Clear removes the namespaces of this run and waits until they are gone.
 func (b *Bed) Clear(ctx context.Context) error {
-	var errs []error
-	for first := true; ; first = false {
+	return b.clear(ctx, client.MatchingLabels{runLabel: b.run}, 0)
+}
+
+// clear removes the namespaces that match and are older than age, and waits until they are gone.
+func (b *Bed) clear(ctx context.Context, match client.ListOption, age time.Duration) error {
+	for {
 		var list corev1.NamespaceList
-		if err := b.Client.List(ctx, &list, client.HasLabels{ownLabel}); err != nil {
+		if err := b.Client.List(ctx, &list, match); err != nil {
 			return fmt.Errorf("list namespaces: %w", err)
 		}
-		if len(list.Items) == 0 || len(errs) > 0 {
-			return errors.Join(errs...)
-		}
+		left := 0
 		for i := range list.Items {
-			if first && list.Items[i].DeletionTimestamp == nil {
-				if err := b.Client.Delete(ctx, &list.Items[i]); client.IgnoreNotFound(err) != nil {
-					errs = append(errs, fmt.Errorf("delete namespace: %w", err))
-				}
+			ns := &list.Items[i]
+			if time.Since(ns.CreationTimestamp.Time) < age {
+				continue
 			}
+			left++
+			if ns.DeletionTimestamp != nil {
+				continue
+			}
+			if err := b.Client.Delete(ctx, ns); client.IgnoreNotFound(err) != nil {
+				return fmt.Errorf("delete namespace: %w", err)
+			}
+		}
+		if left == 0 {
+			return nil
 		}
 		if err := pause(ctx); err != nil {
 			return err
@@ -198,7 +211,7 @@ func (b *Bed) MakeNamespace(ctx context.Context, what string, enrolled bool) (st
 		return '-'
 	}, strings.ToLower(strings.TrimPrefix(what, "Test")))
 	ns := &corev1.Namespace{ObjectMeta: objectMeta("", fmt.Sprintf("e2e-%.40s-%s", clean, rand.String(4)))}
-	ns.Labels = map[string]string{ownLabel: "true"}
+	ns.Labels = map[string]string{runLabel: b.run}
 	if enrolled {
 		ns.Labels[meshv1alpha1.EnabledLabel] = "true"
 	}
