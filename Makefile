@@ -52,7 +52,7 @@ test: packages ## unit, golden, feature and envtest tests with the race detector
 
 .PHONY: lint
 lint: $(LINT) ## golangci-lint with kube-api-linter
-	$(LINT) run ./...
+	$(LINT) run --allow-parallel-runners ./...
 
 $(LINT):
 	@echo "building the linter"

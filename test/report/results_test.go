@@ -24,15 +24,15 @@ func TestResults(t *testing.T) {
 		wantLines    string
 		wantProblems []string
 	}{
-		"all pass":                       {stream: passA, wantLines: "PASS p.A\n"},
-		"a failing subtest counts once":  {stream: passA + failSub + failPack, wantLines: "PASS p.A\nFAIL p.B/x\n", wantProblems: []string{"FAIL p.B/x", "FAIL p"}},
-		"a skipped test is no success":   {stream: passA + skipC, wantLines: "PASS p.A\nSKIP p.C\n", wantProblems: []string{"SKIP p.C"}},
-		"a package that dies fails":      {stream: passA + failPack, wantLines: "PASS p.A\n", wantProblems: []string{"FAIL p"}},
-		"nothing ran":                    {stream: "", wantProblems: []string{"no test ran"}},
-		"only listed tests must pass":    {stream: passA + failSub, listed: true, expected: []string{"p.A"}, wantLines: "PASS p.A\nFAIL p.B/x\n"},
-		"a listed test must not fail":    {stream: passA + failSub, listed: true, expected: []string{"p.B/x"}, wantLines: "PASS p.A\nFAIL p.B/x\n", wantProblems: []string{"p.B/x is expected to pass: FAIL"}},
-		"a listed test must run":         {stream: passA, listed: true, expected: []string{"p.Z"}, wantLines: "PASS p.A\n", wantProblems: []string{"p.Z is expected to pass: did not run"}},
-		"the children of one test":       {stream: passA + failSub, listed: true, parent: "B", wantLines: "FAIL x\n"},
+		"all pass":                      {stream: passA, wantLines: "PASS p.A\n"},
+		"a failing subtest counts once": {stream: passA + failSub + failPack, wantLines: "PASS p.A\nFAIL p.B/x\n", wantProblems: []string{"FAIL p.B/x", "FAIL p"}},
+		"a skipped test is no success":  {stream: passA + skipC, wantLines: "PASS p.A\nSKIP p.C\n", wantProblems: []string{"SKIP p.C"}},
+		"a package that dies fails":     {stream: passA + failPack, wantLines: "PASS p.A\n", wantProblems: []string{"FAIL p"}},
+		"nothing ran":                   {stream: "", wantProblems: []string{"no test ran"}},
+		"only listed tests must pass":   {stream: passA + failSub, listed: true, expected: []string{"p.A"}, wantLines: "PASS p.A\nFAIL p.B/x\n"},
+		"a listed test must not fail":   {stream: passA + failSub, listed: true, expected: []string{"p.B/x"}, wantLines: "PASS p.A\nFAIL p.B/x\n", wantProblems: []string{"p.B/x is expected to pass: FAIL"}},
+		"a listed test must run":        {stream: passA, listed: true, expected: []string{"p.Z"}, wantLines: "PASS p.A\n", wantProblems: []string{"p.Z is expected to pass: did not run"}},
+		"the children of one test":      {stream: passA + failSub, listed: true, parent: "B", wantLines: "FAIL x\n"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

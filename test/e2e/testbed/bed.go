@@ -87,7 +87,7 @@ func Connect(ctx context.Context, root string) (*Bed, error) {
 // here.
 func (b *Bed) load(ctx context.Context) error {
 	binary, archive := filepath.Join("bin", "e2e-app"), filepath.Join("build", "images", "e2e-app.tar")
-	if err := b.command(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, "./test/e2e/app"); err != nil {
+	if err := b.goCommand(ctx, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, "./test/e2e/app"); err != nil {
 		return err
 	}
 	data, err := os.ReadFile(filepath.Join(b.root, binary))
@@ -96,26 +96,26 @@ func (b *Bed) load(ctx context.Context) error {
 	}
 	sum := sha256.Sum256(data)
 	b.image = "weft-e2e-app:" + hex.EncodeToString(sum[:6])
-	if err := b.command(ctx, "go", "run", "./test/cluster", "image", "-tag", b.image, "-binary", binary, "-out", archive); err != nil {
+	if err := b.goCommand(ctx, "run", "./test/cluster", "image", "-tag", b.image, "-binary", binary, "-out", archive); err != nil {
 		return err
 	}
-	return b.command(ctx, "go", "run", "./test/cluster", "load", archive)
+	return b.goCommand(ctx, "run", "./test/cluster", "load", archive)
 }
 
-// command runs a program in the checkout.
-func (b *Bed) command(ctx context.Context, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
+// goCommand runs the go command in the checkout.
+func (b *Bed) goCommand(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = b.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, output)
+		return fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, output)
 	}
 	return nil
 }
 
 // Cluster runs a verb of the local cluster's command.
 func (b *Bed) Cluster(ctx context.Context, args ...string) error {
-	return b.command(ctx, "go", append([]string{"run", "./test/cluster"}, args...)...)
+	return b.goCommand(ctx, append([]string{"run", "./test/cluster"}, args...)...)
 }
 
 // Clear removes the namespaces of this run and waits until they are gone.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -108,11 +109,11 @@ func Programmed(route client.Object) string {
 
 // Describe formats conditions for messages.
 func Describe(conditions []metav1.Condition) string {
-	text := ""
+	var text strings.Builder
 	for _, c := range conditions {
-		text += fmt.Sprintf("\n\t%s=%s %s (generation %d): %s", c.Type, c.Status, c.Reason, c.ObservedGeneration, c.Message)
+		fmt.Fprintf(&text, "\n\t%s=%s %s (generation %d): %s", c.Type, c.Status, c.Reason, c.ObservedGeneration, c.Message)
 	}
-	return text
+	return text.String()
 }
 
 // Program creates a route that lives as long as the test and waits until it is programmed.

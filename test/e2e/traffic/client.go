@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,14 +141,14 @@ func (c *Client) doHTTP(ctx context.Context, r *Request, a *Answer) error {
 	}
 	defer func() { _ = res.Body.Close() }()
 	a.Status, a.Header = res.StatusCode, res.Header
-	data := make([]byte, 512)
-	n, err := io.ReadAtLeast(res.Body, data, 1)
-	a.First, data = time.Now(), data[:n]
+	first := make([]byte, 512)
+	n, err := io.ReadAtLeast(res.Body, first, 1)
+	a.First = time.Now()
+	var rest []byte
 	if err == nil {
-		var rest []byte
 		rest, err = io.ReadAll(io.LimitReader(res.Body, maxBody))
-		data = append(data, rest...)
 	}
+	data := slices.Concat(first[:n], rest)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("body: %w", err)
 	}
@@ -176,9 +177,11 @@ func (c *Client) doGRPC(ctx context.Context, r *Request, a *Answer) error {
 		}
 		c.grpc[r.URL] = conn
 	}
+	outgoing := metadata.MD{}
 	for name, value := range r.Header {
-		ctx = metadata.AppendToOutgoingContext(ctx, name, value)
+		outgoing.Append(name, value)
 	}
+	ctx = metadata.NewOutgoingContext(ctx, outgoing)
 	method := r.Method
 	if method == "" {
 		method = CallMethod
