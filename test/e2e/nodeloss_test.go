@@ -4,8 +4,14 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"weft.dev/weft/test/e2e/testbed"
 	"weft.dev/weft/test/e2e/traffic"
@@ -17,6 +23,7 @@ const recovery = 5 * time.Second
 // TestNodeLoss takes away, without notice, the node that one of two proxies runs on. Clients and backends
 // are on the other one. Requests may fail for 5 s, and none later, nor while the node comes back.
 func TestNodeLoss(t *testing.T) {
+	oneZone(t)
 	namespace := bed.Namespace(t, true)
 	backend := map[string]string{"role": "backend"}
 	pods := bed.Run(t, namespace,
@@ -25,12 +32,12 @@ func TestNodeLoss(t *testing.T) {
 		testbed.App{Name: "client", Node: "node1"})
 	sender := pods[2]
 	bed.Create(t, testbed.NewService(namespace, "web", backend))
-	nodes := map[string]bool{}
+	proxies := map[string]*testbed.Pod{}
 	for _, p := range bed.Proxies(t, namespace) {
-		nodes[p.Node] = true
+		proxies[p.Node] = p
 	}
-	if !nodes["node1"] || !nodes["node2"] {
-		t.Fatalf("the proxies are on %v, want one on each node", nodes)
+	if len(proxies) != 2 {
+		t.Fatalf("the proxies are on %v, want one on each node", proxies)
 	}
 	bed.Program(t, testbed.HTTPRoute(t, namespace, `
 metadata: {name: web}
@@ -43,7 +50,14 @@ spec:
 	get := traffic.Request{URL: "http://web", Timeout: 2 * time.Second}
 	post := traffic.Request{URL: "http://web", Method: "POST", Body: "body", Timeout: 2 * time.Second}
 	http2 := traffic.Request{URL: "http://web", Protocol: traffic.H2C, Timeout: 2 * time.Second}
-	eventually(t, sender, get, marked("routed"))
+	for _, p := range proxies {
+		eventually(t, sender, get, func(a *traffic.Answer) string {
+			if wrong := marked("routed")(a); wrong != "" || !p.Has(a.Echo.Peer) {
+				return "not through the proxy on " + p.Node
+			}
+			return ""
+		})
+	}
 	loads := []*testbed.Load{
 		sender.Load(t, traffic.Load{Requests: []traffic.Request{get, post}, Workers: 8, Rate: 40}),
 		sender.Load(t, traffic.Load{Requests: []traffic.Request{http2}, Workers: 4, Rate: 20}),
@@ -97,4 +111,28 @@ spec:
 	}
 	t.Logf("node-stop took %s; of %d requests %d failed, the last of them %s after it began and %s after it returned",
 		stopped.Sub(begun).Round(time.Millisecond), sent, failed, last.Sub(begun).Round(time.Millisecond), last.Sub(stopped).Round(time.Millisecond))
+}
+
+// oneZone puts both nodes into one zone, so that clients use the proxies of both: those of their own zone
+// are preferred.
+func oneZone(t *testing.T) {
+	t.Helper()
+	var first corev1.Node
+	if err := bed.Client.Get(t.Context(), client.ObjectKey{Name: "node1"}, &first); err != nil {
+		t.Fatal(err)
+	}
+	second := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node2"}}
+	var before string
+	testbed.Update(t, bed, second, func(n *corev1.Node) {
+		before = n.Labels[corev1.LabelTopologyZone]
+		n.Labels[corev1.LabelTopologyZone] = first.Labels[corev1.LabelTopologyZone]
+	})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), testbed.Patience)
+		defer cancel()
+		patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%q}}}`, corev1.LabelTopologyZone, before)
+		if err := bed.Client.Patch(ctx, second, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
+			t.Error(err)
+		}
+	})
 }
