@@ -210,6 +210,33 @@ func TestForgottenConnectionReachesAnotherProxy(t *testing.T) {
 	})
 }
 
+// Linux gives one source port to connections with different destinations. They must not be taken for one
+// another where a proxy's redirect brings their destinations together: the kernel gives the second another
+// source port there.
+func TestOneSourcePortToTwoServices(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		other := netip.AddrPortFrom(l.vip.Addr(), l.vip.Port()+1)
+		must(t, l.client.Apply(rules.Build(rules.Pod{Capture: &wire.Capture{
+			Ports: []wire.CapturedPort{
+				{Address: l.vip.Addr(), Port: l.vip.Port(), Number: number},
+				{Address: other.Addr(), Port: other.Port(), Number: number + 1},
+			},
+			Proxies: []wire.Proxy{{Addresses: []netip.Addr{l.proxy}}},
+		}}, "", func(netip.Addr) bool { return true })))
+		source := netip.AddrPortFrom(l.addressing.client, 40000)
+		for to, want := range map[netip.AddrPort]uint16{l.vip: number, other: number + 1} {
+			client, err := l.dialFrom(source, to)
+			must(t, err)
+			defer func() { _ = client.Close() }()
+			server := accept(t, l.captured)
+			exchange(t, client, server)
+			if original, err := kernel.OriginalDestination(server); err != nil || original.Port() != want {
+				t.Errorf("original destination %v, %v; want number %d", original, err, want)
+			}
+		}
+	})
+}
+
 func TestForgetLeavesOtherConnectionsAlone(t *testing.T) {
 	eachFamily(t, func(t *testing.T, l *lab) {
 		must(t, l.client.Apply(l.tables(l.proxy)))

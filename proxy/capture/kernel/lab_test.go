@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,9 +133,14 @@ func (l *lab) listen(t *testing.T, address string) *net.TCPListener {
 
 // dial connects from an address of the client.
 func (l *lab) dial(from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+	return l.dialFrom(netip.AddrPortFrom(from, 0), to)
+}
+
+// dialFrom connects from an address and port of the client, which other connections may have as well.
+func (l *lab) dialFrom(from, to netip.AddrPort) (*net.TCPConn, error) {
 	var conn net.Conn
 	err := l.client.Do(func() (err error) {
-		dialer := net.Dialer{Timeout: deadline, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+		dialer := net.Dialer{Timeout: deadline, LocalAddr: net.TCPAddrFromAddrPort(from), Control: reuseAddress}
 		conn, err = dialer.DialContext(context.Background(), "tcp", to.String())
 		return err
 	})
@@ -142,6 +148,12 @@ func (l *lab) dial(from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 		return nil, err
 	}
 	return conn.(*net.TCPConn), nil
+}
+
+func reuseAddress(_, _ string, raw syscall.RawConn) error {
+	var failed error
+	err := raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
+	return errors.Join(err, failed)
 }
 
 // call opens a connection to the VIP and returns both ends.
