@@ -75,6 +75,9 @@ type World struct {
 	published map[wire.Ref]wire.Resource
 	retired   map[wire.Ref]wire.Resource
 	ready     map[string][]wire.Proxy
+	// starting namespaces are labelled, and their proxies have not been ready since; joined ones are those
+	// whose proxies have.
+	starting, joined map[string]bool
 	// podsOf are the namespaces that were served when pods were last looked at; nil before.
 	podsOf map[string]bool
 	// nodes are all nodes, true for those whose agent is ready.
@@ -129,7 +132,11 @@ func (w *World) Reconcile(ctx context.Context, t topic) (reconcile.Result, error
 	case topicEndpoints:
 		return reconcile.Result{}, w.endpoints(ctx, t.service)
 	case topicPods:
-		return w.pods(ctx)
+		result, err := w.pods(ctx)
+		if err != nil || !w.joining() {
+			return result, err
+		}
+		return w.compile(ctx)
 	default:
 		return w.acknowledged()
 	}
@@ -152,6 +159,10 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	snapshot.Numbers = w.reusable(given)
 	snapshot.TrustBundle = w.TrustBundle()
 	snapshot.SystemNamespace = w.SystemNamespace
+	if err := w.findStarting(ctx, snapshot.Namespaces); err != nil {
+		return reconcile.Result{}, err
+	}
+	snapshot.Starting = w.starting
 	result := compile.Compile(snapshot)
 	if err := w.numbers.save(ctx, result.Numbers); err != nil {
 		return reconcile.Result{}, err

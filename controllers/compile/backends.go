@@ -9,7 +9,7 @@ func (w *world) backend(p place, u uses) wire.Resource {
 		Service:   p.service.Name,
 		Port:      p.port,
 		Protocol:  w.backendProtocol(p, u),
-		Meshed:    w.meshed(svc),
+		Meshed:    w.meshed(svc) && !w.starting[svc.Namespace],
 		Addresses: clusterIPs(svc),
 	})
 }

@@ -71,12 +71,14 @@ func compareRefs(a, b wire.Ref) int {
 // world is a snapshot indexed by name. It is read-only once made.
 type world struct {
 	enrolment enrolment
+	starting  map[string]bool
 	services  map[types.NamespacedName]*corev1.Service
 }
 
 func newWorld(s Snapshot) *world {
 	w := &world{
 		enrolment: enrol(s),
+		starting:  s.Starting,
 		services:  make(map[types.NamespacedName]*corev1.Service, len(s.Services)),
 	}
 	for _, svc := range s.Services {

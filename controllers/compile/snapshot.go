@@ -32,6 +32,9 @@ type Snapshot struct {
 	TrustBundle string
 	// SystemNamespace is where Weft itself runs; it is never enrolled, like kube-system.
 	SystemNamespace string
+	// Starting are namespaces whose proxies have not been ready yet. While that is so, other namespaces
+	// send to the pods of their Services as they did before: nobody would take it at the hop.
+	Starting map[string]bool
 }
 
 // Numbers maps a destination to its number: the input and, with additions, a result of Compile.

@@ -3,6 +3,7 @@ package compile_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -26,6 +27,7 @@ type values struct {
 	SystemNamespace string        `json:"systemNamespace,omitempty"`
 	TrustBundle     string        `json:"trustBundle,omitempty"`
 	Numbers         []numberEntry `json:"numbers,omitempty"`
+	Starting        []string      `json:"starting,omitempty"`
 }
 
 type numberEntry struct {
@@ -86,6 +88,12 @@ func readValues(document []byte, s *compile.Snapshot) error {
 		}
 		s.Numbers[compile.NumberKey{UID: e.UID, Port: e.Port}] = e.Number
 	}
+	for _, namespace := range v.Starting {
+		if s.Starting == nil {
+			s.Starting = map[string]bool{}
+		}
+		s.Starting[namespace] = true
+	}
 	return nil
 }
 
@@ -140,6 +148,7 @@ func deepCopy(s compile.Snapshot) compile.Snapshot {
 			out.Numbers[k] = v
 		}
 	}
+	out.Starting = maps.Clone(s.Starting)
 	return out
 }
 
