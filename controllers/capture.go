@@ -47,8 +47,9 @@ func (w *World) Holds(namespace string, held []wire.Held) (n, m int) {
 }
 
 // capture publishes what the pods of each namespace send to which proxies. A port is captured only once
-// every connected proxy of the namespace has acknowledged its destination, and stays captured while it
-// exists: proxies that come later have it before they are ready.
+// there is a ready proxy and every connected one has acknowledged its destination, and stays captured
+// while it exists: proxies that come later have it before they are ready, and when all are lost nodes
+// refuse what a route decides about.
 func (w *World) capture() {
 	w.mu.Lock()
 	enrolled := w.enrolled
@@ -162,7 +163,7 @@ func (w *World) progress(namespace string, awaited []wire.Held) bool {
 
 func (w *World) acknowledgedBy(namespace string, held wire.Held) bool {
 	n, m := w.Hub.Holds(namespace, []wire.Held{held})
-	return m > 0 && n == m
+	return len(w.ready[namespace]) > 0 && m > 0 && n == m
 }
 
 func sameProxy(a, b wire.Proxy) bool {

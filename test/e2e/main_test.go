@@ -12,6 +12,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"weft.dev/weft/test/e2e/testbed"
 	"weft.dev/weft/test/e2e/traffic"
@@ -112,7 +114,33 @@ func (w *town) services(t *testing.T, name string) (all, v1, v2 *corev1.Service)
 	v1 = testbed.NewService(w.home, name+"-v1", onlyV1)
 	v2 = testbed.NewService(w.home, name+"-v2", onlyV2)
 	bed.Create(t, all, v1, v2)
+	seen(t, v2)
 	return all, v1, v2
+}
+
+// seen waits until the operator knows a Service and those made before it: it learns of Services and of
+// routes in two streams, so that a route made right after a Service may be looked at first.
+func seen(t *testing.T, service *corev1.Service) {
+	t.Helper()
+	probe := testbed.HTTPRoute(t, service.Namespace, fmt.Sprintf(`
+metadata: {name: seen-%[1]s}
+spec:
+  parentRefs: [{group: "", kind: Service, name: %[1]s}]
+  rules:
+  - backendRefs: [{name: %[1]s, port: 80}]
+`, service.Name))
+	bed.Create(t, probe)
+	testbed.Await(t, bed, probe, func(route *gwv1.HTTPRoute) string {
+		for _, p := range testbed.Parents(route) {
+			if meta.IsStatusConditionTrue(p.Conditions, string(gwv1.RouteConditionResolvedRefs)) {
+				return ""
+			}
+		}
+		return "the operator does not know the Service"
+	})
+	if err := bed.Client.Delete(t.Context(), probe); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // captured waits until what a client sends to a Service goes through proxies: an answer comes from a
