@@ -47,9 +47,8 @@ func (w *World) Holds(namespace string, held []wire.Held) (n, m int) {
 }
 
 // capture publishes what the pods of each namespace send to which proxies. A port is captured only once
-// there is a ready proxy and every connected one has acknowledged its destination, and stays captured
-// while it exists: proxies that come later have it before they are ready, and when all are lost nodes
-// refuse what a route decides about.
+// every connected proxy of the namespace has acknowledged its destination, and stays captured while it
+// exists: proxies that come later have it before they are ready.
 func (w *World) capture() {
 	w.mu.Lock()
 	enrolled := w.enrolled
@@ -146,7 +145,11 @@ func (w *World) recapture(namespace string, before captured) captured {
 			now.awaited = append(now.awaited, held)
 		}
 	}
-	now.resource = compile.Capture(namespace, programmed, compile.Routed(namespace, w.capturing.routes), w.ready[namespace])
+	var routed map[string]bool
+	if len(w.ready[namespace]) > 0 || w.joined[namespace] {
+		routed = compile.Routed(namespace, w.capturing.routes)
+	} // else no proxy has ever been ready, and what a route decides about must not be refused for want of one
+	now.resource = compile.Capture(namespace, programmed, routed, w.ready[namespace])
 	return now
 }
 
@@ -163,7 +166,7 @@ func (w *World) progress(namespace string, awaited []wire.Held) bool {
 
 func (w *World) acknowledgedBy(namespace string, held wire.Held) bool {
 	n, m := w.Hub.Holds(namespace, []wire.Held{held})
-	return len(w.ready[namespace]) > 0 && m > 0 && n == m
+	return m > 0 && n == m
 }
 
 func sameProxy(a, b wire.Proxy) bool {
