@@ -55,9 +55,12 @@ func unharmed(t *testing.T, loads []*testbed.Load) {
 	t.Logf("%d requests, %d failed", sent, failed)
 }
 
-// TestEnrol labels a namespace and takes the label off again while its clients send. Its route is applied
-// while it is enrolled and only then, no request fails, and nothing is left behind.
+// TestEnrol labels a namespace and takes the label off again while clients send, its own and those of a
+// namespace that has been enrolled before. Its route is applied while it is enrolled and only then, no
+// request fails, and nothing is left behind.
 func TestEnrol(t *testing.T) {
+	t.Parallel()
+	w := inTown(t)
 	namespace := bed.Namespace(t, false)
 	backend := map[string]string{"role": "backend"}
 	pods := bed.Run(t, namespace,
@@ -74,18 +77,24 @@ spec:
     backendRefs: [{name: web, port: 80}]
 `))
 	before := belongings(t, namespace)
-	loads := everyWay(t, sender, "web")
-	meshed := traffic.Request{URL: "http://web"}
-	for range 3 {
+	for _, client := range []*testbed.Pod{sender, w.abroadClient} {
+		// kube-proxy takes a moment to know a new Service.
+		eventually(t, client, traffic.Request{URL: "http://web." + namespace}, marked(""))
+	}
+	loads := append(everyWay(t, sender, "web"), everyWay(t, w.abroadClient, "web."+namespace)...)
+	meshed := traffic.Request{URL: "http://web." + namespace}
+	for range 2 {
 		label(t, namespace, "true")
 		bed.Proxies(t, namespace)
-		eventually(t, sender, meshed, marked("meshed"))
-		always(t, sender, meshed, marked("meshed"))
-		for _, l := range loads {
-			l.More(20)
+		for _, client := range []*testbed.Pod{sender, w.abroadClient} {
+			eventually(t, client, meshed, marked("meshed"))
+			always(t, client, meshed, marked("meshed"))
 		}
+		more(loads)
 		label(t, namespace, "")
-		eventually(t, sender, meshed, marked(""))
+		for _, client := range []*testbed.Pod{sender, w.abroadClient} {
+			eventually(t, client, meshed, marked(""))
+		}
 		testbed.Eventually(t, func(context.Context) error {
 			if now := belongings(t, namespace); !slices.Equal(now, before) {
 				return fmt.Errorf("the namespace holds %v, and held %v before", now, before)
@@ -94,9 +103,7 @@ spec:
 		})
 		always(t, sender, meshed, marked(""))
 	}
-	for _, l := range loads {
-		l.More(20)
-	}
+	more(loads)
 	unharmed(t, loads)
 }
 

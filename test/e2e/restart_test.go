@@ -105,6 +105,7 @@ func restarted(template *corev1.PodTemplateSpec) {
 
 // TestProxyRestart replaces all proxies of both namespaces under load.
 func TestProxyRestart(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	loads := s.load(t)
 	for _, namespace := range []string{s.home, s.abroad} {
