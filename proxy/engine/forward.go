@@ -109,6 +109,9 @@ func (t *tries) try() *attempt {
 		return &attempt{why: reasonNoEndpoints}
 	}
 	t.engine.countFallback(endpoint, set)
+	if t.made == 0 {
+		t.engine.awaitCertificate(t.ctx, endpoint, t.source)
+	}
 	a := &attempt{}
 	var deadline time.Time
 	if d := time.Duration(t.timeouts.BackendRequest); d > 0 {
@@ -132,6 +135,17 @@ func (t *tries) try() *attempt {
 		t.avoid = append(slices.Clip(t.avoid), endpoint.Address())
 	}
 	return a
+}
+
+// awaitCertificate waits until the client can be proven to the other side of the hop, as long as for its
+// workload to become known. Without a certificate the try fails and says so.
+func (e *Engine) awaitCertificate(ctx context.Context, to upstream.Endpoint, source upstream.Source) {
+	if to.Kind() != upstream.KindHop {
+		return
+	}
+	if err := e.identity.Await(ctx, source.ServiceAccount, e.options.SourceWait); err != nil {
+		e.options.Log.Debug("A client cannot be proven", "error", err)
+	}
 }
 
 // countFallback measures tries that go to a cluster IP.

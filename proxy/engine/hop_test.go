@@ -57,6 +57,7 @@ func newHop(t *testing.T, peers int, protocol wire.Protocol) *hop {
 	h.proxy = newProxy(t, func(o *Options) {
 		o.Source = &wire.Workload{Namespace: namespace, ServiceAccount: "client"}
 		o.Dial = h.dial
+		o.SourceWait = time.Second
 	})
 	h.apply(
 		resource("mesh", h.ca.Mesh()),
@@ -235,6 +236,46 @@ func TestHopFailuresAreNamed(t *testing.T) {
 			got := get(t, h.listen(stockKey), "/")
 			if got.status != http.StatusServiceUnavailable || got.reason() != string(tc.wantReason) {
 				t.Errorf("answer = %v, want 503 %s", got, tc.wantReason)
+			}
+		})
+	}
+}
+
+// TestHopWaitsForTheCertificate: the first request of a pod may come before the first certificate of its
+// ServiceAccount.
+func TestHopWaitsForTheCertificate(t *testing.T) {
+	for _, protocol := range []wire.Protocol{wire.ProtocolHTTP, wire.ProtocolTCP} {
+		t.Run(string(protocol), func(t *testing.T) {
+			h := newHop(t, 1, protocol)
+			if protocol == wire.ProtocolTCP {
+				stocked(h.peers[0], protocol, shouting(t))
+			} else {
+				stocked(h.peers[0], protocol, named(t, "api"))
+			}
+			h.delta(wire.Delta{Removed: []wire.Ref{{Kind: wire.KindCertificate, Key: "shop/client"}}})
+			address, answered := h.listen(stockKey), make(chan error, 1)
+			go func() {
+				if protocol == wire.ProtocolTCP {
+					answered <- try(t, address, "")
+					return
+				}
+				res, err := client(t).Post("http://"+address, "", strings.NewReader("order"))
+				if err == nil {
+					_ = res.Body.Close()
+					if res.StatusCode != http.StatusOK {
+						err = fmt.Errorf("status %d", res.StatusCode)
+					}
+				}
+				answered <- err
+			}()
+			select {
+			case err := <-answered:
+				t.Fatalf("answered before the certificate came: %v", err)
+			case <-time.After(100 * time.Millisecond):
+			}
+			h.apply(resource("shop/client", h.ca.Issue(t, namespace, "client")))
+			if err := <-answered; err != nil {
+				t.Error(err)
 			}
 		})
 	}

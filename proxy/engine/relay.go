@@ -45,6 +45,9 @@ func (e *Engine) dial(choose chooser, key string, call upstream.Call) (net.Conn,
 			return nil, errors.Join(err, failed)
 		}
 		e.countFallback(endpoint, set)
+		if call.Attempt == 0 {
+			e.awaitCertificate(e.base, endpoint, call.Source)
+		}
 		backend, err := set.Dial(e.base, endpoint, call)
 		if err == nil {
 			return backend, nil

@@ -7,6 +7,7 @@
 package identity
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -49,6 +50,8 @@ type snapshot struct {
 	credentials map[string]*credential
 	proxy       *credential
 	server      *tls.Config
+	// replaced is closed once there is a later one.
+	replaced chan struct{}
 }
 
 // trust is a parsed wire.Mesh. Its pointer is its identity: equal content keeps the pointer.
@@ -76,7 +79,7 @@ func NewStore(options Options) *Store {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.current.Store(&snapshot{})
+	s.current.Store(&snapshot{replaced: make(chan struct{})})
 	return s
 }
 
@@ -90,7 +93,9 @@ func (s *Store) Update(mesh *wire.Mesh, certificates map[string]*wire.Certificat
 	old := s.current.Load()
 	rejected := map[wire.Ref]error{}
 
-	next := &snapshot{trust: old.trust, credentials: make(map[string]*credential, len(certificates))}
+	next := &snapshot{
+		trust: old.trust, credentials: make(map[string]*credential, len(certificates)), replaced: make(chan struct{}),
+	}
 	if mesh != nil {
 		if t, err := newTrust(mesh, old.trust); err != nil {
 			rejected[wire.Ref{Kind: wire.KindMesh, Key: "mesh"}] = err
@@ -118,7 +123,32 @@ func (s *Store) Update(mesh *wire.Mesh, certificates map[string]*wire.Certificat
 		next.server = s.newServerConfig(next.proxy)
 	}
 	s.current.Store(next)
+	close(old.replaced)
 	return rejected
+}
+
+// Await waits, at most for the given time and while ctx lasts, until there is a valid certificate for a
+// ServiceAccount: a pod's first request may be quicker than the first certificate of its ServiceAccount.
+// The error wraps ErrNoCertificate.
+func (s *Store) Await(ctx context.Context, serviceAccount string, atMost time.Duration) error {
+	key := s.namespace + "/" + serviceAccount
+	now := s.current.Load()
+	if c := now.credentials[key]; c != nil && s.unexpired(c) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	for {
+		select {
+		case <-now.replaced:
+		case <-ctx.Done():
+			return fmt.Errorf("%w for service account %s: %w", ErrNoCertificate, key, context.Cause(ctx))
+		}
+		now = s.current.Load()
+		if c := now.credentials[key]; c != nil && s.unexpired(c) {
+			return nil
+		}
+	}
 }
 
 // Ready tells whether there is a trust bundle and a valid certificate of the proxy itself, so that both

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -270,6 +271,36 @@ func TestClientConfigKeepsItsPointerUntilSomethingChanges(t *testing.T) {
 	if _, err := store.ClientConfig("till", "bank"); !errors.Is(err, identity.ErrNoCertificate) {
 		t.Errorf("error %v for a removed certificate", err)
 	}
+}
+
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := identitytest.NewCA(t, "cluster.local")
+		store := identity.NewStore(identity.Options{Namespace: "shop"})
+		await := func(serviceAccount string) <-chan error {
+			done := make(chan error, 1)
+			go func() { done <- store.Await(t.Context(), serviceAccount, time.Minute) }()
+			synctest.Wait()
+			return done
+		}
+		cart, till := await("cart"), await("till")
+		store.Update(ca.Mesh(), keyed(ca.IssueProxy(t, "shop")))
+		synctest.Wait()
+		if len(cart) > 0 {
+			t.Error("it did not wait for the certificate")
+		}
+		store.Update(nil, keyed(ca.Issue(t, "shop", "cart")))
+		if err := <-cart; err != nil {
+			t.Error(err)
+		}
+		if err := <-await("cart"); err != nil {
+			t.Errorf("with a certificate: %v", err)
+		}
+		begin := time.Now()
+		if err := <-till; !errors.Is(err, identity.ErrNoCertificate) || time.Since(begin) != time.Minute {
+			t.Errorf("error %v after %s, want that there is none after a minute", err, time.Since(begin))
+		}
+	})
 }
 
 func TestExpiryWhileInForce(t *testing.T) {
