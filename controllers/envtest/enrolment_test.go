@@ -92,14 +92,14 @@ var _ = Describe("A namespace", func() {
 		Expect(managers).To(HaveLen(1))
 
 		By("leaving it alone when all is well")
-		written := func() int { return len(leader().requests.all("/namespaces/" + namespace + "/")) }
+		written := func() int { return len(leader().tried.all("/namespaces/" + namespace + "/")) }
 		before := written()
 		status := deployment.DeepCopy()
 		status.Status.Replicas = 2
 		Expect(user.Status().Patch(ctx, status, client.MergeFrom(deployment))).To(Succeed())
 		configure(ctx, func(s *meshv1alpha1.MeshSpec) { s.Proxy.MaxConnectionAge = nil })
 		bystander(ctx)
-		Expect(written()).To(Equal(before), "%v", leader().requests.all("/namespaces/"+namespace+"/"))
+		Expect(written()).To(Equal(before), "%v", leader().tried.all("/namespaces/"+namespace+"/"))
 	})
 
 	It("is not served without the exact label, nor where Weft itself is", func(ctx SpecContext) {

@@ -32,10 +32,12 @@ import (
 // operator is one operator process as far as the cluster can tell: a manager of its own with caches,
 // hub and leader election.
 type operator struct {
-	name     string
-	address  string
-	metrics  *prometheus.Registry
-	requests *journal
+	name    string
+	address string
+	metrics *prometheus.Registry
+	// tried has what the operator has set out to write: an entry is there before its effect can be seen.
+	// requests has the answers as well, and is behind what can be seen.
+	tried, requests *journal
 
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -86,7 +88,7 @@ var _ = AfterSuite(func() { succeed(nil) })
 
 // startOperator starts an operator that stands for election. It does not wait for anything.
 func startOperator() *operator {
-	o := &operator{address: freeAddress(), metrics: prometheus.NewRegistry(), requests: &journal{}, done: make(chan struct{})}
+	o := &operator{address: freeAddress(), metrics: prometheus.NewRegistry(), tried: &journal{}, requests: &journal{}, done: make(chan struct{})}
 	o.name = "weft-operator-" + o.address[strings.LastIndex(o.address, ":")+1:]
 	settings := rest.CopyConfig(operatorConfig)
 	settings.Wrap(func(next http.RoundTripper) http.RoundTripper { return &auditor{o, next} })
@@ -207,6 +209,9 @@ func (a *auditor) RoundTrip(r *http.Request) (*http.Response, error) {
 		a.operator.before(r)
 	}
 	a.operator.mu.Unlock()
+	if r.Method != http.MethodGet {
+		a.operator.tried.add(r.Method + " " + r.URL.Path)
+	}
 	response, err := a.next.RoundTrip(r)
 	if r.Method != http.MethodGet && err == nil {
 		entry := fmt.Sprintf("%s %s %d", r.Method, r.URL.Path, response.StatusCode)

@@ -20,7 +20,7 @@ import (
 var _ = Describe("The status of a route", func() {
 	// writes counts the writes of a route's status that the operator has tried.
 	writes := func(route client.Object) int {
-		return len(leader().requests.all(http.MethodPut, "/"+route.GetNamespace()+"/", "/"+route.GetName()+"/status"))
+		return len(leader().tried.all(http.MethodPut, "/"+route.GetNamespace()+"/", "/"+route.GetName()+"/status"))
 	}
 
 	It("tells when every proxy has it, in at most two writes", func(ctx SpecContext) {
