@@ -25,6 +25,9 @@ const (
 	// agent has started. It stays well below the two seconds after which a runtime gives up on a
 	// plugin.
 	configurationWait = time.Second
+	// callWait bounds how long the runtime waits for this agent. After two seconds it takes a plugin for
+	// broken and goes on without it, which would cost every pod that starts until it is back.
+	callWait = 1500 * time.Millisecond
 	// applyWait bounds how long a delta waits for the pods of the node; one that hangs must not keep
 	// the others from being acknowledged.
 	applyWait = 10 * time.Second
@@ -206,9 +209,12 @@ func (a *Agent) podsWhere(match func(*pod) bool) []*pod {
 }
 
 // Start puts the rules of a new sandbox in force; the runtime calls it before any container starts.
-// It never fails a pod: what went wrong is in the pod's report.
+// It never fails a pod, and it returns in time on a node that is overloaded: what went wrong is in the
+// pod's report.
 func (a *Agent) Start(ctx context.Context, sandbox Sandbox) {
+	due := time.Now().Add(callWait)
 	p := a.open(sandbox)
+	p.due = due
 	a.mu.Lock()
 	a.pods[sandbox.ID] = p
 	answered := a.probes.use(a.proxiesInUse())
@@ -224,8 +230,25 @@ func (a *Agent) Start(ctx context.Context, sandbox Sandbox) {
 		p.exposed = time.Now()
 		p.mu.Unlock()
 	}
-	awaitAnswers(ctx, answered)
-	a.reconcile(p)
+	within(time.Until(due), func() {
+		awaitAnswers(ctx, answered)
+		a.reconcile(p)
+	})
+}
+
+// within calls f and waits until it has returned, at most for the given time; f then goes on to its end.
+func within(limit time.Duration, f func()) {
+	done := make(chan struct{})
+	go func() {
+		f()
+		close(done)
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
 }
 
 // awaitAnswers waits until new proxies have been probed once, so that nothing is sent to one that is
@@ -250,7 +273,7 @@ func (a *Agent) Stop(id string) {
 	a.probes.use(a.proxiesInUse())
 	a.mu.Unlock()
 	if p != nil {
-		a.end(p)
+		within(callWait, func() { a.end(p) })
 	}
 }
 

@@ -261,6 +261,28 @@ func TestPodWaitsForTheFirstConfiguration(t *testing.T) {
 	})
 }
 
+func TestPodWhoseRulesTakeTooLong(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Synchronize(nil)
+		n.Apply(upsert(shop()))
+		hang := make(chan struct{})
+		begin := time.Now()
+		pod := n.start("web", func(_ *capture.Sandbox, opened *netns) { opened.hang = hang })
+		if waited := time.Since(begin); waited != 1500*time.Millisecond {
+			t.Errorf("the runtime waited for %v, want 1.5s: after two it goes on without the agent", waited)
+		}
+		pass(3 * time.Second)
+		close(hang)
+		synctest.Wait()
+		if _, captures := pod.state(); !captures {
+			t.Error("the pod is not captured")
+		}
+		if got := n.pod("uid-web"); !got.Captured || !got.Late || time.Duration(got.Gap) != 3*time.Second {
+			t.Errorf("captured %v, late %v, gap %v, want late by 3s", got.Captured, got.Late, time.Duration(got.Gap))
+		}
+	})
+}
+
 func TestSynchronize(t *testing.T) {
 	bubble(t, func(t *testing.T, n *node) {
 		n.Apply(upsert(shop()))

@@ -41,8 +41,10 @@ type pod struct {
 	// the guard was missing as well.
 	exposed   time.Time
 	unguarded bool
-	late      bool
-	gap       time.Duration
+	// due is when containers start in any case; zero once the first rules are in force.
+	due  time.Time
+	late bool
+	gap  time.Duration
 
 	// reported is guarded by the agent's lock.
 	reported *wire.PodReport
@@ -178,6 +180,11 @@ func served(t rules.Table) bool { return len(t.Ports) == 0 || len(t.Proxies) > 0
 
 // settleLate decides, with the first rules in force, whether they came late.
 func (p *pod) settleLate(captured bool) {
+	due := p.due
+	p.due = time.Time{}
+	if p.exposed.IsZero() && !due.IsZero() && time.Now().After(due) {
+		p.exposed, p.unguarded = due, true
+	}
 	if p.exposed.IsZero() {
 		return
 	}
