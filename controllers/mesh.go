@@ -88,7 +88,9 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 		return reconcile.Result{}, nil
 	}
 	grace := r.World.ConnectGrace - time.Since(r.started)
-	o := observation{enrolled: r.World.served(), reports: r.Hub.Nodes(), gatewayAPI: r.gatewayAPI, fresh: grace > 0}
+	o := observation{
+		enrolled: r.World.served(), joined: r.World.memberships(), reports: r.Hub.Nodes(), gatewayAPI: r.gatewayAPI, fresh: grace > 0,
+	}
 	if o.nodes, err = cluster.Nodes(ctx, r.Client); err != nil {
 		return reconcile.Result{}, err
 	}

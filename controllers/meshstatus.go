@@ -11,12 +11,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
 )
 
 // observation is what the status of the Mesh is made from.
 type observation struct {
-	enrolled   map[string]bool
+	enrolled map[string]bool
+	// joined holds the enrolled namespaces that are not leaving: true for those whose proxies have been ready
+	// since they were enrolled.
+	joined     map[string]bool
 	nodes      []*corev1.Node
 	pods       []*corev1.Pod
 	reports    map[string]distribute.NodeState
@@ -70,11 +74,45 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 			break
 		}
 	}
-	for _, c := range []metav1.Condition{ready, captured, api} {
+	for _, c := range []metav1.Condition{ready, captured, api, proxiesReady(o)} {
 		c.ObservedGeneration = mesh.Generation
 		meta.SetStatusCondition(&status.Conditions, c)
 	}
 	return status
+}
+
+// proxiesReady names the namespaces without a ready proxy, and what that means for connections there.
+func proxiesReady(o observation) metav1.Condition {
+	ready := compile.ReadyProxies(o.pods, o.enrolled, nil)
+	var lost, starting []string
+	for namespace, joined := range o.joined {
+		switch {
+		case len(ready[namespace]) > 0:
+		case joined:
+			lost = append(lost, namespace)
+		default:
+			starting = append(starting, namespace)
+		}
+	}
+	if len(lost)+len(starting) == 0 {
+		return metav1.Condition{Type: meshv1alpha1.MeshProxiesReady, Status: metav1.ConditionTrue, Reason: "Ready",
+			Message: "every enrolled namespace has a ready proxy"}
+	}
+	var parts []string
+	for _, part := range []struct {
+		namespaces []string
+		meaning    string
+	}{
+		{lost, "connections to Services with a route are refused, others are made without the mesh"},
+		{starting, "none has been ready since the namespace was enrolled, and nothing is captured yet"},
+	} {
+		if len(part.namespaces) > 0 {
+			slices.Sort(part.namespaces)
+			parts = append(parts, "no proxy is ready in "+truncate(strings.Join(part.namespaces, ", "))+": "+part.meaning)
+		}
+	}
+	return metav1.Condition{Type: meshv1alpha1.MeshProxiesReady, Status: metav1.ConditionFalse, Reason: "NoProxyReady",
+		Message: strings.Join(parts, "; ") + "; see the pods of Deployment " + meshv1alpha1.ProxyName}
 }
 
 // nodeStatuses returns one entry for each node, sorted. What the leader before has found out of a node

@@ -92,6 +92,56 @@ func TestMeshStatus(t *testing.T) {
 	}
 }
 
+func TestMeshNamesNamespacesWithoutAReadyProxy(t *testing.T) {
+	proxy := func(namespace string, ready corev1.ConditionStatus) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "proxy", Labels: map[string]string{meshv1alpha1.ComponentLabel: "proxy"}},
+			Status: corev1.PodStatus{
+				PodIPs:     []corev1.PodIP{{IP: "10.0.0.1"}},
+				Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}},
+			},
+		}
+	}
+	const lost = ": connections to Services with a route are refused, others are made without the mesh"
+	const starting = ": none has been ready since the namespace was enrolled, and nothing is captured yet"
+	cases := map[string]struct {
+		joined map[string]bool
+		pods   []*corev1.Pod
+		want   string
+	}{
+		"nobody is enrolled":                    {want: "True Ready: every enrolled namespace has a ready proxy"},
+		"one of two proxies of a namespace":     {joined: map[string]bool{"shop": true}, pods: []*corev1.Pod{proxy("shop", "False"), proxy("shop", "True")}, want: "True Ready: every enrolled namespace has a ready proxy"},
+		"its first proxy has just become ready": {joined: map[string]bool{"shop": false}, pods: []*corev1.Pod{proxy("shop", "True")}, want: "True Ready: every enrolled namespace has a ready proxy"},
+		"none is ready": {
+			joined: map[string]bool{"shop": true, "bank": true, "cafe": true}, pods: []*corev1.Pod{proxy("shop", "False"), proxy("bank", "True")},
+			want: "False NoProxyReady: no proxy is ready in cafe, shop" + lost + "; see the pods of Deployment weft-proxy",
+		},
+		"none has ever been": {
+			joined: map[string]bool{"shop": false, "bank": true},
+			want:   "False NoProxyReady: no proxy is ready in bank" + lost + "; no proxy is ready in shop" + starting + "; see the pods of Deployment weft-proxy",
+		},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			enrolled := map[string]bool{"leaving": true}
+			for namespace := range tc.joined {
+				enrolled[namespace] = true
+			}
+			status := meshStatus(&meshv1alpha1.Mesh{}, observation{enrolled: enrolled, joined: tc.joined, pods: tc.pods})
+			c := meta.FindStatusCondition(status.Conditions, meshv1alpha1.MeshProxiesReady)
+			if c == nil {
+				t.Fatal("the condition is missing")
+			}
+			if diff := cmp.Diff(tc.want, string(c.Status)+" "+c.Reason+": "+c.Message); diff != "" {
+				t.Errorf("condition (-want +got):\n%s", diff)
+			}
+			if !meta.IsStatusConditionTrue(status.Conditions, meshv1alpha1.MeshReady) {
+				t.Error("the mesh is not ready for want of the proxies of one namespace")
+			}
+		})
+	}
+}
+
 func TestNodeStatusCountsPods(t *testing.T) {
 	var pods []*corev1.Pod
 	for _, uid := range []types.UID{"captured", "late", "refused", "unknown"} {

@@ -44,6 +44,8 @@ func (w *World) findStarting(ctx context.Context, namespaces []*corev1.Namespace
 			starting[namespace] = true
 		}
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.joined, w.starting = joined, starting
 	return nil
 }

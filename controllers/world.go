@@ -76,7 +76,7 @@ type World struct {
 	retired   map[wire.Ref]wire.Resource
 	ready     map[string][]wire.Proxy
 	// starting namespaces are labelled, and their proxies have not been ready since; joined ones are those
-	// whose proxies have.
+	// whose proxies have. They are replaced under mu, and only by the worker.
 	starting, joined map[string]bool
 	// podsOf are the namespaces that were served when pods were last looked at; nil before.
 	podsOf map[string]bool
@@ -388,6 +388,18 @@ func (w *World) served() map[string]bool {
 		served[name] = true
 	}
 	return served
+}
+
+// memberships returns the namespaces that are enrolled and not leaving, true for those whose proxies have
+// been ready since; nil before the first pass.
+func (w *World) memberships() map[string]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := maps.Clone(w.enrolled)
+	for namespace := range out {
+		out[namespace] = !w.starting[namespace]
+	}
+	return out
 }
 
 // Enrolment tells what is to happen with a namespace's objects.

@@ -77,11 +77,14 @@ const (
 	MeshCaptured = "Captured"
 	// MeshGatewayAPI is True when the Gateway API's resources are installed in a version Weft supports.
 	MeshGatewayAPI = "GatewayAPIInstalled"
+	// MeshProxiesReady is True when every enrolled namespace has a proxy that is ready. Ready does not depend
+	// on it: the namespaces that it names are alone concerned.
+	MeshProxiesReady = "ProxiesReady"
 )
 
 // MeshStatus is what the operator has observed.
 type MeshStatus struct {
-	// conditions of the mesh: Ready, Captured and GatewayAPIInstalled.
+	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled and ProxiesReady.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
