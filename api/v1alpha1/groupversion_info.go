@@ -25,7 +25,7 @@ var (
 )
 
 func addKinds(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(GroupVersion, &Mesh{}, &MeshList{})
+	scheme.AddKnownTypes(GroupVersion, &Mesh{}, &MeshList{}, &MeshPolicy{}, &MeshPolicyList{})
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
 }

@@ -30,6 +30,10 @@ type MeshSpec struct {
 	// +optional
 	// +default={}
 	Proxy ProxySpec `json:"proxy,omitempty,omitzero"`
+
+	// defaults are the lowest level of every MeshPolicy.
+	// +optional
+	Defaults *TrafficPolicy `json:"defaults,omitempty"`
 }
 
 // CertificatesSpec configures workload certificates.

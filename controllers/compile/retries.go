@@ -9,37 +9,46 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// compileTimeouts reads a rule's timeouts. Zero and absent both mean none (GEP-1742).
-func compileTimeouts(t *gwv1.HTTPRouteTimeouts) (wire.Timeouts, *fault) {
-	if t == nil {
-		return wire.Timeouts{}, nil
+// compileTimeouts reads a rule's timeouts. Zero means none (GEP-1742); what is absent is left to policies.
+func compileTimeouts(t *gwv1.HTTPRouteTimeouts) (*wire.Timeouts, *fault) {
+	if t == nil || t.Request == nil && t.BackendRequest == nil {
+		return nil, nil
 	}
 	request, ok := parseDuration(t.Request)
 	if !ok {
-		return wire.Timeouts{}, unsupported("request", "%q is not a duration", *t.Request)
+		return nil, unsupported("request", "%q is not a duration", *t.Request)
 	}
 	backend, ok := parseDuration(t.BackendRequest)
 	if !ok {
-		return wire.Timeouts{}, unsupported("backendRequest", "%q is not a duration", *t.BackendRequest)
+		return nil, unsupported("backendRequest", "%q is not a duration", *t.BackendRequest)
 	}
 	if request > 0 && backend > request {
-		return wire.Timeouts{}, unsupported("backendRequest", "it cannot be longer than the timeout of the whole request")
+		return nil, unsupported("backendRequest", "it cannot be longer than the timeout of the whole request")
 	}
-	return wire.Timeouts{Request: wire.Duration(request), BackendRequest: wire.Duration(backend)}, nil
+	var out wire.Timeouts
+	if t.Request != nil {
+		out.Request = new(wire.Duration(request))
+	}
+	if t.BackendRequest != nil {
+		out.BackendRequest = new(wire.Duration(backend))
+	}
+	return &out, nil
 }
 
 // defaultRetryAttempts is how often a rule with a retry stanza retries that does not say (GEP-1731).
 const defaultRetryAttempts = 1
 
-// compileRetry reads a rule's retries.
+// compileRetry reads a rule's retries. Its codes are retried whatever the method (GEP-1731): to list them is
+// the user's word that it is safe.
 func compileRetry(r *gwv1.HTTPRouteRetry) (*wire.Retry, *fault) {
 	if r == nil {
 		return nil, nil
 	}
-	out := &wire.Retry{Attempts: valueOr(r.Attempts, defaultRetryAttempts)}
-	if out.Attempts < 0 {
-		return nil, unsupported("attempts", "%d is negative", out.Attempts)
+	attempts := valueOr(r.Attempts, defaultRetryAttempts)
+	if attempts < 0 {
+		return nil, unsupported("attempts", "%d is negative", attempts)
 	}
+	out := &wire.Retry{Attempts: &attempts}
 	for i, code := range r.Codes {
 		if code < 400 || code > 599 {
 			return nil, unsupported(fmt.Sprintf("codes[%d]", i), "%d is not the status of an error", code)
@@ -49,10 +58,15 @@ func compileRetry(r *gwv1.HTTPRouteRetry) (*wire.Retry, *fault) {
 	// The API says that the codes are a set.
 	slices.Sort(out.Codes)
 	out.Codes = slices.Compact(out.Codes)
+	if len(out.Codes) > 0 {
+		out.Methods = new(wire.RetryAll)
+	}
 	backoff, ok := parseDuration(r.Backoff)
 	if !ok {
 		return nil, unsupported("backoff", "%q is not a duration", *r.Backoff)
 	}
-	out.Backoff = wire.Duration(backoff)
+	if r.Backoff != nil {
+		out.Backoff = new(wire.Duration(backoff))
+	}
 	return out, nil
 }

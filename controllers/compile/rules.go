@@ -154,8 +154,9 @@ func (r *resolver) compileRule(i int) compiledRule {
 	}
 	c.content.Filters = filters.filters
 	c.content.Backends = backends
-	c.content.Timeouts = timeouts
-	c.content.Retry = retry
+	if timeouts != nil || retry != nil {
+		c.content.Policy = &wire.Policy{Timeouts: timeouts, Retry: retry}
+	}
 	return c
 }
 

@@ -37,6 +37,9 @@ type destination struct {
 	table *phttp.Table
 	// rules holds the metrics of every rule in table, by what the rule was compiled from.
 	rules map[*wire.Route]*ruleSeries
+	// policies hold what applies to every rule in table, policy what applies without one.
+	policies map[*wire.Route]*wire.Policy
+	policy   *wire.Policy
 	// plain counts what is not subject to any rule.
 	plain *ruleSeries
 	// departed tells that the destination is no longer configured. Connections that were accepted
@@ -110,7 +113,7 @@ func newSeries(metrics *telemetry.Metrics, labels []telemetry.Labels) *ruleSerie
 // newDestination compiles a destination with the routes attached to it. Consumer routes hide all
 // producer routes (GEP-1294).
 func newDestination(key string, d *wire.Destination, attached []*wire.Route, metrics *telemetry.Metrics) *destination {
-	compiled := &destination{Destination: d, key: key}
+	compiled := &destination{Destination: d, key: key, policy: effective(d.Policy)}
 	if d.Protocol == wire.ProtocolTCP {
 		attached = nil
 	}
@@ -124,7 +127,9 @@ func newDestination(key string, d *wire.Destination, attached []*wire.Route, met
 	// Every route has passed phttp.Check, so none is left out.
 	compiled.table, _ = phttp.NewTable(attached)
 	compiled.rules = make(map[*wire.Route]*ruleSeries, len(attached))
+	compiled.policies = make(map[*wire.Route]*wire.Policy, len(attached))
 	for _, route := range attached {
+		compiled.policies[route] = effective(d.Policy, route.Policy)
 		compiled.rules[route] = newSeries(metrics, ruleLabels(key, route))
 	}
 	return compiled

@@ -30,9 +30,9 @@ type exchange struct {
 	// backend is the index of the backend chosen in the rule, phttp.NoBackend before one is.
 	backend int
 	// key is the backend's, empty if it could not be resolved.
-	key      string
-	timeouts wire.Timeouts
-	retry    *wire.Retry
+	key string
+	// policy is in force for the request; every field is set as effective says.
+	policy *wire.Policy
 
 	// choose and roundTrip are bound to the configuration that the request pinned.
 	choose chooser
@@ -65,6 +65,7 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		start:   time.Now(),
 		backend: phttp.NoBackend,
 		series:  d.plain,
+		policy:  d.policy,
 		grpc:    isGRPC(r),
 	}
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge)
@@ -129,7 +130,7 @@ func (x *exchange) serve(d *destination) {
 func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Matched) {
 	route := rule.Route()
 	x.series = d.rules[route]
-	x.timeouts, x.retry = route.Timeouts, route.Retry
+	x.policy = d.policies[route]
 	x.filters = &phttp.Exchange{
 		Rule: rule, Matched: matched, Port: d.Port, Random: x.engine.options.Random(),
 	}
@@ -208,7 +209,7 @@ func (x *exchange) finish() {
 // deadline returns when the whole request must be over: the rule's timeout, what the hop's other end
 // allows, and a gRPC client's own deadline, whichever is first. It is zero if there is none.
 func (x *exchange) deadline() time.Time {
-	limit := time.Duration(x.timeouts.Request)
+	limit := time.Duration(*x.policy.Timeouts.Request)
 	least := func(d time.Duration) {
 		if d > 0 && (limit == 0 || d < limit) {
 			limit = d

@@ -14,6 +14,7 @@ import (
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
+	"weft.dev/weft/proxy/wire"
 )
 
 // maxRepairs is how often a request is sent again without being asked to, because a try provably did
@@ -33,12 +34,12 @@ func (x *exchange) forward() {
 		x.answer(reasonInvalidBackend)
 		return
 	}
-	t := &tries{exchange: x, deadline: x.deadline(), repairs: maxRepairs, avoid: x.received.Avoid}
+	t := &tries{
+		exchange: x, deadline: x.deadline(), avoid: x.received.Avoid,
+		retries: *x.policy.Retry.Attempts, repairs: *x.policy.Retry.ConnectFailures,
+	}
 	t.ctx, t.limit = withLimit(x.r.Context(), t.deadline, errRequestTimeout)
 	defer t.limit.cancel()
-	if x.retry != nil {
-		t.retries = x.retry.Attempts
-	}
 	copies := x.newMirrors()
 	defer copies.end()
 	t.body = newReplay(x.r, copies.send)
@@ -114,7 +115,7 @@ func (t *tries) try() *attempt {
 	}
 	a := &attempt{}
 	var deadline time.Time
-	if d := time.Duration(t.timeouts.BackendRequest); d > 0 {
+	if d := time.Duration(*t.policy.Timeouts.BackendRequest); d > 0 {
 		deadline = time.Now().Add(d)
 	}
 	a.ctx, a.limit = withLimit(t.ctx, deadline, errBackendTimeout)
@@ -241,33 +242,28 @@ func (t *tries) again(a *attempt) (why string, wait time.Duration, again bool) {
 // repair uses up one of the proxy's own repetitions. The first goes to another endpoint at once.
 func (t *tries) repair() time.Duration {
 	t.repairs--
-	if done := maxRepairs - t.repairs; done > 1 {
+	if done := *t.policy.Retry.ConnectFailures - t.repairs; done > 1 {
 		return jitter(5 * time.Millisecond << done)
 	}
 	return 0
 }
 
-// defaultBackoff is waited for where a rule says nothing.
-const defaultBackoff = 25 * time.Millisecond
-
-// backoff uses up one of the rule's repetitions. The wait doubles each time, up to tenfold.
+// backoff uses up one of the rule's repetitions. The wait doubles each time.
 func (t *tries) backoff() time.Duration {
-	wait := time.Duration(t.retry.Backoff)
-	if wait == 0 {
-		wait = defaultBackoff
-	}
-	done := t.retry.Attempts - t.retries
+	least, most := time.Duration(*t.policy.Retry.Backoff), time.Duration(*t.policy.Retry.MaxBackoff)
+	done := *t.policy.Retry.Attempts - t.retries
 	t.retries--
-	return jitter(min(wait<<min(done, 4), 10*wait))
+	return jitter(max(least, min(least<<min(done, 16), most)))
 }
 
 // jitter makes a wait up to half as long again, so that clients which failed together do not come back
 // together. It never shortens: a rule's backoff is the least time between two tries.
 func jitter(wait time.Duration) time.Duration { return wait + rand.N(wait/2+1) }
 
-// listed tells whether the user wants tries with this status to be repeated.
+// listed tells whether the user wants tries with this status to be repeated, for a request of this method.
 func (t *tries) listed(status int) bool {
-	return t.retry != nil && slices.Contains(t.retry.Codes, status)
+	retry := t.policy.Retry
+	return slices.Contains(retry.Codes, status) && (*retry.Methods == wire.RetryAll || idempotent(t.head.Method))
 }
 
 // retryReason names a failure that another try may not meet.

@@ -177,7 +177,7 @@ func TestGRPCAnswersOfTheProxy(t *testing.T) {
 		},
 		"no endpoints": {grpcRoute(func(r *wire.Route) { r.Backends = to("empty") }), codes.Unavailable},
 		"time is up": {
-			grpcRoute(func(r *wire.Route) { r.Timeouts.Request = wire.Duration(50 * time.Millisecond) }),
+			grpcRoute(func(r *wire.Route) { r.Policy = timeouts(50*time.Millisecond, 0) }),
 			codes.DeadlineExceeded,
 		},
 	}
@@ -204,7 +204,7 @@ func TestGRPCDeadlineIsPassedOnShortened(t *testing.T) {
 	p.apply(service("cart", wire.ProtocolH2C, address)...)
 	p.apply(route("limit", "cart", func(r *wire.Route) {
 		r.Backends = to("cart")
-		r.Timeouts.Request = wire.Duration(patience / 2)
+		r.Policy = timeouts(patience/2, 0)
 	}))
 	c := grpcClient(t, p.listen(key("cart")))
 	for want, limit := range map[time.Duration]time.Duration{

@@ -278,3 +278,23 @@ func lines(l ...string) string { return strings.Join(l, "\r\n") + "\r\n\r\n" }
 func (a answer) reason() string { return a.header.Get(headerReason) }
 
 func (a answer) String() string { return fmt.Sprintf("%d %s %q", a.status, a.reason(), a.body) }
+
+// timeouts returns a policy with the timeouts of a request and of one try; zero sets none.
+func timeouts(request, try time.Duration) *wire.Policy {
+	p := &wire.Policy{Timeouts: &wire.Timeouts{}}
+	if request != 0 {
+		p.Timeouts.Request = new(wire.Duration(request))
+	}
+	if try != 0 {
+		p.Timeouts.BackendRequest = new(wire.Duration(try))
+	}
+	return p
+}
+
+// retries returns a policy that repeats requests of any method on these statuses.
+func retries(attempts int, backoff time.Duration, codes ...int) *wire.Policy {
+	return &wire.Policy{Retry: &wire.Retry{
+		Attempts: &attempts, Codes: codes, Methods: new(wire.RetryAll), Backoff: new(wire.Duration(backoff)),
+		Budget: &wire.RetryBudget{Percent: new(100)},
+	}}
+}

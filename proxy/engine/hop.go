@@ -116,6 +116,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		start:   time.Now(),
 		backend: phttp.NoBackend,
 		series:  cfg.strays,
+		policy:  defaultPolicy,
 		grpc:    isGRPC(r),
 		choose:  e.localChooser(cfg),
 	}

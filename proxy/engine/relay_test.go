@@ -48,7 +48,7 @@ func TestWebSocket(t *testing.T) {
 	p.apply(route("chat", "cart", func(r *wire.Route) {
 		r.Backends = to("cart")
 		// They end with the handshake.
-		r.Timeouts = wire.Timeouts{Request: wire.Duration(limit), BackendRequest: wire.Duration(limit)}
+		r.Policy = timeouts(limit, limit)
 	}))
 	// Bytes that come with the request are not lost.
 	c, r := raw(t, p.listen(key("cart")), upgradeRequest+"early ")

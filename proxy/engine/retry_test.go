@@ -34,10 +34,10 @@ func flaky(t *testing.T, statuses ...int) string {
 }
 
 func TestRetries(t *testing.T) {
-	two := &wire.Retry{Attempts: 2, Codes: []int{500, 503}, Backoff: wire.Duration(time.Millisecond)}
-	resets := &wire.Retry{Attempts: 2, Codes: []int{502}, Backoff: wire.Duration(time.Millisecond)}
+	two := retries(2, time.Millisecond, 500, 503)
+	resets := retries(2, time.Millisecond, 502)
 	tests := map[string]struct {
-		retry      *wire.Retry
+		policy     *wire.Policy
 		method     string
 		body       string
 		answers    []int
@@ -45,30 +45,30 @@ func TestRetries(t *testing.T) {
 		wantBody   string
 	}{
 		"a listed status is tried again": {
-			retry: two, method: "GET", answers: []int{500, 503}, wantStatus: 200, wantBody: "try 3 ",
+			policy: two, method: "GET", answers: []int{500, 503}, wantStatus: 200, wantBody: "try 3 ",
 		},
 		"whatever the method, with the same body": {
-			retry: two, method: "POST", body: "order", answers: []int{500}, wantStatus: 200, wantBody: "try 2 order",
+			policy: two, method: "POST", body: "order", answers: []int{500}, wantStatus: 200, wantBody: "try 2 order",
 		},
-		"until the tries are used up": {retry: two, method: "GET", answers: []int{500, 500, 500}, wantStatus: 500},
+		"until the tries are used up": {policy: two, method: "GET", answers: []int{500, 500, 500}, wantStatus: 500},
 		"a status that is not listed is passed on": {
-			retry: two, method: "GET", answers: []int{502}, wantStatus: 502,
+			policy: two, method: "GET", answers: []int{502}, wantStatus: 502,
 		},
 		"nothing is tried again unasked": {method: "GET", answers: []int{500}, wantStatus: 500},
 		"a zero of attempts disables": {
-			retry: &wire.Retry{Codes: []int{500}}, method: "GET", answers: []int{500}, wantStatus: 500,
+			policy: retries(0, time.Millisecond, 500), method: "GET", answers: []int{500}, wantStatus: 500,
 		},
 		"a reset of an idempotent request": {
-			retry: two, method: "PUT", body: "order", answers: []int{0}, wantStatus: 200, wantBody: "try 2 order",
+			policy: two, method: "PUT", body: "order", answers: []int{0}, wantStatus: 200, wantBody: "try 2 order",
 		},
 		"a reset of another request is not repeated": {
-			retry: two, method: "POST", body: "order", answers: []int{0}, wantStatus: 502, wantBody: "weft: the backend closed the connection before it answered\n",
+			policy: two, method: "POST", body: "order", answers: []int{0}, wantStatus: 502, wantBody: "weft: the backend closed the connection before it answered\n",
 		},
 		"unless its status is listed": {
-			retry: resets, method: "POST", body: "order", answers: []int{0}, wantStatus: 200, wantBody: "try 2 order",
+			policy: resets, method: "POST", body: "order", answers: []int{0}, wantStatus: 200, wantBody: "try 2 order",
 		},
 		"a body that is not kept is not repeated": {
-			retry: two, method: "PUT", body: strings.Repeat("a", 2*maxReplay), answers: []int{500}, wantStatus: 500,
+			policy: two, method: "PUT", body: strings.Repeat("a", 2*maxReplay), answers: []int{500}, wantStatus: 500,
 		},
 	}
 	for name, tc := range tests {
@@ -77,7 +77,7 @@ func TestRetries(t *testing.T) {
 			p.apply(service("cart", wire.ProtocolHTTP, flaky(t, tc.answers...))...)
 			p.apply(route("retries", "cart", func(r *wire.Route) {
 				r.Backends = to("cart")
-				r.Retry = tc.retry
+				r.Policy = tc.policy
 			}))
 			address := p.listen(key("cart"))
 			got := do(t, client(t), request(t, tc.method, address, "/", strings.NewReader(tc.body)))
@@ -93,7 +93,7 @@ func TestRetriesAreCountedByReason(t *testing.T) {
 	p.apply(service("cart", wire.ProtocolHTTP, flaky(t, 500, 0))...)
 	p.apply(route("retries", "cart", func(r *wire.Route) {
 		r.Backends = to("cart")
-		r.Retry = &wire.Retry{Attempts: 5, Codes: []int{500}, Backoff: wire.Duration(time.Millisecond)}
+		r.Policy = retries(5, time.Millisecond, 500)
 	}))
 	get(t, p.listen(key("cart")), "/")
 	got := map[string]float64{}
@@ -113,7 +113,7 @@ func TestBackoffIsTheLeastTimeBetweenTries(t *testing.T) {
 	p.apply(service("cart", wire.ProtocolHTTP, flaky(t, 500, 500))...)
 	p.apply(route("retries", "cart", func(r *wire.Route) {
 		r.Backends = to("cart")
-		r.Retry = &wire.Retry{Attempts: 2, Codes: []int{500}, Backoff: wire.Duration(backoff)}
+		r.Policy = retries(2, backoff, 500)
 	}))
 	begin := time.Now()
 	got := get(t, p.listen(key("cart")), "/")
@@ -144,24 +144,21 @@ func TestTimeouts(t *testing.T) {
 		}
 		<-r.Context().Done()
 	}
-	short := wire.Duration(40 * time.Millisecond)
+	const short = 40 * time.Millisecond
 	tests := map[string]struct {
-		timeouts   wire.Timeouts
-		retry      *wire.Retry
+		policy     *wire.Policy
 		wantReason reason
 	}{
-		"request": {timeouts: wire.Timeouts{Request: short}, wantReason: reasonRequestTimeout},
+		"request": {policy: timeouts(short, 0), wantReason: reasonRequestTimeout},
 		"backend request": {
-			timeouts: wire.Timeouts{Request: wire.Duration(patience), BackendRequest: short}, wantReason: reasonBackendTimeout,
+			policy: timeouts(patience, short), wantReason: reasonBackendTimeout,
 		},
 		"request over all tries": {
-			timeouts:   wire.Timeouts{Request: 4 * short, BackendRequest: short},
-			retry:      &wire.Retry{Attempts: 1000, Codes: []int{504}, Backoff: wire.Duration(time.Millisecond)},
+			policy:     wire.Overlay(timeouts(4*short, short), retries(1000, time.Millisecond, 504)),
 			wantReason: reasonRequestTimeout,
 		},
 		"request that ends in a pause": {
-			timeouts:   wire.Timeouts{Request: 2 * short, BackendRequest: short},
-			retry:      &wire.Retry{Attempts: 1, Codes: []int{504}, Backoff: wire.Duration(patience)},
+			policy:     wire.Overlay(timeouts(2*short, short), retries(1, patience, 504)),
 			wantReason: reasonRequestTimeout,
 		},
 	}
@@ -170,7 +167,7 @@ func TestTimeouts(t *testing.T) {
 			p := newProxy(t)
 			p.apply(service("cart", wire.ProtocolHTTP, server(t, slow))...)
 			p.apply(route("limits", "cart", func(r *wire.Route) {
-				r.Backends, r.Timeouts, r.Retry = to("cart"), tc.timeouts, tc.retry
+				r.Backends, r.Policy = to("cart"), tc.policy
 			}))
 			address := p.listen(key("cart"))
 			got := get(t, address, "/")
@@ -201,8 +198,7 @@ func TestSlowBackendIsTriedAgain(t *testing.T) {
 	}))...)
 	p.apply(route("limits", "cart", func(r *wire.Route) {
 		r.Backends = to("cart")
-		r.Timeouts.BackendRequest = wire.Duration(500 * time.Millisecond)
-		r.Retry = &wire.Retry{Attempts: 1}
+		r.Policy = wire.Overlay(timeouts(0, 500*time.Millisecond), retries(1, time.Millisecond))
 	}))
 	if got := get(t, p.listen(key("cart")), "/"); got.body != "second" {
 		t.Errorf("answer = %v, want that of the second try", got)

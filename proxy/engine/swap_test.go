@@ -41,7 +41,7 @@ func TestSwapsFailNoRequest(t *testing.T) {
 			r.Backends[1].Weight = 0
 			r.Filters = []wire.Filter{header("X-Generation", strconv.Itoa(g))}
 			r.Backends[0].Filters = []wire.Filter{header("X-Backend", name)}
-			r.Timeouts.Request = wire.Duration(patience)
+			r.Policy = timeouts(patience, 0)
 		}))
 	}
 	var begun, inForce atomic.Int64

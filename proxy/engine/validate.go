@@ -61,6 +61,9 @@ func validateDestination(key string, d *wire.Destination) error {
 	default:
 		return fmt.Errorf("protocol %q is not supported", d.Protocol)
 	}
+	if err := validatePolicy(d.Policy); err != nil {
+		return err
+	}
 	return validAddresses(d.Addresses)
 }
 
@@ -72,6 +75,9 @@ func validateBackend(key string, b *wire.Backend) error {
 	case wire.ProtocolHTTP, wire.ProtocolH2C, wire.ProtocolTCP:
 	default:
 		return fmt.Errorf("protocol %q is not supported", b.Protocol)
+	}
+	if err := validatePolicy(b.Policy); err != nil {
+		return err
 	}
 	return validAddresses(b.Addresses)
 }
@@ -85,18 +91,8 @@ func validateKey(key, servicePort string) error {
 }
 
 func validateRoute(route *wire.Route) error {
-	if route.Timeouts.Request < 0 || route.Timeouts.BackendRequest < 0 {
-		return errors.New("a timeout is negative")
-	}
-	if retry := route.Retry; retry != nil {
-		if retry.Backoff < 0 {
-			return errors.New("retry backoff is negative")
-		}
-		for _, code := range retry.Codes {
-			if code < 100 || code > 599 {
-				return fmt.Errorf("retry code %d is no status", code)
-			}
-		}
+	if err := validatePolicy(route.Policy); err != nil {
+		return err
 	}
 	return phttp.Check(route)
 }

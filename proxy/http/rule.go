@@ -1,7 +1,6 @@
 package http
 
 import (
-	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -50,9 +49,6 @@ func newRule(route *wire.Route) (*Rule, error) {
 	}
 	r.cors = r.filters.haveCORS() ||
 		len(r.backends) > 0 && !slices.ContainsFunc(r.backends, func(b backend) bool { return !b.filters.haveCORS() })
-	if route.Retry != nil && route.Retry.Attempts < 0 {
-		return nil, errors.New("retry attempts are negative")
-	}
 	return r, nil
 }
 

@@ -83,8 +83,6 @@ func TestCheckRefuses(t *testing.T) {
 	}
 	onBackend := weighted(1)
 	onBackend.Backends[0].Filters = []wire.Filter{requestHeaders(set("Content-Length", "1"))}
-	retries := httpRule("r")
-	retries.Retry = &wire.Retry{Attempts: -1}
 
 	tests := map[string]struct {
 		route *wire.Route
@@ -120,7 +118,6 @@ func TestCheckRefuses(t *testing.T) {
 		"header value of filter": {with(requestHeaders(set("a", "b\r\nc: d"))), "control character"},
 		"backend's filter":       {onBackend, "backend 0: filter 0"},
 		"negative weight":        {weighted(1, -1), "backend 1: weight -1"},
-		"negative retries":       {retries, "retry attempts"},
 		"redirect status":        {with(wire.Filter{Redirect: &wire.Redirect{Status: 200}}), "redirect status 200"},
 		"redirect scheme":        {with(wire.Filter{Redirect: &wire.Redirect{Scheme: "ftp"}}), `redirect scheme "ftp"`},
 		"redirect host":          {with(wire.Filter{Redirect: &wire.Redirect{Hostname: "a b"}}), `redirect hostname "a b"`},

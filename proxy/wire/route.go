@@ -37,8 +37,9 @@ type Route struct {
 	Matches  []Match           `json:"matches,omitempty"`
 	Filters  []Filter          `json:"filters,omitempty"`
 	Backends []WeightedBackend `json:"backends,omitempty"`
-	Timeouts Timeouts          `json:"timeouts,omitzero"`
-	Retry    *Retry            `json:"retry,omitempty"`
+	// Policy holds what the rule itself says of timeouts and retries, over the policies of the rule, the
+	// route and, for a consumer route, its namespace. It is laid over that of the Destination.
+	Policy *Policy `json:"policy,omitempty"`
 }
 
 // Key returns the key of r's resource.
@@ -161,21 +162,4 @@ type WeightedBackend struct {
 	Backend string   `json:"backend,omitempty"`
 	Weight  int32    `json:"weight"`
 	Filters []Filter `json:"filters,omitempty"`
-}
-
-// Timeouts bound a request; zero means none (GEP-1742).
-type Timeouts struct {
-	// Request covers all tries, BackendRequest one of them.
-	Request        Duration `json:"request,omitzero"`
-	BackendRequest Duration `json:"backendRequest,omitzero"`
-}
-
-// Retry repeats a request (GEP-1731).
-type Retry struct {
-	// Attempts counts the tries after the first; zero disables.
-	Attempts int `json:"attempts"`
-	// Codes are the response statuses to retry on, for any method.
-	Codes []int `json:"codes,omitempty"`
-	// Backoff is the least time between two tries.
-	Backoff Duration `json:"backoff,omitzero"`
 }

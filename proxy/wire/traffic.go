@@ -57,6 +57,8 @@ type Destination struct {
 	// Addresses are the Service's cluster IPs, primary family first.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Protocol  Protocol     `json:"protocol"`
+	// Policy is that of the Service, its namespace and the Mesh.
+	Policy *Policy `json:"policy,omitempty"`
 }
 
 // Backend is one Service port as a place to send requests to. Key: ServicePortKey, with the suffix
@@ -74,6 +76,13 @@ type Backend struct {
 	// Addresses are the Service's cluster IPs: the last resort when the stream to the operator is
 	// lost and every known endpoint refuses.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// Policy is that of the Service, its namespace and the Mesh; whoever chooses the endpoint applies its
+	// load balancing, ejection, health check, circuit breaking and rate limits.
+	Policy *Policy `json:"policy,omitempty"`
+	// Zone tells that endpoints in the caller's zone are preferred, Node those on its node
+	// (Service.spec.trafficDistribution).
+	Zone bool `json:"zone,omitempty"`
+	Node bool `json:"node,omitempty"`
 }
 
 // Endpoints are the addresses behind a Backend of the same key. They come from EndpointSlices on a
