@@ -23,7 +23,7 @@ type TrafficPolicy struct {
 
 	// healthCheck probes every instance of a Service. It is inherited as a whole.
 	// +optional
-	HealthCheck HealthCheck `json:"healthCheck,omitempty,omitzero"`
+	HealthCheck *HealthCheck `json:"healthCheck,omitempty"` //nolint:kubeapilinter // absent is not the same as empty
 
 	// circuitBreaking bounds what a Service is given at once.
 	// +optional
@@ -195,7 +195,7 @@ type LoadBalancing struct {
 
 	// consistentHash says what ConsistentHash hashes. A request without it is balanced by PeakEWMA.
 	// +optional
-	ConsistentHash HashKey `json:"consistentHash,omitempty,omitzero"`
+	ConsistentHash *HashKey `json:"consistentHash,omitempty"` //nolint:kubeapilinter // absent is not the same as empty
 
 	// slowStart is the time in which an instance that is new, or back after an ejection, comes to its full
 	// share. "0s", the default, turns it off.
@@ -447,7 +447,7 @@ type Fault struct {
 
 	// delay holds requests back.
 	// +optional
-	Delay FaultDelay `json:"delay,omitempty,omitzero"`
+	Delay *FaultDelay `json:"delay,omitempty"` //nolint:kubeapilinter // absent is not the same as empty
 
 	// abort answers requests instead of sending them.
 	// +optional

@@ -195,6 +195,16 @@ func (s *Set) Update(resources Resources) *View {
 // Pin returns the current view.
 func (s *Set) Pin() *View { return s.current.Load() }
 
+// Replicas is how many ready proxies the namespace of this one has, itself included, at least 1: what a
+// limit is divided by.
+func (v *View) Replicas() int {
+	proxies := v.resources.Proxies[v.set.options.Namespace]
+	if proxies == nil {
+		return 1
+	}
+	return max(1, len(proxies.Proxies))
+}
+
 // Choose is Pin().Choose.
 func (s *Set) Choose(backend string, avoid []netip.AddrPort) (Endpoint, error) {
 	return s.Pin().Choose(backend, avoid)
