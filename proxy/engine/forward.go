@@ -102,7 +102,7 @@ func (a *attempt) discard() {
 
 // try sends the request once.
 func (t *tries) try() *attempt {
-	endpoint, set, err := t.choose(t.key, t.avoid)
+	endpoint, set, err := t.choose(t.key, upstream.Wish{Avoid: t.avoid})
 	switch {
 	case errors.Is(err, upstream.ErrUnknownBackend):
 		return &attempt{why: reasonUnknownBackend}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -91,11 +90,11 @@ func (e *Engine) relayHop(c *hopConn) {
 
 // localChooser returns how requests of the hop find endpoints: in this namespace and nowhere else.
 func (e *Engine) localChooser(cfg *config) chooser {
-	return func(backend string, avoid []netip.AddrPort) (upstream.Endpoint, *upstream.Set, error) {
-		endpoint, err := cfg.view.ChooseLocal(backend, avoid)
+	return func(backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error) {
+		endpoint, err := cfg.view.ChooseLocal(backend, wish)
 		if errors.Is(err, upstream.ErrUnknownBackend) {
 			// It may have departed while the sender has yet to learn of it.
-			if endpoint, err := cfg.direct.ChooseLocal(backend, avoid); err == nil {
+			if endpoint, err := cfg.direct.ChooseLocal(backend, wish); err == nil {
 				return endpoint, e.direct, nil
 			}
 		}
@@ -129,7 +128,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 	}
 	if inbound := cfg.inbound.get(x.received.Backend); inbound != nil {
 		x.series = inbound
-	} else if _, err := cfg.direct.ChooseLocal(x.received.Backend, nil); err != nil {
+	} else if _, err := cfg.direct.ChooseLocal(x.received.Backend, upstream.Wish{}); err != nil {
 		x.notProcessed(reasonUnknownBackend)
 		return
 	}

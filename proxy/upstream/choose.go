@@ -77,18 +77,19 @@ func (v *View) Backend(key string) (*wire.Backend, bool) {
 // Choose picks an endpoint for one try of a request: a proxy of the Backend's namespace if that is
 // another, enrolled one, else one of the Backend's own endpoints. Two random candidates are compared by
 // latency and requests in flight. Endpoints that refused a connection a moment ago, terminating ones,
-// those in avoid, and proxies of other zones are used only when nothing better is left, in this order from
-// the worst. The error wraps ErrUnknownBackend or ErrNoEndpoints.
-func (v *View) Choose(backend string, avoid []netip.AddrPort) (Endpoint, error) {
+// those to avoid, and proxies of other zones are used only when nothing better is left, in this order from
+// the worst. An endpoint to prefer comes before all of that. The error wraps ErrUnknownBackend or
+// ErrNoEndpoints.
+func (v *View) Choose(backend string, wish Wish) (Endpoint, error) {
 	t, ok := v.targets[backend]
 	if !ok {
 		return Endpoint{}, fmt.Errorf("%w %s", ErrUnknownBackend, backend)
 	}
 	if !v.set.hops(t.backend) {
-		return v.chooseLocal(backend, t, avoid)
+		return v.chooseLocal(backend, t, &wish)
 	}
 	g := v.proxies[t.backend.Namespace]
-	state, _ := v.set.pick(g, avoid)
+	state, _ := v.set.pick(g, &Wish{Avoid: wish.Avoid})
 	if state == nil {
 		return Endpoint{}, fmt.Errorf("%w: no proxy of namespace %s is ready", ErrNoEndpoints, t.backend.Namespace)
 	}
@@ -97,19 +98,19 @@ func (v *View) Choose(backend string, avoid []netip.AddrPort) (Endpoint, error) 
 
 // ChooseLocal is Choose for requests that arrived over the hop: they go to endpoints of this namespace
 // and nowhere else, so that a request never takes a second hop. Backends of other namespaces are unknown.
-func (v *View) ChooseLocal(backend string, avoid []netip.AddrPort) (Endpoint, error) {
+func (v *View) ChooseLocal(backend string, wish Wish) (Endpoint, error) {
 	t, ok := v.targets[backend]
 	if !ok || t.backend.Namespace != v.set.options.Namespace {
 		return Endpoint{}, fmt.Errorf("%w %s", ErrUnknownBackend, backend)
 	}
-	return v.chooseLocal(backend, t, avoid)
+	return v.chooseLocal(backend, t, &wish)
 }
 
-func (v *View) chooseLocal(key string, t *target, avoid []netip.AddrPort) (Endpoint, error) {
-	state, refusing := v.set.pick(t.direct, avoid)
+func (v *View) chooseLocal(key string, t *target, wish *Wish) (Endpoint, error) {
+	state, refusing := v.set.pick(t.direct, wish)
 	kind := KindPod
 	if (state == nil || refusing) && v.set.disconnected.Load() {
-		if fallback, _ := v.set.pick(t.fallback, avoid); fallback != nil {
+		if fallback, _ := v.set.pick(t.fallback, wish); fallback != nil {
 			state, kind = fallback, KindFallback
 		}
 	}
@@ -144,14 +145,18 @@ func (g *group) size() int {
 
 // pick returns the endpoint to use, or nil if the group is empty, and whether every endpoint is refusing
 // connections.
-func (s *Set) pick(g *group, avoid []netip.AddrPort) (chosen *endpoint, refusing bool) {
+func (s *Set) pick(g *group, wish *Wish) (chosen *endpoint, refusing bool) {
 	if g.size() == 0 {
 		return nil, false
 	}
 	now := s.elapsed()
-	chosen = s.pickPreferred(g.preferred, avoid, now)
+	if chosen = g.find(wish, now); chosen != nil {
+		chosen.probe(now)
+		return chosen, false
+	}
+	chosen = s.pickPreferred(g.preferred, wish.Avoid, now)
 	if chosen == nil {
-		chosen, refusing = s.pickRanked(g, avoid, now)
+		chosen, refusing = s.pickRanked(g, wish.Avoid, now)
 	}
 	chosen.probe(now)
 	return chosen, refusing

@@ -206,8 +206,8 @@ func (v *View) Replicas() int {
 }
 
 // Choose is Pin().Choose.
-func (s *Set) Choose(backend string, avoid []netip.AddrPort) (Endpoint, error) {
-	return s.Pin().Choose(backend, avoid)
+func (s *Set) Choose(backend string, wish Wish) (Endpoint, error) {
+	return s.Pin().Choose(backend, wish)
 }
 
 // SetDisconnected tells whether the stream to the operator is lost. While it is, and every known endpoint
