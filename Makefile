@@ -35,8 +35,8 @@ manifests: ## regenerate CRDs and RBAC
 	$(CODEGEN) controller-gen rbac:roleName=weft-operator paths=./controllers output:rbac:dir=config/rbac
 
 .PHONY: golden
-golden: ## rewrite the golden files
-	go test ./controllers/compile ./controllers/infra ./config -run Golden -update
+golden: ## rewrite the golden files, docs/reasons.md among them
+	go test ./controllers/compile ./controllers/infra ./config ./proxy/reason -run Golden -update
 
 ##@ Test
 
@@ -62,8 +62,8 @@ $(LINT):
 verify: ## generated files equal the committed ones
 	@$(MAKE) --no-print-directory generate manifests golden
 	@go mod tidy -diff
-	@changed=$$(git status --porcelain -- api config controllers go.mod go.sum); \
-	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- api config controllers | head -100; exit 1; fi; \
+	@changed=$$(git status --porcelain -- api config controllers docs/reasons.md go.mod go.sum); \
+	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- api config controllers docs/reasons.md | head -100; exit 1; fi; \
 	echo "verify: ok"
 
 .PHONY: try

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
 )
@@ -45,18 +46,18 @@ func (e *Engine) admit(l Listener, raw net.Conn) (serve func()) {
 
 // identify fills in where a connection goes and where it comes from. It returns why the connection is
 // refused, or "".
-func (e *Engine) identify(l Listener, c *conn) reason {
+func (e *Engine) identify(l Listener, c *conn) reason.Reason {
 	target, err := l.Target(c.Conn)
 	if err != nil {
 		if !errors.Is(err, errNotRedirected) {
 			e.options.Log.Error("Cannot tell what a connection is for", "client", c.client.String(), "error", err)
 		}
-		return reasonNotCaptured
+		return reason.NotCaptured
 	}
 	ctx, cancel := context.WithTimeout(e.base, e.options.DestinationWait)
 	defer cancel()
 	if c.target = e.awaitDestination(ctx, target); c.target == nil {
-		return reasonUnknownDestination
+		return reason.UnknownDestination
 	}
 	if c.source = e.options.Source; c.source != nil {
 		return ""
@@ -65,10 +66,10 @@ func (e *Engine) identify(l Listener, c *conn) reason {
 	defer cancel()
 	source, err := e.workloads.Wait(ctx, c.client.Addr())
 	if err != nil {
-		return reasonUnknownSource
+		return reason.UnknownSource
 	}
 	if source.Namespace != e.options.Namespace {
-		return reasonForeignSource
+		return reason.ForeignSource
 	}
 	c.source = source
 	return ""

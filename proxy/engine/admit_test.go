@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weft.dev/weft/proxy/identity/identitytest"
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -31,11 +32,11 @@ func TestClientsAreIdentified(t *testing.T) {
 	tests := map[string]struct {
 		workload   []wire.Resource
 		wantStatus int
-		wantReason reason
+		wantReason reason.Reason
 	}{
 		"of this namespace": {[]wire.Resource{loopback(namespace)}, http.StatusOK, ""},
-		"of another":        {[]wire.Resource{loopback("stock")}, http.StatusForbidden, reasonForeignSource},
-		"unknown":           {nil, http.StatusServiceUnavailable, reasonUnknownSource},
+		"of another":        {[]wire.Resource{loopback("stock")}, http.StatusForbidden, reason.ForeignSource},
+		"unknown":           {nil, http.StatusServiceUnavailable, reason.UnknownSource},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

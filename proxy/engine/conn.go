@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -18,7 +19,7 @@ type conn struct {
 	target *destination
 	source *wire.Workload
 	// refused says why no request of this connection is served; empty if they are.
-	refused reason
+	refused reason.Reason
 	client  netip.AddrPort
 
 	accepted time.Time

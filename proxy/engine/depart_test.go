@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"weft.dev/weft/proxy/identity/identitytest"
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -141,7 +142,7 @@ func TestClusterIPIsTheLastResortWithoutTheOperator(t *testing.T) {
 	key, resources := clusterIP(t, "cart", named(t, "cluster IP"), wire.ProtocolHTTP, closed.Addr().String())
 	p.apply(resources...)
 	address := p.listen(key)
-	if got := get(t, address, "/"); got.reason() != string(reasonConnect) {
+	if got := get(t, address, "/"); got.reason() != string(reason.Connect) {
 		t.Errorf("answer = %v, want 503: the operator would tell of other endpoints", got)
 	}
 	p.engine.SetDisconnected(true)
@@ -152,7 +153,7 @@ func TestClusterIPIsTheLastResortWithoutTheOperator(t *testing.T) {
 		t.Error("the fallback was not counted")
 	}
 	p.engine.SetDisconnected(false)
-	if got := get(t, address, "/"); got.reason() != string(reasonConnect) {
+	if got := get(t, address, "/"); got.reason() != string(reason.Connect) {
 		t.Errorf("answer = %v, want 503 again", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
 )
@@ -119,7 +120,7 @@ func (x *exchange) serve(d *destination) {
 	}
 	rule, matched := d.table.Match(&x.head)
 	if rule == nil {
-		x.answer(reasonNoRule)
+		x.answer(reason.NoRule)
 		return
 	}
 	x.applyRule(d, rule, matched)
@@ -139,7 +140,7 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 	}
 	i, ok := rule.Pick(x.engine.options.Random())
 	if !ok {
-		x.answer(reasonNoBackend)
+		x.answer(reason.NoBackend)
 		return
 	}
 	x.backend, x.key = i, rule.Backend(i)
@@ -153,16 +154,16 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 }
 
 // answerReason names what kind of answer a filter has made.
-func answerReason(res *phttp.Response) reason {
+func answerReason(res *phttp.Response) reason.Reason {
 	if res.Status >= 300 && res.Status < 400 {
-		return reasonRedirect
+		return reason.Redirect
 	}
-	return reasonPreflight
+	return reason.Preflight
 }
 
 // answer answers the request with what the proxy says for a reason. The response side of the filters
 // applies: a browser hides an answer without CORS headers.
-func (x *exchange) answer(why reason) {
+func (x *exchange) answer(why reason.Reason) {
 	res, body := localResponse(why, x.grpc)
 	if x.filters != nil {
 		x.filters.Response(x.backend, &res)
@@ -171,7 +172,7 @@ func (x *exchange) answer(why reason) {
 }
 
 // writeAnswer writes an answer that the proxy has made itself.
-func (x *exchange) writeAnswer(why reason, res phttp.Response, body string) {
+func (x *exchange) writeAnswer(why reason.Reason, res phttp.Response, body string) {
 	x.engine.metrics.LocalResponse(string(why))
 	header := x.w.Header()
 	clear(header)

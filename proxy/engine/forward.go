@@ -12,6 +12,7 @@ import (
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
@@ -31,7 +32,7 @@ var (
 // forward sends the request to its backend, if need be several times, and passes the answer on.
 func (x *exchange) forward() {
 	if x.key == "" {
-		x.answer(reasonInvalidBackend)
+		x.answer(reason.InvalidBackend)
 		return
 	}
 	t := &tries{
@@ -85,7 +86,7 @@ type tries struct {
 type attempt struct {
 	response *http.Response
 	failure  *upstream.Error
-	why      reason
+	why      reason.Reason
 
 	ctx   context.Context
 	limit limit
@@ -105,9 +106,9 @@ func (t *tries) try() *attempt {
 	endpoint, set, err := t.choose(t.key, upstream.Wish{Avoid: t.avoid})
 	switch {
 	case errors.Is(err, upstream.ErrUnknownBackend):
-		return &attempt{why: reasonUnknownBackend}
+		return &attempt{why: reason.UnknownBackend}
 	case err != nil:
-		return &attempt{why: reasonNoEndpoints}
+		return &attempt{why: reason.NoEndpoints}
 	}
 	t.engine.countFallback(endpoint, set)
 	if t.made == 0 {
@@ -233,7 +234,7 @@ func (t *tries) again(a *attempt) (why string, wait time.Duration, again bool) {
 		return "", 0, false
 	case unasked && t.repairs > 0:
 		return why, t.repair(), true
-	case t.retries > 0 && (harmless || t.listed(answers[failureReason(a.failure)].status)):
+	case t.retries > 0 && (harmless || t.listed(reason.Of(failureReason(a.failure)).Status)):
 		return why, t.backoff(), true
 	}
 	return "", 0, false
@@ -319,15 +320,15 @@ func (t *tries) conclude(a *attempt) {
 	cause := context.Cause(a.ctx)
 	switch {
 	case errors.Is(cause, errRequestTimeout):
-		t.answer(reasonRequestTimeout)
+		t.answer(reason.RequestTimeout)
 	case errors.Is(cause, errBackendTimeout):
-		t.answer(reasonBackendTimeout)
+		t.answer(reason.BackendTimeout)
 	case cause != nil:
 		// The client has gone. net/http would answer 200 otherwise.
 		panic(http.ErrAbortHandler)
 	case a.failure.Reason == upstream.ReasonRequestBody:
 		t.closing = true
-		t.answer(reasonBadRequest)
+		t.answer(reason.BadRequest)
 	default:
 		t.answer(failureReason(a.failure))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -237,15 +238,15 @@ func TestBackendFailuresAreNamed(t *testing.T) {
 	tests := map[string]struct {
 		resources  []wire.Resource
 		wantStatus int
-		wantReason reason
+		wantReason reason.Reason
 	}{
-		"no endpoints":              {service("cart", wire.ProtocolHTTP), 503, reasonNoEndpoints},
-		"unknown backend":           {service("cart", wire.ProtocolHTTP)[2:], 500, reasonUnknownBackend},
-		"connection refused":        {service("cart", wire.ProtocolHTTP, closed.Addr().String()), 503, reasonConnect},
-		"a backend of another kind": {append(service("cart", wire.ProtocolHTTP), backend("cart", wire.ProtocolTCP, closed.Addr().String())...), 502, reasonUnsendable},
-		"no HTTP":                   {service("cart", wire.ProtocolHTTP, speaks(t, "SSH-2.0-x\r\n")), 502, reasonProtocol},
-		"no answer":                 {service("cart", wire.ProtocolHTTP, speaks(t, "")), 502, reasonReset},
-		"unexpected protocol":       {service("cart", wire.ProtocolHTTP, speaks(t, lines("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"))), 502, reasonProtocol},
+		"no endpoints":              {service("cart", wire.ProtocolHTTP), 503, reason.NoEndpoints},
+		"unknown backend":           {service("cart", wire.ProtocolHTTP)[2:], 500, reason.UnknownBackend},
+		"connection refused":        {service("cart", wire.ProtocolHTTP, closed.Addr().String()), 503, reason.Connect},
+		"a backend of another kind": {append(service("cart", wire.ProtocolHTTP), backend("cart", wire.ProtocolTCP, closed.Addr().String())...), 502, reason.Unsendable},
+		"no HTTP":                   {service("cart", wire.ProtocolHTTP, speaks(t, "SSH-2.0-x\r\n")), 502, reason.Protocol},
+		"no answer":                 {service("cart", wire.ProtocolHTTP, speaks(t, "")), 502, reason.Reset},
+		"unexpected protocol":       {service("cart", wire.ProtocolHTTP, speaks(t, lines("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"))), 502, reason.Protocol},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

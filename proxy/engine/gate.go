@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/reason"
 )
 
 // gate turns a request as net/http has parsed it into a head that may be routed, or says why it is
@@ -16,22 +17,22 @@ import (
 //
 // Headers that tell of the client's address (X-Forwarded-For, Forwarded) are the application's own here:
 // they are neither added nor removed nor believed.
-func gate(r *http.Request) (phttp.Request, reason, error) {
+func gate(r *http.Request) (phttp.Request, reason.Reason, error) {
 	head := phttp.Request{Method: r.Method, Scheme: "http", Authority: r.Host}
 	if r.Method == http.MethodConnect {
-		return head, reasonMethodUnsupported, fmt.Errorf("method %s", r.Method)
+		return head, reason.MethodUnsupported, fmt.Errorf("method %s", r.Method)
 	}
 	target, err := originForm(r)
 	if err != nil {
-		return head, reasonBadRequest, err
+		return head, reason.BadRequest, err
 	}
 	if err := head.SetTarget(target); err != nil {
-		return head, reasonBadRequest, err
+		return head, reason.BadRequest, err
 	}
 	// HTTP/2 knows the authority twice (RFC 9113 section 8.3.1).
 	for _, host := range r.Header["Host"] {
 		if !strings.EqualFold(host, r.Host) {
-			return head, reasonBadRequest, fmt.Errorf("host %q differs from authority %q", host, r.Host)
+			return head, reason.BadRequest, fmt.Errorf("host %q differs from authority %q", host, r.Host)
 		}
 	}
 	fields := 0
@@ -39,11 +40,11 @@ func gate(r *http.Request) (phttp.Request, reason, error) {
 		fields += len(values)
 	}
 	if fields > maxHeaderFields {
-		return head, reasonHeaderTooLarge, fmt.Errorf("%d header fields", fields)
+		return head, reason.HeaderTooLarge, fmt.Errorf("%d header fields", fields)
 	}
 	if isWebSocket(r) && (r.ContentLength != 0 || r.Method != http.MethodGet) {
 		// What would be left of a body could be taken for the upgraded protocol.
-		return head, reasonBadRequest, fmt.Errorf("upgrade of a %s request of length %d", r.Method, r.ContentLength)
+		return head, reason.BadRequest, fmt.Errorf("upgrade of a %s request of length %d", r.Method, r.ContentLength)
 	}
 	head.Header = make(phttp.Header, 0, fields+2)
 	for name, values := range r.Header {

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -275,7 +276,7 @@ func until(t *testing.T, condition func() bool) {
 func lines(l ...string) string { return strings.Join(l, "\r\n") + "\r\n\r\n" }
 
 // reason returns why the proxy made an answer itself, or "".
-func (a answer) reason() string { return a.header.Get(headerReason) }
+func (a answer) reason() string { return a.header.Get(reason.Header) }
 
 func (a answer) String() string { return fmt.Sprintf("%d %s %q", a.status, a.reason(), a.body) }
 

@@ -11,6 +11,7 @@ import (
 
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/identity"
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/upstream"
 )
 
@@ -41,7 +42,7 @@ func (e *Engine) admitHop(raw net.Conn) (serve func()) {
 	}
 	if err != nil {
 		e.options.Log.Debug("Refused a connection of the hop", "peer", raw.RemoteAddr().String(), "error", err)
-		e.metrics.ConnectionRefused(listenerHop, string(reasonUntrustedPeer))
+		e.metrics.ConnectionRefused(listenerHop, string(reason.UntrustedPeer))
 		_ = raw.Close()
 		return nil
 	}
@@ -66,7 +67,7 @@ func (e *Engine) relayHop(c *hopConn) {
 	m, err := upstream.ReadPreface(c)
 	if err != nil {
 		e.options.Log.Debug("Refused a preface", "peer", c.peer.String(), "error", err)
-		e.metrics.ConnectionRefused(listenerHop, string(reasonBadRequest))
+		e.metrics.ConnectionRefused(listenerHop, string(reason.BadRequest))
 		_ = c.Close()
 		return
 	}
@@ -123,13 +124,13 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 	var err error
 	if x.received, err = upstream.ReadMetadata(r.Header); err != nil {
 		e.options.Log.Debug("Refused a request of the hop", "error", err)
-		x.answer(reasonBadRequest)
+		x.answer(reason.BadRequest)
 		return
 	}
 	if inbound := cfg.inbound.get(x.received.Backend); inbound != nil {
 		x.series = inbound
 	} else if _, err := cfg.direct.ChooseLocal(x.received.Backend, upstream.Wish{}); err != nil {
-		x.notProcessed(reasonUnknownBackend)
+		x.notProcessed(reason.UnknownBackend)
 		return
 	}
 	head, why, err := gate(r)
@@ -148,7 +149,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 
 // notProcessed answers that no application has seen the request, so that the sender may repeat it
 // elsewhere, whatever its method.
-func (x *exchange) notProcessed(why reason) {
+func (x *exchange) notProcessed(why reason.Reason) {
 	x.engine.metrics.LocalResponse(string(why))
 	header := x.w.Header()
 	for name, values := range upstream.NotProcessedHeader(string(why)) {

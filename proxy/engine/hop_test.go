@@ -18,6 +18,7 @@ import (
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 
 	"weft.dev/weft/proxy/identity/identitytest"
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -211,23 +212,23 @@ func TestHopRepeatsWhatWasNotProcessed(t *testing.T) {
 func TestHopFailuresAreNamed(t *testing.T) {
 	tests := map[string]struct {
 		prepare    func(*testing.T, *hop)
-		wantReason reason
+		wantReason reason.Reason
 	}{
-		"nobody knows the backend": {func(*testing.T, *hop) {}, reasonNotProcessed},
-		"no endpoints":             {func(_ *testing.T, h *hop) { stocked(h.peers[0], wire.ProtocolHTTP) }, reasonNoEndpoints},
+		"nobody knows the backend": {func(*testing.T, *hop) {}, reason.NotProcessed},
+		"no endpoints":             {func(_ *testing.T, h *hop) { stocked(h.peers[0], wire.ProtocolHTTP) }, reason.NoEndpoints},
 		"no certificate for the client": {func(_ *testing.T, h *hop) {
 			h.delta(wire.Delta{Removed: []wire.Ref{{Kind: wire.KindCertificate, Key: "shop/client"}}})
-		}, reasonIdentity},
+		}, reason.Identity},
 		"the other side does not trust us": {func(t *testing.T, h *hop) {
 			other := identitytest.NewCA(t, "cluster.local")
 			h.peers[0].apply(resource("mesh", other.Mesh()), resource("stock/weft-proxy", other.IssueProxy(t, stock)))
 			h.apply(resource("mesh", h.ca.Mesh(other)))
-		}, reasonIdentity},
+		}, reason.Identity},
 		"we do not trust the other side": {func(t *testing.T, h *hop) {
 			other := identitytest.NewCA(t, "cluster.local")
 			h.peers[0].apply(resource("mesh", h.ca.Mesh(other)), resource("stock/weft-proxy", other.IssueProxy(t, stock)))
-		}, reasonIdentity},
-		"no proxies": {func(_ *testing.T, h *hop) { h.apply(resource(stock, &wire.Proxies{})) }, reasonNoEndpoints},
+		}, reason.Identity},
+		"no proxies": {func(_ *testing.T, h *hop) { h.apply(resource(stock, &wire.Proxies{})) }, reason.NoEndpoints},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

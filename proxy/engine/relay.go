@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/tcp"
 	"weft.dev/weft/proxy/upstream"
 )
@@ -59,15 +60,15 @@ func (e *Engine) dial(choose chooser, key string, call upstream.Call) (net.Conn,
 }
 
 // dialReason names the failure of dial.
-func dialReason(err error) reason {
+func dialReason(err error) reason.Reason {
 	var failure *upstream.Error
 	switch {
 	case errors.As(err, &failure):
 		return failureReason(failure)
 	case errors.Is(err, upstream.ErrUnknownBackend):
-		return reasonUnknownBackend
+		return reason.UnknownBackend
 	}
-	return reasonNoEndpoints
+	return reason.NoEndpoints
 }
 
 // relay copies between two connections until both have ended or the engine does, and closes them.
@@ -85,7 +86,7 @@ func (t *tries) upgrade(a *attempt) {
 	backend, ok := res.Body.(io.ReadWriteCloser)
 	if !ok || !isWebSocket(t.r) || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket") {
 		_ = res.Body.Close()
-		t.answer(reasonProtocol)
+		t.answer(reason.Protocol)
 		return
 	}
 	head := responseHead(res)

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/reason"
 )
 
 // copyBufferSize is how much of a body is read at once.
@@ -111,20 +112,21 @@ func (t *tries) copyTrailer(res *http.Response) {
 
 // endGRPC ends a gRPC response that broke off with a status that says why, instead of resetting it.
 func (t *tries) endGRPC(a *attempt) {
-	why := reasonReset
+	why := reason.Reset
 	switch cause := context.Cause(a.ctx); {
 	case errors.Is(cause, errRequestTimeout):
-		why = reasonRequestTimeout
+		why = reason.RequestTimeout
 	case errors.Is(cause, errBackendTimeout):
-		why = reasonBackendTimeout
+		why = reason.BackendTimeout
 	}
+	said := reason.Of(why)
 	header := t.w.Header()
-	for _, f := range phttp.GRPCResponse(answers[why].grpcCode(), "weft: "+answers[why].text).Header {
+	for _, f := range phttp.GRPCResponse(said.GRPC(), "weft: "+said.Text).Header {
 		if name := http.CanonicalHeaderKey(f.Name); name != "Content-Type" {
 			header.Set(http.TrailerPrefix+name, f.Value)
 		}
 	}
-	header.Set(http.TrailerPrefix+headerReason, string(why))
+	header.Set(http.TrailerPrefix+reason.Header, string(why))
 }
 
 // informational passes 1xx responses on to the client until the final response is there.

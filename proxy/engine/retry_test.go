@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -147,19 +148,19 @@ func TestTimeouts(t *testing.T) {
 	const short = 40 * time.Millisecond
 	tests := map[string]struct {
 		policy     *wire.Policy
-		wantReason reason
+		wantReason reason.Reason
 	}{
-		"request": {policy: timeouts(short, 0), wantReason: reasonRequestTimeout},
+		"request": {policy: timeouts(short, 0), wantReason: reason.RequestTimeout},
 		"backend request": {
-			policy: timeouts(patience, short), wantReason: reasonBackendTimeout,
+			policy: timeouts(patience, short), wantReason: reason.BackendTimeout,
 		},
 		"request over all tries": {
 			policy:     wire.Overlay(timeouts(4*short, short), retries(1000, time.Millisecond, 504)),
-			wantReason: reasonRequestTimeout,
+			wantReason: reason.RequestTimeout,
 		},
 		"request that ends in a pause": {
 			policy:     wire.Overlay(timeouts(2*short, short), retries(1, patience, 504)),
-			wantReason: reasonRequestTimeout,
+			wantReason: reason.RequestTimeout,
 		},
 	}
 	for name, tc := range tests {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -32,7 +33,7 @@ func TestRulesChooseTheBackend(t *testing.T) {
 			t.Errorf("%s: answer = %v, want %s", path, got, want)
 		}
 	}
-	if got := get(t, address, "/other"); got.status != http.StatusNotFound || got.reason() != string(reasonNoRule) {
+	if got := get(t, address, "/other"); got.status != http.StatusNotFound || got.reason() != string(reason.NoRule) {
 		t.Errorf("answer = %v, want 404: what no rule matches is not forwarded", got)
 	}
 	p.delta(wire.Delta{Removed: []wire.Ref{
@@ -73,13 +74,13 @@ func TestShareOfABackendThatCannotServe(t *testing.T) {
 	tests := map[string]struct {
 		backends   []wire.WeightedBackend
 		wantStatus int
-		wantReason reason
+		wantReason reason.Reason
 	}{
-		"not resolved":    {[]wire.WeightedBackend{{Weight: 1}}, 500, reasonInvalidBackend},
-		"not known":       {to("nobody"), 500, reasonUnknownBackend},
-		"no endpoints":    {to("empty"), 503, reasonNoEndpoints},
-		"no backend":      {nil, 500, reasonNoBackend},
-		"all weights are": {[]wire.WeightedBackend{{Backend: key("cart"), Weight: 0}}, 500, reasonNoBackend},
+		"not resolved":    {[]wire.WeightedBackend{{Weight: 1}}, 500, reason.InvalidBackend},
+		"not known":       {to("nobody"), 500, reason.UnknownBackend},
+		"no endpoints":    {to("empty"), 503, reason.NoEndpoints},
+		"no backend":      {nil, 500, reason.NoBackend},
+		"all weights are": {[]wire.WeightedBackend{{Backend: key("cart"), Weight: 0}}, 500, reason.NoBackend},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

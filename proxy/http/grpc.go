@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -108,20 +109,49 @@ func (c *candidate) matchesGRPC(path string) bool {
 		(c.rpcRE == nil || c.rpcRE.MatchString(m.method))
 }
 
-// GRPCCode is a gRPC status code.
+// GRPCCode is a gRPC status code (grpc/doc/statuscodes.md).
 type GRPCCode int
 
-// The status codes that proxies answer with.
+// The status codes.
 const (
-	GRPCUnknown           GRPCCode = 2
-	GRPCDeadlineExceeded  GRPCCode = 4
-	GRPCPermissionDenied  GRPCCode = 7
-	GRPCResourceExhausted GRPCCode = 8
-	GRPCUnimplemented     GRPCCode = 12
-	GRPCInternal          GRPCCode = 13
-	GRPCUnavailable       GRPCCode = 14
-	GRPCUnauthenticated   GRPCCode = 16
+	GRPCOK GRPCCode = iota
+	GRPCCancelled
+	GRPCUnknown
+	GRPCInvalidArgument
+	GRPCDeadlineExceeded
+	GRPCNotFound
+	GRPCAlreadyExists
+	GRPCPermissionDenied
+	GRPCResourceExhausted
+	GRPCFailedPrecondition
+	GRPCAborted
+	GRPCOutOfRange
+	GRPCUnimplemented
+	GRPCInternal
+	GRPCUnavailable
+	GRPCDataLoss
+	GRPCUnauthenticated
 )
+
+var grpcNames = [...]string{
+	"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
+	"UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+}
+
+// String returns the code's name, such as "DEADLINE_EXCEEDED", or its number if it has none.
+func (c GRPCCode) String() string {
+	if c < 0 || int(c) >= len(grpcNames) {
+		return strconv.Itoa(int(c))
+	}
+	return grpcNames[c]
+}
+
+// ParseGRPCCode returns the code of that name.
+func ParseGRPCCode(name string) (code GRPCCode, ok bool) {
+	i := slices.Index(grpcNames[:], name)
+	return GRPCCode(i), i >= 0
+}
 
 // GRPCCodeOf returns what a gRPC client makes of an HTTP status without grpc-status
 // (grpc/doc/http-grpc-status-mapping.md).

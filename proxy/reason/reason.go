@@ -1,0 +1,86 @@
+// Package reason owns the one list of why a proxy refuses a request or a connection, or fails it: the name
+// that clients find in the weft-reason header, operators in metrics and logs, and what is said about it.
+// docs/reasons.md is written from it.
+package reason
+
+import (
+	"net/http"
+	"slices"
+
+	phttp "weft.dev/weft/proxy/http"
+)
+
+// Header carries the Reason of an answer that a proxy made itself. In a gRPC response that broke off it is
+// a trailer.
+const Header = "weft-reason"
+
+// Reason says why a proxy made an answer itself, or refused a connection. It is a label of metrics, so the
+// set is fixed. Names are part of the API: they may be added, and are neither changed nor reused.
+type Reason string
+
+// The reasons. Table says what each means.
+const (
+	BadRequest         Reason = "bad_request"
+	HeaderTooLarge     Reason = "header_too_large"
+	MethodUnsupported  Reason = "method_not_supported"
+	NotCaptured        Reason = "not_captured"
+	UnknownDestination Reason = "unknown_destination"
+	UnknownSource      Reason = "unknown_source"
+	ForeignSource      Reason = "foreign_source"
+	UntrustedPeer      Reason = "untrusted_peer"
+	NoRule             Reason = "no_rule_matched"
+	NoBackend          Reason = "no_backend"
+	InvalidBackend     Reason = "invalid_backend"
+	UnknownBackend     Reason = "unknown_backend"
+	NoEndpoints        Reason = "no_endpoints"
+	Connect            Reason = "connect_failure"
+	Identity           Reason = "identity_failure"
+	NotProcessed       Reason = "not_processed"
+	Reset              Reason = "upstream_reset"
+	Protocol           Reason = "upstream_protocol_error"
+	Unsendable         Reason = "unsendable"
+	RequestTimeout     Reason = "request_timeout"
+	BackendTimeout     Reason = "backend_timeout"
+	Redirect           Reason = "redirect"
+	Preflight          Reason = "cors_preflight"
+)
+
+// Entry is what is known about a Reason.
+type Entry struct {
+	Reason Reason
+	// Status is the answer's. Zero means that it comes from the configuration that asks for the answer.
+	Status int
+	// grpc is the code for gRPC clients; zero means what they make of Status.
+	grpc phttp.GRPCCode
+	// Text is what the client is told: the body, or the gRPC message. It is empty if there is no text.
+	Text string
+	// Meaning explains the reason in one sentence, Remedy says what to do about it.
+	Meaning, Remedy string
+}
+
+// GRPC is the status code for gRPC clients. It is zero if it comes from the configuration.
+func (e *Entry) GRPC() phttp.GRPCCode {
+	if e.grpc != 0 || e.Status == 0 {
+		return e.grpc
+	}
+	return phttp.GRPCCodeOf(e.Status)
+}
+
+// All returns every entry, in the order in which a request can meet them.
+func All() []Entry { return slices.Clone(table) }
+
+// Of returns the entry of r. A reason that is not in the table is answered like a failure of the proxy.
+func Of(r Reason) Entry {
+	if e, ok := entries[r]; ok {
+		return *e
+	}
+	return Entry{Reason: r, Status: http.StatusInternalServerError, grpc: phttp.GRPCInternal, Text: "the request failed"}
+}
+
+var entries = func() map[Reason]*Entry {
+	m := make(map[Reason]*Entry, len(table))
+	for i := range table {
+		m[table[i].Reason] = &table[i]
+	}
+	return m
+}()

@@ -1,0 +1,147 @@
+package reason
+
+import (
+	"net/http"
+
+	phttp "weft.dev/weft/proxy/http"
+)
+
+// table holds every reason once, in the order in which a request can meet them.
+var table = []Entry{
+	{
+		Reason: NotCaptured, Status: http.StatusForbidden,
+		Text:    "the connection was not captured",
+		Meaning: "The connection came straight to the proxy's port and not through the rules that the node agent puts into a client's pod.",
+		Remedy:  "Call the Service, not the proxy.",
+	},
+	{
+		Reason: UnknownDestination, Status: http.StatusServiceUnavailable,
+		Text:    "the destination is not known here",
+		Meaning: "The proxy has not been told about the Service port that the connection is for.",
+		Remedy:  "It passes by itself once the configuration has arrived; if it does not, look at the conditions of the Mesh and at weft_config_rejections_total.",
+	},
+	{
+		Reason: UnknownSource, Status: http.StatusServiceUnavailable,
+		Text:    "the client's workload is not known",
+		Meaning: "No pod is known to have the client's address, so its identity cannot be told.",
+		Remedy:  "Look at Mesh.status.nodes for the client's node: its agent reports which pod has which address.",
+	},
+	{
+		Reason: ForeignSource, Status: http.StatusForbidden,
+		Text:    "the client belongs to another namespace",
+		Meaning: "The client's pod is in another namespace than the proxy, which acts for its own namespace alone.",
+		Remedy:  "Call the Service, not the proxy.",
+	},
+	{
+		Reason: UntrustedPeer, Status: http.StatusForbidden,
+		Text:    "the peer is not a workload of this mesh",
+		Meaning: "A connection to the mesh port did not prove with its certificate that it comes from a workload of the mesh.",
+		Remedy:  "Look for clocks that differ and for certificates that have expired; otherwise something outside the mesh calls the port.",
+	},
+	{
+		Reason: BadRequest, Status: http.StatusBadRequest,
+		Text:    "the request is not valid",
+		Meaning: "The request is no valid HTTP, or its body ended early.",
+		Remedy:  "Look at the proxy's debug log for what is wrong, and correct the client.",
+	},
+	{
+		Reason: HeaderTooLarge, Status: http.StatusRequestHeaderFieldsTooLarge, grpc: phttp.GRPCResourceExhausted,
+		Text:    "the request has too many header fields",
+		Meaning: "The request has more than 100 header fields.",
+		Remedy:  "Send fewer.",
+	},
+	{
+		Reason: MethodUnsupported, Status: http.StatusNotImplemented, grpc: phttp.GRPCUnimplemented,
+		Text:    "the method is not supported",
+		Meaning: "The method is CONNECT.",
+		Remedy:  "Connect to the Service's port directly; TCP ports are relayed as they are.",
+	},
+	{
+		Reason: NoRule, Status: http.StatusNotFound, grpc: phttp.GRPCUnimplemented,
+		Text:    "no route rule matched",
+		Meaning: "Routes are attached to the Service, and none of their rules matches the request.",
+		Remedy:  "Add a rule that matches it, for example one without matches.",
+	},
+	{
+		Reason:  Redirect,
+		Meaning: "A RequestRedirect filter of the rule has answered. It is no failure; the answer has no weft-reason header.",
+		Remedy:  "None is needed.",
+	},
+	{
+		Reason:  Preflight,
+		Meaning: "A CORS filter of the rule has answered a preflight request. It is no failure; the answer has no weft-reason header.",
+		Remedy:  "None is needed.",
+	},
+	{
+		Reason: NoBackend, Status: http.StatusInternalServerError, grpc: phttp.GRPCUnavailable,
+		Text:    "the route rule has no backend",
+		Meaning: "The rule that matched has no backendRefs, or all of them have weight 0.",
+		Remedy:  "Give the rule a backend with a weight.",
+	},
+	{
+		Reason: InvalidBackend, Status: http.StatusInternalServerError, grpc: phttp.GRPCUnavailable,
+		Text:    "the route's backend could not be resolved",
+		Meaning: "The backendRef names something that does not exist, is of an unsupported kind or may not be referred to.",
+		Remedy:  "The condition ResolvedRefs of the route says which and why.",
+	},
+	{
+		Reason: UnknownBackend, Status: http.StatusInternalServerError, grpc: phttp.GRPCUnavailable,
+		Text:    "the backend is not known here",
+		Meaning: "The proxy has not been told about the backend that the rule names.",
+		Remedy:  "It passes by itself once the configuration has arrived; if it does not, look at weft_config_rejections_total.",
+	},
+	{
+		Reason: NoEndpoints, Status: http.StatusServiceUnavailable,
+		Text:    "the backend has no endpoints",
+		Meaning: "The Service has no ready pod, or its namespace no ready proxy.",
+		Remedy:  "Look at the Service's EndpointSlices and pods, and at the condition ProxiesReady of the Mesh.",
+	},
+	{
+		Reason: Connect, Status: http.StatusServiceUnavailable,
+		Text:    "no connection to the backend",
+		Meaning: "No connection could be made to any of the endpoints that were tried.",
+		Remedy:  "Check that the pods listen on the Service's target port.",
+	},
+	{
+		Reason: Identity, Status: http.StatusServiceUnavailable,
+		Text:    "no mutual TLS with the backend's proxy",
+		Meaning: "There is no certificate for the client's ServiceAccount, or one side of the hop refused the other's.",
+		Remedy:  "Look for clocks that differ, and at the operator's log for certificates that it cannot issue.",
+	},
+	{
+		Reason: NotProcessed, Status: http.StatusServiceUnavailable,
+		Text:    "the backend did not take the request",
+		Meaning: "Every endpoint that was tried said that it has not processed the request.",
+		Remedy:  "It is safe to send the request again. Backends that are ending, or proxies that have yet to learn of a Service, answer so for a moment.",
+	},
+	{
+		Reason: Reset, Status: http.StatusBadGateway,
+		Text:    "the backend closed the connection before it answered",
+		Meaning: "The connection broke after the request had been sent at least in part, so that the application may have processed it.",
+		Remedy:  "Look for crashes of the application. Allow retries if its requests may be repeated.",
+	},
+	{
+		Reason: Protocol, Status: http.StatusBadGateway, grpc: phttp.GRPCInternal,
+		Text:    "the backend's answer is not valid",
+		Meaning: "What the application sent is no valid HTTP, or a switch of protocols that was not asked for.",
+		Remedy:  "Check the protocol of the Service's port: its appProtocol, or the beginning of its name.",
+	},
+	{
+		Reason: Unsendable, Status: http.StatusBadGateway, grpc: phttp.GRPCInternal,
+		Text:    "the request cannot be sent in the backend's protocol",
+		Meaning: "The backend's port is not HTTP, or the request has something that its version of HTTP cannot express.",
+		Remedy:  "Check the protocol of the Service's port: its appProtocol, or the beginning of its name.",
+	},
+	{
+		Reason: RequestTimeout, Status: http.StatusGatewayTimeout, grpc: phttp.GRPCDeadlineExceeded,
+		Text:    "the request took too long",
+		Meaning: "The timeout of the request, or the deadline that its client gave, has passed.",
+		Remedy:  "Find out what is slow, or raise the timeout.",
+	},
+	{
+		Reason: BackendTimeout, Status: http.StatusGatewayTimeout, grpc: phttp.GRPCDeadlineExceeded,
+		Text:    "the backend took too long",
+		Meaning: "The timeout of one try (backendRequest) has passed, and no further try was allowed.",
+		Remedy:  "Find out what is slow, raise the timeout, or allow retries.",
+	},
+}
