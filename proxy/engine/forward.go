@@ -30,7 +30,7 @@ func (x *exchange) forward() {
 		exchange: x, deadline: x.deadline(), avoid: x.received.Avoid,
 		retries: *x.policy.Retry.Attempts, repairs: *x.policy.Retry.ConnectFailures,
 	}
-	t.ctx, t.limit = withLimit(x.r.Context(), t.deadline, errRequestTimeout)
+	t.ctx, t.limit = withLimit(x.r.Context(), t.deadline, errDeadline)
 	defer t.limit.cancel()
 	copies := x.newMirrors()
 	defer copies.end()
@@ -214,8 +214,8 @@ func (t *tries) conclude(a *attempt) {
 	}
 	cause := context.Cause(a.ctx)
 	switch {
-	case errors.Is(cause, errRequestTimeout):
-		t.answer(reason.RequestTimeout)
+	case errors.Is(cause, errDeadline):
+		t.answer(reason.DeadlineExceeded)
 	case errors.Is(cause, errBackendTimeout):
 		t.answer(reason.BackendTimeout)
 	case cause != nil:

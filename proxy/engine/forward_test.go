@@ -245,7 +245,7 @@ func TestBackendFailuresAreNamed(t *testing.T) {
 		"connection refused":        {service("cart", wire.ProtocolHTTP, closed.Addr().String()), 503, reason.Connect},
 		"a backend of another kind": {append(service("cart", wire.ProtocolHTTP), backend("cart", wire.ProtocolTCP, closed.Addr().String())...), 502, reason.Unsendable},
 		"no HTTP":                   {service("cart", wire.ProtocolHTTP, speaks(t, "SSH-2.0-x\r\n")), 502, reason.Protocol},
-		"no answer":                 {service("cart", wire.ProtocolHTTP, speaks(t, "")), 502, reason.Reset},
+		"no answer":                 {service("cart", wire.ProtocolHTTP, speaks(t, "")), 502, reason.ResetBeforeHeaders},
 		"unexpected protocol":       {service("cart", wire.ProtocolHTTP, speaks(t, lines("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"))), 502, reason.Protocol},
 	}
 	for name, tc := range tests {

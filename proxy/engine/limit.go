@@ -8,7 +8,7 @@ import (
 
 // The causes with which the context of a request or a try ends.
 var (
-	errRequestTimeout = errors.New("request timeout")
+	errDeadline       = errors.New("deadline exceeded")
 	errBackendTimeout = errors.New("backend request timeout")
 	errAnswered       = errors.New("answered")
 )

@@ -27,7 +27,7 @@ func failureReason(err *upstream.Error) reason.Reason {
 		return reason.BadRequest
 	case upstream.ReasonStale, upstream.ReasonReset:
 	}
-	return reason.Reset
+	return reason.ResetBeforeHeaders
 }
 
 // localResponse returns the head of an answer that the proxy makes itself, and its body. To a gRPC

@@ -112,10 +112,10 @@ func (t *tries) copyTrailer(res *http.Response) {
 
 // endGRPC ends a gRPC response that broke off with a status that says why, instead of resetting it.
 func (t *tries) endGRPC(a *attempt) {
-	why := reason.Reset
+	why := reason.ResetAfterHeaders
 	switch cause := context.Cause(a.ctx); {
-	case errors.Is(cause, errRequestTimeout):
-		why = reason.RequestTimeout
+	case errors.Is(cause, errDeadline):
+		why = reason.DeadlineExceeded
 	case errors.Is(cause, errBackendTimeout):
 		why = reason.BackendTimeout
 	}

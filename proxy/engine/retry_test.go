@@ -150,17 +150,17 @@ func TestTimeouts(t *testing.T) {
 		policy     *wire.Policy
 		wantReason reason.Reason
 	}{
-		"request": {policy: timeouts(short, 0), wantReason: reason.RequestTimeout},
+		"request": {policy: timeouts(short, 0), wantReason: reason.DeadlineExceeded},
 		"backend request": {
 			policy: timeouts(patience, short), wantReason: reason.BackendTimeout,
 		},
 		"request over all tries": {
 			policy:     wire.Overlay(timeouts(4*short, short), retries(1000, time.Millisecond, 504)),
-			wantReason: reason.RequestTimeout,
+			wantReason: reason.DeadlineExceeded,
 		},
 		"request that ends in a pause": {
 			policy:     wire.Overlay(timeouts(2*short, short), retries(1, patience, 504)),
-			wantReason: reason.RequestTimeout,
+			wantReason: reason.DeadlineExceeded,
 		},
 	}
 	for name, tc := range tests {

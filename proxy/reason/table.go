@@ -115,10 +115,16 @@ var table = []Entry{
 		Remedy:  "It is safe to send the request again. Backends that are ending, or proxies that have yet to learn of a Service, answer so for a moment.",
 	},
 	{
-		Reason: Reset, Status: http.StatusBadGateway,
+		Reason: ResetBeforeHeaders, Status: http.StatusBadGateway,
 		Text:    "the backend closed the connection before it answered",
 		Meaning: "The connection broke after the request had been sent at least in part, so that the application may have processed it.",
 		Remedy:  "Look for crashes of the application. Allow retries if its requests may be repeated.",
+	},
+	{
+		Reason: ResetAfterHeaders, Status: http.StatusBadGateway, grpc: phttp.GRPCUnavailable,
+		Text:    "the backend closed the connection in the middle of its answer",
+		Meaning: "The connection broke after the answer had begun. Its status had been passed on, so the client's connection or stream is reset; a gRPC client gets the status in the trailer.",
+		Remedy:  "Look for crashes of the application, and for timeouts of its own.",
 	},
 	{
 		Reason: Protocol, Status: http.StatusBadGateway, grpc: phttp.GRPCInternal,
@@ -133,7 +139,7 @@ var table = []Entry{
 		Remedy:  "Check the protocol of the Service's port: its appProtocol, or the beginning of its name.",
 	},
 	{
-		Reason: RequestTimeout, Status: http.StatusGatewayTimeout, grpc: phttp.GRPCDeadlineExceeded,
+		Reason: DeadlineExceeded, Status: http.StatusGatewayTimeout, grpc: phttp.GRPCDeadlineExceeded,
 		Text:    "the request took too long",
 		Meaning: "The timeout of the request, or the deadline that its client gave, has passed.",
 		Remedy:  "Find out what is slow, or raise the timeout.",

@@ -39,7 +39,7 @@ spec:
     backendRefs: [{name: timeouts-v1, port: 80}]
 `))
 	slow := "?delay=3s"
-	for _, tc := range []struct{ path, reason string }{{"/request", "request_timeout"}, {"/backend", "backend_timeout"}} {
+	for _, tc := range []struct{ path, reason string }{{"/request", "deadline_exceeded"}, {"/backend", "backend_timeout"}} {
 		expect(t, w.client, traffic.Request{URL: "http://timeouts" + tc.path}, from("v1"))
 		a := w.client.Send(t, traffic.Request{URL: "http://timeouts" + tc.path + slow})
 		if wrong := local(504, tc.reason)(&a); wrong != "" {

@@ -98,11 +98,11 @@ spec:
 		// most is how many requests the pod may see; on a busy machine a try may end before it is there.
 		most int
 	}{
-		"the whole request":               {path: "/request", pod: "web-v1", hang: true, want: 504, reason: "request_timeout", most: 1},
+		"the whole request":               {path: "/request", pod: "web-v1", hang: true, want: 504, reason: "deadline_exceeded", most: 1},
 		"one try":                         {path: "/backend", pod: "web-v1", hang: true, want: 504, reason: "backend_timeout", most: 1},
 		"a try that timed out is retried": {path: "/retried", pod: "web-v1", hang: true, want: 504, reason: "backend_timeout", most: 3},
-		"the request ends all tries":      {path: "/whole", pod: "web-v1", busy: true, want: 504, reason: "request_timeout", most: 1001},
-		"in another namespace":            {path: "/far", pod: "ledger", hang: true, want: 504, reason: "request_timeout", most: 1},
+		"the request ends all tries":      {path: "/whole", pod: "web-v1", busy: true, want: 504, reason: "deadline_exceeded", most: 1001},
+		"in another namespace":            {path: "/far", pod: "ledger", hang: true, want: 504, reason: "deadline_exceeded", most: 1},
 		"an answer in time":               {path: "/long", pod: "web-v2", want: 200, most: 1},
 		"zero is no timeout":              {path: "/none", pod: "web-v2", want: 200, most: 1},
 	}
