@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -45,7 +46,7 @@ type exchange struct {
 }
 
 // chooser picks an endpoint of a backend and names the set that reaches it.
-type chooser func(backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error)
+type chooser func(ctx context.Context, backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error)
 
 // serveCaptured serves the requests of clients.
 func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
@@ -83,14 +84,14 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 // chooser returns how requests to a destination find endpoints. Backends that have departed with their
 // destination are reached by the cluster IPs of their Services, as if the mesh were not there.
 func (e *Engine) chooser(cfg *config, d *destination) chooser {
-	return func(backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error) {
+	return func(ctx context.Context, backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error) {
 		if d.departed {
 			if _, known := cfg.view.Backend(backend); !known {
-				endpoint, err := cfg.direct.Choose(backend, wish)
+				endpoint, err := cfg.direct.Choose(ctx, backend, wish)
 				return endpoint, e.direct, err
 			}
 		}
-		endpoint, err := cfg.view.Choose(backend, wish)
+		endpoint, err := cfg.view.Choose(ctx, backend, wish)
 		return endpoint, e.upstream, err
 	}
 }

@@ -94,7 +94,7 @@ func (a *attempt) discard() {
 
 // try sends the request once.
 func (t *tries) try() *attempt {
-	endpoint, set, err := t.choose(t.key, upstream.Wish{Avoid: t.avoid})
+	endpoint, set, err := t.choose(t.ctx, t.key, upstream.Wish{Avoid: t.avoid})
 	switch {
 	case errors.Is(err, upstream.ErrUnknownBackend):
 		return &attempt{why: reason.UnknownBackend}

@@ -91,11 +91,11 @@ func (e *Engine) relayHop(c *hopConn) {
 
 // localChooser returns how requests of the hop find endpoints: in this namespace and nowhere else.
 func (e *Engine) localChooser(cfg *config) chooser {
-	return func(backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error) {
-		endpoint, err := cfg.view.ChooseLocal(backend, wish)
+	return func(ctx context.Context, backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error) {
+		endpoint, err := cfg.view.ChooseLocal(ctx, backend, wish)
 		if errors.Is(err, upstream.ErrUnknownBackend) {
 			// It may have departed while the sender has yet to learn of it.
-			if endpoint, err := cfg.direct.ChooseLocal(backend, wish); err == nil {
+			if endpoint, err := cfg.direct.ChooseLocal(ctx, backend, wish); err == nil {
 				return endpoint, e.direct, nil
 			}
 		}
@@ -129,7 +129,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 	}
 	if inbound := cfg.inbound.get(x.received.Backend); inbound != nil {
 		x.series = inbound
-	} else if _, err := cfg.direct.ChooseLocal(x.received.Backend, upstream.Wish{}); err != nil {
+	} else if _, err := cfg.direct.ChooseLocal(r.Context(), x.received.Backend, upstream.Wish{}); err != nil {
 		x.notProcessed(reason.UnknownBackend)
 		return
 	}

@@ -81,7 +81,7 @@ func (e *Engine) mirror(choose chooser, source upstream.Source, m *phttp.Mirror,
 }
 
 func sendMirror(ctx context.Context, choose chooser, source upstream.Source, m *phttp.Mirror, body []byte) error {
-	endpoint, set, err := choose(m.Backend, upstream.Wish{})
+	endpoint, set, err := choose(ctx, m.Backend, upstream.Wish{})
 	if err != nil {
 		return err
 	}

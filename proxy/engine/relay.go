@@ -41,7 +41,7 @@ func (e *Engine) relayTCP(c *conn) {
 func (e *Engine) dial(choose chooser, key string, call upstream.Call) (net.Conn, error) {
 	var failed error
 	for call.Attempt = 0; call.Attempt <= maxRepairs; call.Attempt++ {
-		endpoint, set, err := choose(key, upstream.Wish{Avoid: call.Avoid})
+		endpoint, set, err := choose(e.base, key, upstream.Wish{Avoid: call.Avoid})
 		if err != nil {
 			return nil, errors.Join(err, failed)
 		}

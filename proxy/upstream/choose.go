@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -47,10 +48,9 @@ func (k Kind) String() string {
 // Endpoint is one choice of where to send a request. It stays usable when the configuration changes.
 // The zero Endpoint is not usable.
 type Endpoint struct {
-	state   *endpoint
-	backend *wire.Backend
-	key     string
-	kind    Kind
+	state  *endpoint
+	target *target
+	kind   Kind
 }
 
 // Address is what is dialled; engines name it in the avoid list of a retry.
@@ -60,10 +60,10 @@ func (e Endpoint) Address() netip.AddrPort { return e.state.address }
 func (e Endpoint) Kind() Kind { return e.kind }
 
 // BackendKey is the key of the Backend that this endpoint was chosen for.
-func (e Endpoint) BackendKey() string { return e.key }
+func (e Endpoint) BackendKey() string { return e.target.key }
 
 // Backend is what this endpoint was chosen for.
-func (e Endpoint) Backend() *wire.Backend { return e.backend }
+func (e Endpoint) Backend() *wire.Backend { return e.target.backend }
 
 // Backend returns the Backend of that key.
 func (v *View) Backend(key string) (*wire.Backend, bool) {
@@ -80,33 +80,33 @@ func (v *View) Backend(key string) (*wire.Backend, bool) {
 // those to avoid, and proxies of other zones are used only when nothing better is left, in this order from
 // the worst. An endpoint to prefer comes before all of that. The error wraps ErrUnknownBackend or
 // ErrNoEndpoints.
-func (v *View) Choose(backend string, wish Wish) (Endpoint, error) {
+func (v *View) Choose(ctx context.Context, backend string, wish Wish) (Endpoint, error) {
 	t, ok := v.targets[backend]
 	if !ok {
 		return Endpoint{}, fmt.Errorf("%w %s", ErrUnknownBackend, backend)
 	}
 	if !v.set.hops(t.backend) {
-		return v.chooseLocal(backend, t, &wish)
+		return v.chooseLocal(ctx, t, &wish)
 	}
 	g := v.proxies[t.backend.Namespace]
 	state, _ := v.set.pick(g, &Wish{Avoid: wish.Avoid})
 	if state == nil {
 		return Endpoint{}, fmt.Errorf("%w: no proxy of namespace %s is ready", ErrNoEndpoints, t.backend.Namespace)
 	}
-	return Endpoint{state: state, backend: t.backend, key: backend, kind: KindHop}, nil
+	return Endpoint{state: state, target: t, kind: KindHop}, nil
 }
 
 // ChooseLocal is Choose for requests that arrived over the hop: they go to endpoints of this namespace
 // and nowhere else, so that a request never takes a second hop. Backends of other namespaces are unknown.
-func (v *View) ChooseLocal(backend string, wish Wish) (Endpoint, error) {
+func (v *View) ChooseLocal(ctx context.Context, backend string, wish Wish) (Endpoint, error) {
 	t, ok := v.targets[backend]
 	if !ok || t.backend.Namespace != v.set.options.Namespace {
 		return Endpoint{}, fmt.Errorf("%w %s", ErrUnknownBackend, backend)
 	}
-	return v.chooseLocal(backend, t, &wish)
+	return v.chooseLocal(ctx, t, &wish)
 }
 
-func (v *View) chooseLocal(key string, t *target, wish *Wish) (Endpoint, error) {
+func (v *View) chooseLocal(ctx context.Context, t *target, wish *Wish) (Endpoint, error) {
 	state, refusing := v.set.pick(t.direct, wish)
 	kind := KindPod
 	if (state == nil || refusing) && v.set.disconnected.Load() {
@@ -115,9 +115,9 @@ func (v *View) chooseLocal(key string, t *target, wish *Wish) (Endpoint, error) 
 		}
 	}
 	if state == nil {
-		return Endpoint{}, fmt.Errorf("%w: %s has none", ErrNoEndpoints, key)
+		return Endpoint{}, fmt.Errorf("%w: %s has none", ErrNoEndpoints, t.key)
 	}
-	return Endpoint{state: state, backend: t.backend, key: key, kind: kind}, nil
+	return Endpoint{state: state, target: t, kind: kind}, nil
 }
 
 // group is a list of endpoints to choose from. Preferred ones are those that are neither terminating nor

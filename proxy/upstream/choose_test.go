@@ -119,7 +119,7 @@ func TestChoose(t *testing.T) {
 				s.endpoints[address].refused()
 			}
 			if tc.wantErr != nil {
-				if _, err := s.Choose("x", Wish{Avoid: tc.avoid}); !errors.Is(err, tc.wantErr) {
+				if _, err := s.Choose(t.Context(), "x", Wish{Avoid: tc.avoid}); !errors.Is(err, tc.wantErr) {
 					t.Errorf("error %v, want %v", err, tc.wantErr)
 				}
 				return
@@ -143,11 +143,11 @@ func TestChooseLocalNeverHops(t *testing.T) {
 	resources.Endpoints["plain/old:80"] = resources.Endpoints[webKey]
 	resources.Proxies = map[string]*wire.Proxies{"bank": {Proxies: []wire.Proxy{proxy(2, "")}}}
 	view := s.Update(resources)
-	if e, err := view.ChooseLocal(webKey, Wish{}); err != nil || e.Kind() != KindPod || e.BackendKey() != webKey {
+	if e, err := view.ChooseLocal(t.Context(), webKey, Wish{}); err != nil || e.Kind() != KindPod || e.BackendKey() != webKey {
 		t.Errorf("own backend: %+v, %v", e, err)
 	}
 	for _, key := range []string{"bank/ledger:80", "plain/old:80", "shop/none:80"} {
-		if _, err := view.ChooseLocal(key, Wish{}); !errors.Is(err, ErrUnknownBackend) {
+		if _, err := view.ChooseLocal(t.Context(), key, Wish{}); !errors.Is(err, ErrUnknownBackend) {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
@@ -157,13 +157,13 @@ func TestPinnedViewOutlivesChanges(t *testing.T) {
 	s := newTestSet(t, Options{})
 	before := s.Update(direct(at(1)))
 	after := s.Update(Resources{})
-	if _, err := after.Choose(webKey, Wish{}); !errors.Is(err, ErrUnknownBackend) {
+	if _, err := after.Choose(t.Context(), webKey, Wish{}); !errors.Is(err, ErrUnknownBackend) {
 		t.Errorf("after: %v", err)
 	}
 	if s.Pin() != after {
 		t.Error("the new view is not current")
 	}
-	e, err := before.Choose(webKey, Wish{})
+	e, err := before.Choose(t.Context(), webKey, Wish{})
 	if err != nil || e.Address() != at(1) {
 		t.Errorf("before: %+v, %v", e, err)
 	}
@@ -355,7 +355,7 @@ func BenchmarkChoose(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.Choose(webKey, Wish{}); err != nil {
+		if _, err := s.Choose(b.Context(), webKey, Wish{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -27,7 +27,7 @@ func (s *Set) dialOpaque(ctx context.Context, to Endpoint, call Call) (net.Conn,
 		defer cancel()
 		return d.tcp()
 	}
-	key := poolKey{poolHop, call.Source.ServiceAccount, to.backend.Namespace}
+	key := poolKey{poolHop, call.Source.ServiceAccount, to.target.backend.Namespace}
 	for renewals := 0; ; renewals++ {
 		config, err := s.clientConfig(key, to.state)
 		if err != nil {

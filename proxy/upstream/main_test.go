@@ -61,7 +61,7 @@ func direct(addresses ...netip.AddrPort) Resources {
 
 func choose(t testing.TB, s *Set, key string, avoid ...netip.AddrPort) Endpoint {
 	t.Helper()
-	e, err := s.Choose(key, Wish{Avoid: avoid})
+	e, err := s.Choose(t.Context(), key, Wish{Avoid: avoid})
 	if err != nil {
 		t.Fatalf("choose %s: %v", key, err)
 	}

@@ -123,7 +123,7 @@ func TestRemovedEndpointIsDrained(t *testing.T) {
 				t.Error("a connection in use was closed")
 			}
 			// A request that pinned the old view may still begin.
-			late, err := pinned.Choose(key, Wish{})
+			late, err := pinned.Choose(t.Context(), key, Wish{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -187,11 +187,11 @@ func isGRPC(contentType string) bool {
 
 // acquire returns a connection for the endpoint's protocol.
 func (t *try) acquire(ctx context.Context, fresh bool) (lease, error) {
-	backend := t.to.backend
+	backend := t.to.target.backend
 	if backend.Protocol == wire.ProtocolTCP {
 		return nil, &Error{
 			Reason: ReasonRequest, Endpoint: t.to.state.address, NotSent: true,
-			Err: fmt.Errorf("backend %s does not speak HTTP", t.to.key),
+			Err: fmt.Errorf("backend %s does not speak HTTP", t.to.target.key),
 		}
 	}
 	if t.upgrade {
@@ -257,7 +257,7 @@ func (t *try) outgoing(ctx context.Context, req *http.Request, body *requestBody
 // metadata describes a call for the hop.
 func (s *Set) metadata(to Endpoint, call Call) Metadata {
 	m := Metadata{
-		Backend: to.key, Attempt: call.Attempt, Zone: call.Source.Zone,
+		Backend: to.target.key, Attempt: call.Attempt, Zone: call.Source.Zone,
 		Client: call.Source.Address, Avoid: call.Avoid,
 	}
 	if m.Zone == "" {

@@ -128,6 +128,7 @@ type View struct {
 // target is a Backend with what can be dialled for it; direct and fallback are nil if it is reached over
 // the hop.
 type target struct {
+	key              string
 	backend          *wire.Backend
 	direct, fallback *group
 }
@@ -162,7 +163,7 @@ func (s *Set) Update(resources Resources) *View {
 			next.targets[key] = was
 			continue
 		}
-		next.targets[key] = s.newTarget(backend, resources.Endpoints[key])
+		next.targets[key] = s.newTarget(key, backend, resources.Endpoints[key])
 		if was != nil {
 			released = append(released, was.direct, was.fallback)
 		}
@@ -206,8 +207,8 @@ func (v *View) Replicas() int {
 }
 
 // Choose is Pin().Choose.
-func (s *Set) Choose(backend string, wish Wish) (Endpoint, error) {
-	return s.Pin().Choose(backend, wish)
+func (s *Set) Choose(ctx context.Context, backend string, wish Wish) (Endpoint, error) {
+	return s.Pin().Choose(ctx, backend, wish)
 }
 
 // SetDisconnected tells whether the stream to the operator is lost. While it is, and every known endpoint
@@ -229,8 +230,8 @@ func (s *Set) Close() {
 // hops tells whether a Backend is reached through the proxies of its namespace.
 func (s *Set) hops(b *wire.Backend) bool { return b.Meshed && b.Namespace != s.options.Namespace }
 
-func (s *Set) newTarget(backend *wire.Backend, endpoints *wire.Endpoints) *target {
-	t := &target{backend: backend}
+func (s *Set) newTarget(key string, backend *wire.Backend, endpoints *wire.Endpoints) *target {
+	t := &target{key: key, backend: backend}
 	if s.hops(backend) {
 		return t
 	}

@@ -37,7 +37,7 @@ func TestPreferredEndpointIsTaken(t *testing.T) {
 				want[address] = true
 			}
 			for range 200 {
-				e, err := s.Choose(webKey, tc.wish)
+				e, err := s.Choose(t.Context(), webKey, tc.wish)
 				if err != nil {
 					t.Fatal(err)
 				}
