@@ -23,12 +23,7 @@ const (
 // mutable with the snapshot, but parts of it share memory with each other: whoever receives it must not
 // change it.
 func Compile(s Snapshot) Result {
-	w := newWorld(s)
-	routes := readRoutes(s)
-	parents := w.attach(routes)
-	destinations := w.destinations(parents)
-	numbers := assign(s.Numbers, w.numberKeys(destinations))
-	w.settle(parents, numbers)
+	w, routes, destinations, numbers := settled(s)
 
 	// What is captured is known from here on.
 	uses := w.usesOf(routes)
@@ -61,7 +56,20 @@ func Compile(s Snapshot) Result {
 	for i := range compiled {
 		result.Routes = append(result.Routes, w.status(&compiled[i], versions))
 	}
+	result.Policies = w.policyStatuses(routes, resources)
 	return result
+}
+
+// settled returns the world of a snapshot, its routes with their parents as far as they apply, and what is
+// captured by which number.
+func settled(s Snapshot) (w *world, routes []*route, destinations []place, numbers Numbers) {
+	w = newWorld(s)
+	routes = readRoutes(s)
+	parents := w.attach(routes)
+	destinations = w.destinations(parents)
+	numbers = assign(s.Numbers, w.numberKeys(destinations))
+	w.settle(parents, numbers)
+	return w, routes, destinations, numbers
 }
 
 func compareRefs(a, b wire.Ref) int {
@@ -73,6 +81,7 @@ type world struct {
 	enrolment enrolment
 	starting  map[string]bool
 	services  map[types.NamespacedName]*corev1.Service
+	policies  policies
 }
 
 func newWorld(s Snapshot) *world {
@@ -84,6 +93,7 @@ func newWorld(s Snapshot) *world {
 	for _, svc := range s.Services {
 		w.services[namespacedName(svc)] = svc
 	}
+	w.policies = w.readPolicies(s)
 	return w
 }
 

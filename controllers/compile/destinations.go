@@ -70,5 +70,6 @@ func (w *world) destination(p place, number uint16, u uses) wire.Resource {
 		Number:    number,
 		Addresses: clusterIPs(w.services[p.service]),
 		Protocol:  w.destinationProtocol(p, u),
+		Policy:    clientParts(merge(w.serviceLevels(p))),
 	})
 }

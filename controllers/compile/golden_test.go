@@ -17,8 +17,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.yaml.in/yaml/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/wire"
 )
@@ -48,6 +50,30 @@ type golden struct {
 	Removed   []string         `json:"removed,omitempty"`
 	Resources []goldenResource `json:"resources,omitempty"`
 	Routes    []goldenRoute    `json:"routes,omitempty"`
+	Policies  []goldenPolicy   `json:"policies,omitempty"`
+}
+
+type goldenPolicy struct {
+	Policy  string         `json:"policy"`
+	Target  string         `json:"target"`
+	Summary string         `json:"summary"`
+	Targets []goldenTarget `json:"targets,omitempty"`
+	// Effective reads "field=value from origin", by target.
+	Effective []goldenEffective `json:"effective,omitempty"`
+	// InForce is shown where it is not the spec.
+	InForce any `json:"inForce,omitempty"`
+}
+
+type goldenTarget struct {
+	Ref      gwv1.ParentReference `json:"ref"`
+	Accepted string               `json:"accepted"`
+	// Awaited reads "audience: resources".
+	Awaited []string `json:"awaited,omitempty"`
+}
+
+type goldenEffective struct {
+	Target string   `json:"target"`
+	Fields []string `json:"fields"`
 }
 
 type goldenResource struct {
@@ -109,6 +135,9 @@ func runGolden(t *testing.T, file string, base [][]byte) {
 
 	reference, _ := admitAll(t, base)
 	expectation := difference(compile.Compile(reference), result)
+	for i := range expectation.Policies {
+		expectation.Policies[i].InForce = otherThanSpec(snapshot, result.Policies[i])
+	}
 	expectation.Refused = refused
 	got := render(t, expectation)
 	if *update {
@@ -217,7 +246,52 @@ func difference(a, b compile.Result) golden {
 	for _, r := range b.Routes {
 		g.Routes = append(g.Routes, showRoute(r))
 	}
+	for _, p := range b.Policies {
+		g.Policies = append(g.Policies, showPolicy(p))
+	}
 	return g
+}
+
+func showPolicy(p compile.PolicyStatus) goldenPolicy {
+	out := goldenPolicy{Policy: p.Name.String(), Target: p.Target, Summary: showCondition(p.Accepted)}
+	for _, t := range p.Targets {
+		shown := goldenTarget{Ref: t.Ref, Accepted: showCondition(t.Accepted)}
+		for _, a := range t.Awaited {
+			var refs []string
+			for _, held := range a.Resources {
+				refs = append(refs, held.String())
+			}
+			shown.Awaited = append(shown.Awaited, strings.Join(a.Audience, ",")+": "+strings.Join(refs, " "))
+		}
+		out.Targets = append(out.Targets, shown)
+	}
+	for _, e := range p.Effective {
+		shown := goldenEffective{Target: e.Target, Fields: []string{}}
+		for _, f := range e.Fields {
+			shown.Fields = append(shown.Fields, f.Field+"="+f.Value+" from "+f.From)
+		}
+		out.Effective = append(out.Effective, shown)
+	}
+	return out
+}
+
+// otherThanSpec shows what a policy is to have in force where that is not its spec.
+func otherThanSpec(s compile.Snapshot, p compile.PolicyStatus) any {
+	at := slices.IndexFunc(s.MeshPolicies, func(o *meshv1alpha1.MeshPolicy) bool {
+		return o.Namespace == p.Name.Namespace && o.Name == p.Name.Name
+	})
+	switch {
+	case p.InForce == nil:
+		return "nothing"
+	case reflect.DeepEqual(*p.InForce, s.MeshPolicies[at].Spec.TrafficPolicy):
+		return nil
+	default:
+		return p.InForce
+	}
+}
+
+func showCondition(c metav1.Condition) string {
+	return fmt.Sprintf("%s=%s %s (%d): %s", c.Type, c.Status, c.Reason, c.ObservedGeneration, c.Message)
 }
 
 func show(r wire.Resource) goldenResource {
@@ -237,8 +311,7 @@ func showRoute(r compile.RouteStatus) goldenRoute {
 			parent.Resources = append(parent.Resources, held.String())
 		}
 		for _, c := range p.Conditions {
-			parent.Conditions = append(parent.Conditions,
-				fmt.Sprintf("%s=%s %s (%d): %s", c.Type, c.Status, c.Reason, c.ObservedGeneration, c.Message))
+			parent.Conditions = append(parent.Conditions, showCondition(c))
 		}
 		out.Parents = append(out.Parents, parent)
 	}

@@ -28,7 +28,7 @@ func fromGRPCRule(r *gwv1.GRPCRouteRule) rule {
 	out := rule{
 		name:    string(valueOr(r.Name, "")),
 		filters: fromGRPCFilters(r.Filters),
-		session: r.SessionPersistence, //nolint:staticcheck // deprecated, and users must still be told that it does nothing
+		session: r.SessionPersistence, //nolint:staticcheck // deprecated in favour of policies, and in force where it is installed
 	}
 	for i := range r.Matches {
 		out.matches = append(out.matches, grpcMatch(&r.Matches[i]))

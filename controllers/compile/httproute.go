@@ -35,7 +35,7 @@ func fromHTTPRule(r *gwv1.HTTPRouteRule) rule {
 		filters:  r.Filters,
 		timeouts: r.Timeouts,
 		retry:    r.Retry,
-		session:  r.SessionPersistence, //nolint:staticcheck // deprecated, and users must still be told that it does nothing
+		session:  r.SessionPersistence, //nolint:staticcheck // deprecated in favour of policies, and in force where it is installed
 	}
 	for i := range r.Matches {
 		out.matches = append(out.matches, httpMatch(&r.Matches[i]))

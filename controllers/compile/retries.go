@@ -6,8 +6,28 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/proxy/wire"
 )
+
+// ownLevel is what a rule itself says. What is at fault must not be used.
+func (r *route) ownLevel(in *rule) (level, []fault) {
+	var faults []fault
+	timeouts, f := compileTimeouts(in.timeouts)
+	faults = f.under("timeouts").appendTo(faults)
+	retry, f := compileRetry(in.retry)
+	faults = f.under("retry").appendTo(faults)
+	own := level{origin: r.String(), said: &meshv1alpha1.TrafficPolicy{}}
+	if s := in.session; s != nil {
+		own.said.SessionPersistence = &meshv1alpha1.SessionPersistence{
+			Type: valueOr(s.Type, ""), AbsoluteTimeout: s.AbsoluteTimeout, Cookie: s.Cookie, Header: s.Header,
+		}
+	}
+	var reader policyReader
+	session := reader.session("sessionPersistence", own.said.SessionPersistence)
+	own.policy = orNil(&wire.Policy{Timeouts: timeouts, Retry: retry, SessionPersistence: session})
+	return own, append(faults, reader.faults...)
+}
 
 // compileTimeouts reads a rule's timeouts. Zero means none (GEP-1742); what is absent is left to policies.
 func compileTimeouts(t *gwv1.HTTPRouteTimeouts) (*wire.Timeouts, *fault) {

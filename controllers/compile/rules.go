@@ -138,13 +138,8 @@ func (r *resolver) compileRule(i int) compiledRule {
 		at := fmt.Sprintf("filters[%d]", redirect)
 		c.invalid = incompatible("requestRedirect", "a redirect cannot be combined with backendRefs").under(at).appendTo(c.invalid)
 	}
-	timeouts, f := compileTimeouts(in.timeouts)
-	c.invalid = f.under("timeouts").appendTo(c.invalid)
-	retry, f := compileRetry(in.retry)
-	c.invalid = f.under("retry").appendTo(c.invalid)
-	if in.session != nil {
-		c.invalid = unsupported("sessionPersistence", "session persistence is not supported").appendTo(c.invalid)
-	}
+	own, faults := r.route.ownLevel(in)
+	c.invalid = append(c.invalid, faults...)
 
 	at := fmt.Sprintf("spec.rules[%d]", i)
 	c.invalid, c.unresolved = allUnder(at, c.invalid), allUnder(at, c.unresolved)
@@ -154,9 +149,8 @@ func (r *resolver) compileRule(i int) compiledRule {
 	}
 	c.content.Filters = filters.filters
 	c.content.Backends = backends
-	if timeouts != nil || retry != nil {
-		c.content.Policy = &wire.Policy{Timeouts: timeouts, Retry: retry}
-	}
+	policy := routeParts(merge(r.world.routeLevels(r.route, r.consumer, in, own)))
+	c.content.Policy = nameSession(policy, c.content.Key())
 	return c
 }
 

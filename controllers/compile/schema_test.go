@@ -16,9 +16,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// routeSchemas are the schemas of the routes in the standard channel of the Gateway API release that
-// Weft builds against, by kind.
-var routeSchemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
+// schemas are those of Weft's own kinds, and of the routes in the standard channel of the Gateway API release
+// that Weft builds against, by kind.
+var schemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
 	command := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/gateway-api")
 	command.Stderr = os.Stderr
 	dir, err := command.Output()
@@ -26,8 +26,13 @@ var routeSchemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
 		return nil, fmt.Errorf("find the Gateway API module: %w", err)
 	}
 	schemas := make(map[string]*spec.Schema)
-	for kind, plural := range map[string]string{"HTTPRoute": "httproutes", "GRPCRoute": "grpcroutes"} {
-		path := filepath.Join(strings.TrimSpace(string(dir)), "config/crd/standard/gateway.networking.k8s.io_"+plural+".yaml")
+	gatewayAPI := filepath.Join(strings.TrimSpace(string(dir)), "config/crd/standard/gateway.networking.k8s.io_")
+	for kind, path := range map[string]string{
+		"HTTPRoute":  gatewayAPI + "httproutes.yaml",
+		"GRPCRoute":  gatewayAPI + "grpcroutes.yaml",
+		"Mesh":       "../../config/crd/bases/mesh.weft.dev_meshes.yaml",
+		"MeshPolicy": "../../config/crd/bases/mesh.weft.dev_meshpolicies.yaml",
+	} {
 		if schemas[kind], err = readSchema(path); err != nil {
 			return nil, err
 		}
@@ -45,7 +50,7 @@ func readSchema(path string) (*spec.Schema, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	version := slices.IndexFunc(crd.Spec.Versions, func(v apiextensionsv1.CustomResourceDefinitionVersion) bool {
-		return v.Name == "v1"
+		return v.Storage
 	})
 	data, err := yaml.Marshal(crd.Spec.Versions[version].Schema.OpenAPIV3Schema)
 	if err != nil {
@@ -56,9 +61,9 @@ func readSchema(path string) (*spec.Schema, error) {
 }
 
 // admit treats a document as an API server would, except for rules in CEL: it fills in defaults and
-// returns what the schema refuses. Documents of other kinds than routes pass unchanged.
+// returns what the schema refuses. Documents of kinds without a schema here pass unchanged.
 func admit(document []byte) (admitted []byte, refused []string, err error) {
-	schemas, err := routeSchemas()
+	known, err := schemas()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,7 +72,7 @@ func admit(document []byte) (admitted []byte, refused []string, err error) {
 		return nil, nil, err
 	}
 	kind, _ := object["kind"].(string)
-	schema := schemas[kind]
+	schema := known[kind]
 	if schema == nil {
 		return document, nil, nil
 	}

@@ -24,6 +24,9 @@ type Snapshot struct {
 	Services   []*corev1.Service
 	HTTPRoutes []*gwv1.HTTPRoute
 	GRPCRoutes []*gwv1.GRPCRoute
+	// MeshPolicies are read with their statuses: what was accepted before stays in force while a spec
+	// cannot be.
+	MeshPolicies []*meshv1alpha1.MeshPolicy
 	// EndpointSlices may be left out by a caller that sends endpoints on the side path (Endpoints).
 	EndpointSlices []*discoveryv1.EndpointSlice
 	// Numbers are the destination numbers given out so far.
@@ -61,6 +64,8 @@ type Result struct {
 	Enrolled []string
 	// Routes are the statuses of all routes with a Service parent, sorted by kind and name.
 	Routes []RouteStatus
+	// Policies are the statuses of all MeshPolicies, sorted by name.
+	Policies []PolicyStatus
 }
 
 // RouteStatus is what Weft has to say about one route.

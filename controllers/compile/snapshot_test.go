@@ -59,6 +59,8 @@ func readSnapshot(documents ...[]byte) (compile.Snapshot, error) {
 			err = readObject(document, &s.HTTPRoutes)
 		case "GRPCRoute":
 			err = readObject(document, &s.GRPCRoutes)
+		case "MeshPolicy":
+			err = readObject(document, &s.MeshPolicies)
 		case "EndpointSlice":
 			err = readObject(document, &s.EndpointSlices)
 		default:
@@ -141,6 +143,7 @@ func deepCopy(s compile.Snapshot) compile.Snapshot {
 	out.Services = copies(s.Services, (*corev1.Service).DeepCopy)
 	out.HTTPRoutes = copies(s.HTTPRoutes, (*gwv1.HTTPRoute).DeepCopy)
 	out.GRPCRoutes = copies(s.GRPCRoutes, (*gwv1.GRPCRoute).DeepCopy)
+	out.MeshPolicies = copies(s.MeshPolicies, (*meshv1alpha1.MeshPolicy).DeepCopy)
 	out.EndpointSlices = copies(s.EndpointSlices, (*discoveryv1.EndpointSlice).DeepCopy)
 	if s.Numbers != nil {
 		out.Numbers = compile.Numbers{}
@@ -169,6 +172,7 @@ func shuffled(s compile.Snapshot, rng *rand.Rand) compile.Snapshot {
 	s.Services = shuffle(s.Services, rng)
 	s.HTTPRoutes = shuffle(s.HTTPRoutes, rng)
 	s.GRPCRoutes = shuffle(s.GRPCRoutes, rng)
+	s.MeshPolicies = shuffle(s.MeshPolicies, rng)
 	s.EndpointSlices = shuffle(s.EndpointSlices, rng)
 	return s
 }

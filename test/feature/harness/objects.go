@@ -62,6 +62,8 @@ func Decode(document []byte, into *compile.Snapshot) error {
 		err = decode(document, &into.HTTPRoutes)
 	case "GRPCRoute":
 		err = decode(document, &into.GRPCRoutes)
+	case "MeshPolicy":
+		err = decode(document, &into.MeshPolicies)
 	default:
 		err = errors.New("this kind means nothing to the mesh")
 	}

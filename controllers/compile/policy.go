@@ -1,0 +1,275 @@
+package compile
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
+)
+
+// level is what one object says of a traffic policy. Levels are laid over each other, the most general
+// first; one that says nothing has a nil policy.
+type level struct {
+	// origin names the object for people.
+	origin string
+	policy *wire.Policy
+	// said is the same as the API has it, for showing parts that are inherited whole.
+	said *meshv1alpha1.TrafficPolicy
+}
+
+// policies are the traffic policies in force, by what they are for.
+type policies struct {
+	// mesh holds the Mesh's defaults.
+	mesh level
+	// all are sorted by name.
+	all []*policy
+	// inForce are the levels of the policies that have won their target.
+	inForce map[Target]level
+}
+
+// policy is one MeshPolicy and what comes of it.
+type policy struct {
+	object *meshv1alpha1.MeshPolicy
+	// faults are why the spec cannot be accepted. level then is what was valid before, if anything was.
+	faults  []fault
+	level   level
+	targets []*policyTarget
+}
+
+// String is how messages name a policy.
+func (p *policy) String() string { return "MeshPolicy " + namespacedName(p.object).String() }
+
+// readPolicies reads all policies and decides which one applies where.
+func (w *world) readPolicies(s Snapshot) policies {
+	ps := policies{mesh: meshDefaults(s.Mesh), inForce: make(map[Target]level)}
+	objects := newTargetObjects(w, s)
+	for _, object := range s.MeshPolicies {
+		p := &policy{object: object}
+		p.targets, p.faults = readTargets(object)
+		for _, t := range p.targets {
+			t.refused = objects.refuse(t)
+		}
+		p.read()
+		ps.all = append(ps.all, p)
+	}
+	slices.SortFunc(ps.all, byAge)
+	ps.settle()
+	slices.SortFunc(ps.all, func(a, b *policy) int { return compareNames(a.object, b.object) })
+	return ps
+}
+
+// read reads the policy's spec or, where that is at fault, what was valid before, which must go together
+// with the targets of today.
+func (p *policy) read() {
+	spec := &p.object.Spec.TrafficPolicy
+	policy, faults := readPolicy(spec)
+	p.faults = append(append(p.faults, faults...), p.misplaced(policy)...)
+	p.level.origin = p.String()
+	if len(p.faults) == 0 {
+		p.level.policy, p.level.said = policy, spec
+		return
+	}
+	before := p.object.Status.InForce
+	if policy, faults = readPolicy(before); len(faults) == 0 && len(p.misplaced(policy)) == 0 {
+		p.level.policy, p.level.said = policy, before
+	}
+}
+
+// misplaced are the faults of what belongs to a Service in a policy for a route: all routes share a
+// Service's instances.
+func (p *policy) misplaced(policy *wire.Policy) []fault {
+	at := slices.IndexFunc(p.targets, func(t *policyTarget) bool { return t.key.isRoute() })
+	if at < 0 {
+		return nil
+	}
+	var faults []fault
+	for _, f := range serviceParts(policy).Fields() {
+		field, _, _ := strings.Cut(f.Path, ".")
+		switch field {
+		case "rateLimits", "sessionPersistence":
+			continue
+		case "timeouts":
+			field = f.Path
+		}
+		if !slices.ContainsFunc(faults, func(f fault) bool { return f.field == field }) {
+			faults = append(faults, *unsupported(field, "it belongs to a Service, whose instances all routes share, and %s is none: "+
+				"target a Service or the namespace", p.targets[at].key))
+		}
+	}
+	return faults
+}
+
+// byAge sorts the policies that win first: the older one, then the first by name (GEP-713).
+func byAge(a, b *policy) int {
+	return cmp.Or(a.object.CreationTimestamp.Compare(b.object.CreationTimestamp.Time), compareNames(a.object, b.object))
+}
+
+func compareNames(a, b *meshv1alpha1.MeshPolicy) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+}
+
+// settle gives each target to one policy and refuses it to the others. A policy that has nothing to put
+// into force takes nothing.
+func (ps *policies) settle() {
+	winners := make(map[Target]*policy)
+	for _, p := range ps.all {
+		if p.level.said == nil {
+			continue
+		}
+		for _, t := range p.targets {
+			switch winner := winners[t.key]; {
+			case t.refused != nil:
+			case winner == nil:
+				winners[t.key] = p
+				ps.inForce[t.key] = p.level
+			default:
+				t.refused = &policyRefusal{gwv1.PolicyReasonConflicted, winner.String() + " is for " + t.key.String() +
+					" too and " + precedence(winner, p) + ": only one policy applies to a target, so delete one of them or bring them together"}
+			}
+		}
+	}
+}
+
+func precedence(winner, loser *policy) string {
+	if winner.object.CreationTimestamp.Equal(&loser.object.CreationTimestamp) {
+		return "comes first by its name, being as old"
+	}
+	return "is older"
+}
+
+// meshDefaults reads the defaults of the Mesh. A part that is at fault is left out, so that the others stay
+// in force: a Mesh cannot be refused as a whole.
+func meshDefaults(mesh *meshv1alpha1.Mesh) level {
+	l := level{origin: "Mesh " + meshv1alpha1.MeshName}
+	if mesh == nil || mesh.Spec.Defaults == nil {
+		return l
+	}
+	said := *mesh.Spec.Defaults
+	_, faults := readPolicy(&said)
+	for i := range faults {
+		part, _, _ := strings.Cut(faults[i].field, ".")
+		part, _, _ = strings.Cut(part, "[")
+		dropPart(&said, part)
+	}
+	l.policy, _ = readPolicy(&said)
+	l.said = &said
+	return l
+}
+
+func dropPart(p *meshv1alpha1.TrafficPolicy, part string) {
+	switch part {
+	case "timeouts":
+		p.Timeouts = nil
+	case "retry":
+		p.Retry = nil
+	case "loadBalancing":
+		p.LoadBalancing = nil
+	case "outlierEjection":
+		p.OutlierEjection = nil
+	case "healthCheck":
+		p.HealthCheck = nil
+	case "circuitBreaking":
+		p.CircuitBreaking = nil
+	case "rateLimits":
+		p.RateLimits = nil
+	case "fault":
+		p.Fault = nil
+	case "sessionPersistence":
+		p.SessionPersistence = nil
+	}
+}
+
+// serviceLevels are those of a Service port.
+func (w *world) serviceLevels(p place) []level {
+	ps := &w.policies
+	service := Target{Kind: kindService, Namespace: p.service.Namespace, Name: p.service.Name}
+	levels := []level{ps.mesh, ps.inForce[namespaceTarget(p.service.Namespace)], ps.inForce[service]}
+	if name := w.port(p).Name; name != "" {
+		service.Section = name
+		levels = append(levels, ps.inForce[service])
+	}
+	return levels
+}
+
+// routeLevels are those of a rule above its Service's, the rule's own last.
+func (w *world) routeLevels(r *route, consumer bool, in *rule, own level) []level {
+	ps := &w.policies
+	var levels []level
+	if consumer {
+		levels = append(levels, ps.inForce[namespaceTarget(r.meta.Namespace)])
+	}
+	key := Target{Kind: string(r.kind), Namespace: r.meta.Namespace, Name: r.meta.Name}
+	levels = append(levels, ps.inForce[key])
+	if in != nil && in.name != "" {
+		key.Section = in.name
+		levels = append(levels, ps.inForce[key])
+	}
+	return append(levels, own)
+}
+
+func merge(levels []level) *wire.Policy {
+	var merged *wire.Policy
+	for _, l := range levels {
+		merged = wire.Overlay(merged, l.policy)
+	}
+	return merged
+}
+
+// clientParts is the part of a Service's policy that the proxy applies which matches the route: what a
+// Destination holds.
+func clientParts(p *wire.Policy) *wire.Policy {
+	if p == nil {
+		return nil
+	}
+	out := &wire.Policy{Retry: p.Retry, Fault: p.Fault}
+	if p.Timeouts != nil {
+		timeouts := *p.Timeouts
+		timeouts.Connect = nil
+		out.Timeouts = orNil(&timeouts)
+	}
+	return orNil(out)
+}
+
+// serviceParts is the part of a Service's policy that the proxy applies which chooses the endpoint: what a
+// Backend holds.
+func serviceParts(p *wire.Policy) *wire.Policy {
+	if p == nil {
+		return nil
+	}
+	out := *p
+	out.Timeouts, out.Retry, out.Fault = nil, nil, nil
+	if p.Timeouts != nil && p.Timeouts.Connect != nil {
+		out.Timeouts = &wire.Timeouts{Connect: p.Timeouts.Connect}
+	}
+	return orNil(&out)
+}
+
+// routeParts is the part of a route's policy that can apply to a route. The rest, which a consumer's
+// namespace may have, belongs to the Services of that namespace.
+func routeParts(p *wire.Policy) *wire.Policy {
+	if p == nil {
+		return nil
+	}
+	out := valueOr(clientParts(p), wire.Policy{})
+	out.RateLimits, out.SessionPersistence = p.RateLimits, p.SessionPersistence
+	return orNil(&out)
+}
+
+// nameSession gives a cookie without a name one of its own, which depends on what it is for, so that
+// the cookies of two rules or Services behind one host differ. It returns p or a copy.
+func nameSession(p *wire.Policy, of string) *wire.Policy {
+	if p == nil || p.SessionPersistence == nil || p.SessionPersistence.Name != "" {
+		return p
+	}
+	sum := sha256.Sum256([]byte(of))
+	named, session := *p, *p.SessionPersistence
+	session.Name = "weft-session-" + hex.EncodeToString(sum[:4])
+	named.SessionPersistence = &session
+	return &named
+}
