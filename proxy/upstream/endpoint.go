@@ -46,6 +46,9 @@ type endpoint struct {
 	// the Set's start, the endpoint is avoided.
 	refusals     atomic.Uint32
 	refusedUntil atomic.Int64
+	// restarted is when the endpoint last came back from an ejection, in nanoseconds since the Set's start;
+	// zero means never.
+	restarted atomic.Int64
 
 	mu      sync.Mutex
 	pools   map[poolKey]pool

@@ -131,6 +131,8 @@ type target struct {
 	key              string
 	backend          *wire.Backend
 	direct, fallback *group
+	// hashKey is what requests are hashed by here, nil if they are not.
+	hashKey *wire.HashKey
 }
 
 // NewSet returns an empty Set. Close releases its connections.
@@ -163,7 +165,7 @@ func (s *Set) Update(resources Resources) *View {
 			next.targets[key] = was
 			continue
 		}
-		next.targets[key] = s.newTarget(key, backend, resources.Endpoints[key])
+		next.targets[key] = s.newTarget(key, backend, resources.Endpoints[key], was)
 		if was != nil {
 			released = append(released, was.direct, was.fallback)
 		}
@@ -173,7 +175,7 @@ func (s *Set) Update(resources Resources) *View {
 			next.proxies[namespace] = old.proxies[namespace]
 			continue
 		}
-		next.proxies[namespace] = s.proxyGroup(proxies)
+		next.proxies[namespace] = s.proxyGroup(proxies, old.proxies[namespace])
 		released = append(released, old.proxies[namespace])
 	}
 	for key, was := range old.targets {
@@ -230,45 +232,42 @@ func (s *Set) Close() {
 // hops tells whether a Backend is reached through the proxies of its namespace.
 func (s *Set) hops(b *wire.Backend) bool { return b.Meshed && b.Namespace != s.options.Namespace }
 
-func (s *Set) newTarget(key string, backend *wire.Backend, endpoints *wire.Endpoints) *target {
+// newTarget returns the target of a Backend. It goes on where was, which may be nil, is. s.mu is held.
+func (s *Set) newTarget(key string, backend *wire.Backend, endpoints *wire.Endpoints, was *target) *target {
 	t := &target{key: key, backend: backend}
 	if s.hops(backend) {
 		return t
 	}
-	t.direct = &group{otherPenalty: penaltyTerminating}
+	var before *group
+	if was != nil {
+		before = was.direct
+	}
+	var members []member
 	if endpoints != nil {
-		for _, e := range endpoints.Endpoints {
-			if e.Terminating {
-				t.direct.others = append(t.direct.others, s.hold(e.Address))
-			} else {
-				t.direct.preferred = append(t.direct.preferred, s.hold(e.Address))
-			}
+		members = make([]member, len(endpoints.Endpoints))
+		for i, e := range endpoints.Endpoints {
+			members[i] = member{endpoint: s.hold(e.Address), zone: e.Zone, node: e.Node, terminating: e.Terminating}
 		}
 	}
-	t.fallback = &group{}
-	for _, address := range backend.Addresses {
-		t.fallback.preferred = append(t.fallback.preferred, s.hold(netip.AddrPortFrom(address, backend.Port)))
+	b := balancingOf(backend)
+	t.hashKey = b.hashKey
+	t.direct = newGroup(b, members, before, s.elapsed())
+	addresses := make([]member, len(backend.Addresses))
+	for i, address := range backend.Addresses {
+		addresses[i] = member{endpoint: s.hold(netip.AddrPortFrom(address, backend.Port))}
 	}
+	t.fallback = newGroup(balancing{strategy: peakEWMA{}}, addresses, nil, 0)
 	return t
 }
 
-func (s *Set) proxyGroup(proxies *wire.Proxies) *group {
-	g := &group{otherPenalty: penaltyZone}
+func (s *Set) proxyGroup(proxies *wire.Proxies, before *group) *group {
+	var members []member
 	for _, p := range proxies.Proxies {
-		if len(p.Addresses) == 0 {
-			continue
-		}
-		e := s.hold(netip.AddrPortFrom(p.Addresses[0], wire.PortHop))
-		if s.options.Zone != "" && p.Zone == s.options.Zone {
-			g.preferred = append(g.preferred, e)
-		} else {
-			g.others = append(g.others, e)
+		if len(p.Addresses) > 0 {
+			members = append(members, member{endpoint: s.hold(netip.AddrPortFrom(p.Addresses[0], wire.PortHop)), zone: p.Zone})
 		}
 	}
-	if len(g.preferred) == 0 {
-		g.preferred, g.others = g.others, nil
-	}
-	return g
+	return newGroup(balancing{strategy: peakEWMA{}, locality: localityZone}, members, before, s.elapsed())
 }
 
 // hold returns the endpoint at an address, making it if needed, and counts one more use. s.mu is held.
@@ -287,13 +286,11 @@ func (s *Set) release(g *group) {
 	if g == nil {
 		return
 	}
-	for _, list := range [][]*endpoint{g.preferred, g.others} {
-		for _, e := range list {
-			h := s.endpoints[e.address]
-			if h.count--; h.count == 0 {
-				delete(s.endpoints, e.address)
-				h.drain()
-			}
+	for _, m := range g.every.members {
+		h := s.endpoints[m.address]
+		if h.count--; h.count == 0 {
+			delete(s.endpoints, m.address)
+			h.drain()
 		}
 	}
 }

@@ -2,8 +2,8 @@ package upstream
 
 import (
 	"net/netip"
-	"slices"
-	"time"
+
+	"weft.dev/weft/proxy/wire"
 )
 
 // Wish is what one try of a request asks of the endpoint that is chosen for it. The zero Wish asks for
@@ -15,6 +15,21 @@ type Wish struct {
 	// accepts connections and is not in Avoid. A terminating one keeps its sessions for as long as it
 	// serves. Not valid means none. It says nothing about the proxies of the hop.
 	Prefer netip.AddrPort
+	// Hash is what ConsistentHash chooses by, if Hashed: that of the part of the request that HashKey names.
+	Hash   uint64
+	Hashed bool
+	// Zone and Node are where the client is; empty if that is not known. The hop has its own idea of near:
+	// the zone of this proxy.
+	Zone, Node string
+}
+
+// HashKey returns what a request to a Backend is hashed by, nil if it need not be hashed: because the
+// Backend is not balanced that way, is not known, or is reached over the hop, whose other end hashes.
+func (v *View) HashKey(backend string) *wire.HashKey {
+	if t, ok := v.targets[backend]; ok {
+		return t.hashKey
+	}
+	return nil
 }
 
 // Addresses returns the endpoints of a Backend that this proxy itself picks from, in the order of the
@@ -31,19 +46,4 @@ func (v *View) Addresses(backend string) []netip.AddrPort {
 		addresses[i] = e.Address
 	}
 	return addresses
-}
-
-// find returns the endpoint that a wish prefers, or nil if there is none that can be used.
-func (g *group) find(wish *Wish, now time.Duration) *endpoint {
-	if !wish.Prefer.IsValid() || slices.Contains(wish.Avoid, wish.Prefer) {
-		return nil
-	}
-	for _, list := range [][]*endpoint{g.preferred, g.others} {
-		for _, e := range list {
-			if e.address == wish.Prefer && !e.refusing(now) {
-				return e
-			}
-		}
-	}
-	return nil
 }
