@@ -38,7 +38,7 @@ func TestHop(t *testing.T) {
 	key := wire.ServicePortKey(w.home, "hop", testbed.PortHTTP)
 	atSender := map[string]string{"listener": "captured", "destination": key, "http_response_status_class": "2xx"}
 	atReceiver := map[string]string{"listener": "hop", "destination": key, "http_response_status_class": "2xx"}
-	sent, received := bed.Counter(t, sending, requests, atSender), bed.Counter(t, receiving, requests, atReceiver)
+	sent, received := bed.Metric(t, sending, requests, atSender), bed.Metric(t, receiving, requests, atReceiver)
 	for range tries {
 		a := w.abroadClient.Send(t, request)
 		if wrong := from("v1")(&a); wrong != "" {
@@ -52,10 +52,10 @@ func TestHop(t *testing.T) {
 			t.Errorf("the backend's peer is %s, want a proxy of its namespace", a.Echo.Peer)
 		}
 	}
-	if n := bed.Counter(t, sending, requests, atSender) - sent; n != tries {
+	if n := bed.Metric(t, sending, requests, atSender) - sent; n != tries {
 		t.Errorf("the proxies of the client's namespace have counted %d requests, want %d", n, tries)
 	}
-	if n := bed.Counter(t, receiving, requests, atReceiver) - received; n != tries {
+	if n := bed.Metric(t, receiving, requests, atReceiver) - received; n != tries {
 		t.Errorf("the proxies of the Service's namespace have counted %d requests over the hop, want %d", n, tries)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,6 +42,9 @@ type backend struct {
 	mu sync.Mutex
 	// seen counts requests by their key (query parameter or header e2e-key).
 	seen map[string]int
+	// requests counts HTTP requests, which are treated as behaviour says.
+	requests  int
+	behaviour traffic.Behaviour
 }
 
 func (b *backend) count(key string) int {
@@ -48,6 +52,14 @@ func (b *backend) count(key string) int {
 	defer b.mu.Unlock()
 	b.seen[key]++
 	return b.seen[key]
+}
+
+// admit counts an HTTP request and returns how to treat it.
+func (b *backend) admit() traffic.Behaviour {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.requests++
+	return b.behaviour
 }
 
 // serve runs every server until ctx ends.
@@ -59,19 +71,17 @@ func serve(ctx context.Context) error {
 		defer b.mu.Unlock()
 		fmt.Fprint(w, b.seen[r.PathValue("key")])
 	})
-	handlers := map[int]http.Handler{portHTTP: b, traffic.ControlPort: control}
-
 	ended := make(chan error, 5)
-	for port, handler := range handlers {
-		l, err := listen(port)
-		if err != nil {
-			return err
-		}
-		server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols)}
-		server.Protocols.SetHTTP1(true)
-		server.Protocols.SetUnencryptedHTTP2(true)
-		go func() { ended <- server.Serve(l) }()
+	port := &httpPort{handler: b, failed: ended}
+	control.HandleFunc("POST /behaviour", b.behave(port))
+	if err := port.open(); err != nil {
+		return err
 	}
+	commands, err := listen(traffic.ControlPort)
+	if err != nil {
+		return err
+	}
+	go func() { ended <- newServer(control).Serve(commands) }()
 	for port, first := range map[int]bool{portLines: false, portServerFirst: true} {
 		l, err := listen(port)
 		if err != nil {
@@ -106,6 +116,10 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	echo := self(local, r.RemoteAddr)
 	echo.Proto, echo.Method, echo.Path, echo.Host, echo.Header = r.Proto, r.Method, r.RequestURI, r.Host, r.Header
+	behaviour := b.admit()
+	if !pause(r.Context(), behaviour.Delay) {
+		return
+	}
 	if delay, err := time.ParseDuration(query.Get("delay")); err == nil && !pause(r.Context(), delay) {
 		return
 	}
@@ -113,7 +127,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reset(w)
 		return
 	}
-	code := http.StatusOK
+	code := cmp.Or(behaviour.Status, http.StatusOK)
 	if n, err := strconv.Atoi(query.Get("status")); err == nil {
 		code = n
 	}

@@ -12,8 +12,8 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// Counter returns the sum of a counter's series with these labels over all proxies given.
-func (b *Bed) Counter(t testing.TB, proxies []*Pod, name string, labels map[string]string) int {
+// Metric returns the sum of the series of a counter or gauge with these labels over all proxies given.
+func (b *Bed) Metric(t testing.TB, proxies []*Pod, name string, labels map[string]string) int {
 	t.Helper()
 	total := 0.0
 	for _, p := range proxies {
@@ -29,7 +29,7 @@ func (b *Bed) Counter(t testing.TB, proxies []*Pod, name string, labels map[stri
 		}
 		for _, m := range families[name].GetMetric() {
 			if labelled(m, labels) {
-				total += m.GetCounter().GetValue()
+				total += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
 	}

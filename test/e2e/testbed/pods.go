@@ -31,6 +31,8 @@ type App struct {
 	Node string
 	// ServiceAccount is the default one if empty.
 	ServiceAccount string
+	// Restart makes the container start again when it has ended.
+	Restart bool
 }
 
 // Pod is an App that runs.
@@ -68,6 +70,9 @@ func (b *Bed) Object(namespace string, app App, args ...string) *corev1.Pod {
 				{Name: "VERSION", Value: app.Version},
 			},
 		}},
+	}
+	if app.Restart {
+		pod.Spec.RestartPolicy = corev1.RestartPolicyAlways
 	}
 	if app.Node != "" {
 		pod.Spec.NodeSelector = map[string]string{corev1.LabelHostname: app.Node}
@@ -185,6 +190,27 @@ func (p *Pod) Seen(t testing.TB, key string) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// Behave changes how the pod treats HTTP requests and returns how many it has had since its process
+// started, for which it waits.
+func (p *Pod) Behave(t testing.TB, b traffic.Behaviour) int {
+	t.Helper()
+	var n int
+	Eventually(t, func(ctx context.Context) (err error) {
+		n, err = p.remote.Behave(ctx, b)
+		return err
+	})
+	return n
+}
+
+// Kill ends the pod's process at once, as a crash would.
+func (p *Pod) Kill(t testing.TB) {
+	t.Helper()
+	// Whoever dies gives no answer.
+	if _, err := p.remote.Behave(t.Context(), traffic.Behaviour{Die: true}); err == nil {
+		t.Fatalf("pod %s/%s lives on", p.Namespace, p.Name)
+	}
 }
 
 // Load is a load that a pod sends.

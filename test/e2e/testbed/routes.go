@@ -65,6 +65,25 @@ func GRPCRoute(t testing.TB, namespace, text string) *gwv1.GRPCRoute {
 	return read(t, namespace, text, &gwv1.GRPCRoute{})
 }
 
+// MeshPolicy reads a MeshPolicy. Fields that do not exist fail the test.
+func MeshPolicy(t testing.TB, namespace, text string) *meshv1alpha1.MeshPolicy {
+	t.Helper()
+	return read(t, namespace, text, &meshv1alpha1.MeshPolicy{})
+}
+
+// Enforce creates a policy and waits until every proxy concerned has it.
+func (b *Bed) Enforce(t testing.TB, policy *meshv1alpha1.MeshPolicy) {
+	t.Helper()
+	b.Create(t, policy)
+	Await(t, b, policy, func(p *meshv1alpha1.MeshPolicy) string {
+		c := meta.FindStatusCondition(p.Status.Conditions, meshv1alpha1.PolicyProgrammed)
+		if c == nil || c.Status != metav1.ConditionTrue || c.ObservedGeneration != p.Generation {
+			return fmt.Sprintf("not programmed: %+v", p.Status.Conditions)
+		}
+		return ""
+	})
+}
+
 func read[T client.Object](t testing.TB, namespace, text string, o T) T {
 	t.Helper()
 	if err := yaml.UnmarshalStrict([]byte(text), o); err != nil {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // ControlPort is where a pod of the tests takes commands.
@@ -25,17 +26,17 @@ func (c *Controller) Handler() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /request", func(w http.ResponseWriter, r *http.Request) {
 		var request Request
-		if !decode(w, r, &request) {
+		if !Decode(w, r, &request) {
 			return
 		}
 		client := NewClient()
 		defer client.Close()
-		reply(w, client.Do(r.Context(), &request))
+		Reply(w, client.Do(r.Context(), &request))
 	})
 	mux.HandleFunc("POST /loads", func(w http.ResponseWriter, r *http.Request) {
 		var load Load
-		if decode(w, r, &load) {
-			reply(w, c.start(load))
+		if Decode(w, r, &load) {
+			Reply(w, c.start(load))
 		}
 	})
 	mux.HandleFunc("GET /loads/{n}", func(w http.ResponseWriter, r *http.Request) { c.progress(w, r, false) })
@@ -66,10 +67,11 @@ func (c *Controller) progress(w http.ResponseWriter, r *http.Request, stop bool)
 	if stop {
 		running.Stop()
 	}
-	reply(w, running.Progress(after))
+	Reply(w, running.Progress(after))
 }
 
-func decode(w http.ResponseWriter, r *http.Request, into any) bool {
+// Decode reads a command's argument. If it returns false it has answered the command.
+func Decode(w http.ResponseWriter, r *http.Request, into any) bool {
 	if err := json.NewDecoder(r.Body).Decode(into); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return false
@@ -77,7 +79,8 @@ func decode(w http.ResponseWriter, r *http.Request, into any) bool {
 	return true
 }
 
-func reply(w http.ResponseWriter, v any) {
+// Reply answers a command.
+func Reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	// A caller that has gone needs no reply.
 	_ = json.NewEncoder(w).Encode(v)
@@ -95,6 +98,25 @@ func (r *Remote) Request(ctx context.Context, request *Request) (Answer, error) 
 	var a Answer
 	err := r.call(ctx, http.MethodPost, "request", "", request, &a)
 	return a, err
+}
+
+// Behaviour is how a backend treats HTTP requests from now on. Its zero value is to answer them.
+type Behaviour struct {
+	// Delay is waited before each answer.
+	Delay time.Duration `json:"delay,omitempty"`
+	// Status is answered instead of 200.
+	Status int `json:"status,omitempty"`
+	// Refuse closes the port: connections are refused.
+	Refuse bool `json:"refuse,omitempty"`
+	// Die ends the process as a crash would.
+	Die bool `json:"die,omitempty"`
+}
+
+// Behave changes how a backend behaves and returns how many HTTP requests it has had so far.
+func (r *Remote) Behave(ctx context.Context, b Behaviour) (int, error) {
+	var requests int
+	err := r.call(ctx, http.MethodPost, "behaviour", "", b, &requests)
+	return requests, err
 }
 
 // RemoteLoad is a load that runs elsewhere.
