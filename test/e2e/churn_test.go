@@ -26,6 +26,8 @@ const (
 	// churnRest is the pace of the edits that are not in a burst: slow enough that some requests meet
 	// one generation alone.
 	churnRest = 75 * time.Millisecond
+	// calmEdits are the last ones, each of which is given time to meet requests of every load.
+	calmEdits = 15
 )
 
 // edition is one state of the route under churn: what it names, and when it held.
@@ -100,9 +102,10 @@ spec:
 		}
 	}
 	took := time.Since(start)
-	c.write(true)
-	for _, l := range loads {
-		l.More(20)
+	// However slow the machine is, many requests meet one edition alone.
+	for range calmEdits {
+		c.write(true)
+		more(loads)
 	}
 	var samples []traffic.Sample
 	for _, l := range loads {
@@ -279,7 +282,7 @@ func (c *churn) judge(samples []traffic.Sample, took time.Duration) {
 	c.t.Logf("%d edits in %s (%.0f/s), %d requests, %d of them while one edition held alone: %d failed, %d wrong",
 		len(c.editions), took.Round(time.Millisecond), float64(len(c.editions))/took.Seconds(), len(samples), alone, failed, wrong)
 	// The judgement is worth something only if many requests had one right answer.
-	if alone < len(samples)/5 || alone < churnEdits {
+	if alone < churnEdits {
 		c.t.Errorf("only %d of %d requests were sent while one edition held alone", alone, len(samples))
 	}
 }
