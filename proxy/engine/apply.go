@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"weft.dev/weft/proxy/ratelimit"
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
@@ -51,6 +52,7 @@ type change struct {
 	leaving      *draft[string, *destination]
 	numbers      *draft[uint16, string]
 	inbound      *draft[string, *ruleSeries]
+	limits       *draft[wire.Ref, *ratelimit.Limiter]
 	// touched are the destinations whose inputs changed.
 	touched  map[string]struct{}
 	rejected []wire.Rejection
@@ -70,6 +72,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 		leaving:      old.departed.edit(),
 		numbers:      old.numbers.edit(),
 		inbound:      old.inbound.edit(),
+		limits:       old.limits.edit(),
 		touched:      map[string]struct{}{},
 	}
 	for _, ref := range delta.Removed {
@@ -115,6 +118,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 	next.departed = c.leaving.index
 	next.numbers = c.numbers.index
 	next.inbound = c.inbound.index
+	next.limits = c.limits.index
 	e.config.Store(next)
 	close(old.replaced)
 
@@ -142,8 +146,10 @@ func (c *change) reject(r *wire.Resource, err error) {
 func (c *change) upsert(r *wire.Resource) {
 	switch r.Kind {
 	case wire.KindRoute:
+		c.limit(r.Ref, r.Route.Policy)
 		c.attach(r.Key, r.Route)
 	case wire.KindBackend:
+		c.limitBackend(r.Ref, r.Backend)
 		c.backends.set(r.Key, r.Backend)
 		c.gone.remove(r.Key)
 		c.goneOrder.remove(r.Key)
@@ -162,6 +168,7 @@ func (c *change) upsert(r *wire.Resource) {
 }
 
 func (c *change) remove(ref wire.Ref) {
+	c.limits.remove(ref)
 	switch ref.Kind {
 	case wire.KindDestination:
 		delete(c.specs, ref.Key)
@@ -323,7 +330,7 @@ func (c *change) rebuild() {
 			for route := range c.attached[key] {
 				routes = append(routes, c.routes[route])
 			}
-			after := newDestination(key, spec, routes, c.engine.metrics)
+			after := newDestination(key, spec, routes, &c.limits.index, c.engine.metrics)
 			c.destinations.set(key, after)
 			c.releaseNumber(before, spec.Number)
 			c.dropUnused(before, after)

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/ratelimit"
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
@@ -21,7 +22,9 @@ type config struct {
 	// for backends that are not known.
 	inbound index[string, *ruleSeries]
 	strays  *ruleSeries
-	view    *upstream.View
+	// limits are the rate limits of routes, and of backends whose endpoints are picked here.
+	limits index[wire.Ref, *ratelimit.Limiter]
+	view   *upstream.View
 	// direct reaches the cluster IPs of backends that have departed.
 	direct *upstream.View
 	mesh   wire.Mesh
@@ -40,6 +43,9 @@ type destination struct {
 	// policies hold what applies to every rule in table, policy what applies without one.
 	policies map[*wire.Route]*wire.Policy
 	policy   *wire.Policy
+	// ruleMeasures are what the policies of rules ask for, measures what that without a rule does.
+	ruleMeasures map[*wire.Route]*measures
+	measures     *measures
 	// plain counts what is not subject to any rule.
 	plain *ruleSeries
 	// departed tells that the destination is no longer configured. Connections that were accepted
@@ -112,7 +118,7 @@ func newSeries(metrics *telemetry.Metrics, labels []telemetry.Labels) *ruleSerie
 
 // newDestination compiles a destination with the routes attached to it. Consumer routes hide all
 // producer routes (GEP-1294).
-func newDestination(key string, d *wire.Destination, attached []*wire.Route, metrics *telemetry.Metrics) *destination {
+func newDestination(key string, d *wire.Destination, attached []*wire.Route, limits *index[wire.Ref, *ratelimit.Limiter], metrics *telemetry.Metrics) *destination {
 	compiled := &destination{Destination: d, key: key, policy: effective(d.Policy)}
 	if d.Protocol == wire.ProtocolTCP {
 		attached = nil
@@ -120,6 +126,7 @@ func newDestination(key string, d *wire.Destination, attached []*wire.Route, met
 	if slices.ContainsFunc(attached, func(r *wire.Route) bool { return r.Consumer }) {
 		attached = slices.DeleteFunc(slices.Clone(attached), func(r *wire.Route) bool { return !r.Consumer })
 	}
+	compiled.measures = newMeasures(compiled.policy, nil)
 	compiled.plain = newSeries(metrics, plainLabels(listenerCaptured, key))
 	if len(attached) == 0 {
 		return compiled
@@ -128,8 +135,10 @@ func newDestination(key string, d *wire.Destination, attached []*wire.Route, met
 	compiled.table, _ = phttp.NewTable(attached)
 	compiled.rules = make(map[*wire.Route]*ruleSeries, len(attached))
 	compiled.policies = make(map[*wire.Route]*wire.Policy, len(attached))
+	compiled.ruleMeasures = make(map[*wire.Route]*measures, len(attached))
 	for _, route := range attached {
 		compiled.policies[route] = effective(d.Policy, route.Policy)
+		compiled.ruleMeasures[route] = newMeasures(compiled.policies[route], limits.get(routeRef(route)))
 		compiled.rules[route] = newSeries(metrics, ruleLabels(key, route))
 	}
 	return compiled

@@ -19,9 +19,14 @@ type exchange struct {
 	rc     *http.ResponseController
 	start  time.Time
 
-	// head is the request as the filters have made it.
-	head phttp.Request
-	grpc bool
+	// config is what the request pinned, destination the key of the Service port that it is for.
+	config      *config
+	destination string
+
+	// head is the request as the filters have made it, original what the client sent once asked needs it.
+	head     phttp.Request
+	original *phttp.Request
+	grpc     bool
 	// closing ends the client's connection with this answer.
 	closing bool
 
@@ -59,15 +64,17 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		d = c.target.withDeparted()
 	}
 	x := &exchange{
-		engine:  e,
-		w:       w,
-		r:       r,
-		rc:      http.NewResponseController(w),
-		start:   time.Now(),
-		backend: phttp.NoBackend,
-		series:  d.plain,
-		policy:  d.policy,
-		grpc:    isGRPC(r),
+		engine:      e,
+		w:           w,
+		r:           r,
+		rc:          http.NewResponseController(w),
+		start:       time.Now(),
+		config:      cfg,
+		destination: d.key,
+		backend:     phttp.NoBackend,
+		series:      d.plain,
+		policy:      d.policy,
+		grpc:        isGRPC(r),
 	}
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge)
 	defer x.finish()
@@ -116,7 +123,9 @@ func (x *exchange) serve(d *destination) {
 	}
 	if d.table == nil {
 		x.backend, x.key = 0, d.key
-		x.forward()
+		if !x.measured(d.measures) {
+			x.forward()
+		}
 		return
 	}
 	rule, matched := d.table.Match(&x.head)
@@ -137,6 +146,9 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 	}
 	if res := x.filters.Request(&x.head); res != nil {
 		x.writeAnswer(answerReason(res), *res, "")
+		return
+	}
+	if x.measured(d.ruleMeasures[route]) {
 		return
 	}
 	i, ok := rule.Pick(x.engine.options.Random())
@@ -160,28 +172,6 @@ func answerReason(res *phttp.Response) reason.Reason {
 		return reason.Redirect
 	}
 	return reason.Preflight
-}
-
-// answer answers the request with what the proxy says for a reason. The response side of the filters
-// applies: a browser hides an answer without CORS headers.
-func (x *exchange) answer(why reason.Reason) {
-	res, body := localResponse(why, x.grpc)
-	if x.filters != nil {
-		x.filters.Response(x.backend, &res)
-	}
-	x.writeAnswer(why, res, body)
-}
-
-// writeAnswer writes an answer that the proxy has made itself.
-func (x *exchange) writeAnswer(why reason.Reason, res phttp.Response, body string) {
-	x.engine.metrics.LocalResponse(string(why))
-	header := x.w.Header()
-	clear(header)
-	x.writeHead(&res)
-	if x.r.Method != http.MethodHead && body != "" {
-		// The client may have gone; there is nobody to tell.
-		_, _ = x.w.Write([]byte(body))
-	}
 }
 
 // writeHead writes the head of the answer.

@@ -26,6 +26,9 @@ func (x *exchange) forward() {
 		x.answer(reason.InvalidBackend)
 		return
 	}
+	if x.limited(x.config.limits.get(backendRef(x.key)), limitsOfService) {
+		return
+	}
 	t := &tries{
 		exchange: x, deadline: x.deadline(), avoid: x.received.Avoid,
 		retries: *x.policy.Retry.Attempts, repairs: *x.policy.Retry.ConnectFailures,

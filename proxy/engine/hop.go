@@ -72,7 +72,15 @@ func (e *Engine) relayHop(c *hopConn) {
 		return
 	}
 	_ = c.SetReadDeadline(time.Time{})
-	backend, err := e.dial(e.localChooser(e.config.Load()), m.Backend, upstream.Call{Avoid: m.Avoid})
+	cfg := e.config.Load()
+	if e.tooMany(cfg, c, m.Backend) {
+		e.metrics.ConnectionRefused(listenerHop, string(reason.RateLimited))
+		// Each proxy has its own part of a limit, so that the sender may try another one.
+		_ = upstream.WriteReject(c, string(reason.RateLimited))
+		_ = c.Close()
+		return
+	}
+	backend, err := e.dial(e.localChooser(cfg), m.Backend, upstream.Call{Avoid: m.Avoid})
 	if err != nil {
 		why := dialReason(err)
 		e.metrics.ConnectionRefused(listenerHop, string(why))
@@ -114,6 +122,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		r:       r,
 		rc:      http.NewResponseController(w),
 		start:   time.Now(),
+		config:  cfg,
 		backend: phttp.NoBackend,
 		series:  cfg.strays,
 		policy:  defaultPolicy,
@@ -127,6 +136,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		x.answer(reason.BadRequest)
 		return
 	}
+	x.destination = x.received.Backend
 	if inbound := cfg.inbound.get(x.received.Backend); inbound != nil {
 		x.series = inbound
 	} else if _, err := cfg.direct.ChooseLocal(r.Context(), x.received.Backend, upstream.Wish{}); err != nil {
@@ -151,6 +161,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 // elsewhere, whatever its method.
 func (x *exchange) notProcessed(why reason.Reason) {
 	x.engine.metrics.LocalResponse(string(why))
+	x.logAnswer(why, upstream.StatusNotProcessed)
 	header := x.w.Header()
 	for name, values := range upstream.NotProcessedHeader(string(why)) {
 		header[name] = values

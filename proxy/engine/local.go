@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"net/http"
 	"strconv"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -33,17 +34,58 @@ func failureReason(err *upstream.Error) reason.Reason {
 // localResponse returns the head of an answer that the proxy makes itself, and its body. To a gRPC
 // client it is a response of status 200 without a body, whose header carries the gRPC status
 // (Trailers-Only in gRPC over HTTP/2).
-func localResponse(why reason.Reason, grpc bool) (res phttp.Response, body string) {
-	a := reason.Of(why)
+func localResponse(said *reason.Entry, grpc bool) (res phttp.Response, body string) {
 	if grpc {
-		res = *phttp.GRPCResponse(a.GRPC(), "weft: "+a.Text)
-		res.Header.Add(reason.Header, string(why))
+		res = *phttp.GRPCResponse(said.GRPC(), "weft: "+said.Text)
+		res.Header.Add(reason.Header, string(said.Reason))
 		return res, ""
 	}
-	body = "weft: " + a.Text + "\n"
-	res.Status = a.Status
-	res.Header.Add(reason.Header, string(why))
+	res.Status = said.Status
+	res.Header.Add(reason.Header, string(said.Reason))
+	switch said.Status {
+	case http.StatusNoContent, http.StatusResetContent, http.StatusNotModified:
+		// They have no body (RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5).
+		return res, ""
+	}
+	body = "weft: " + said.Text + "\n"
 	res.Header.Add("Content-Type", "text/plain; charset=utf-8")
 	res.Header.Add("Content-Length", strconv.Itoa(len(body)))
 	return res, body
+}
+
+// answer answers the request with what the proxy says for a reason, and more fields.
+func (x *exchange) answer(why reason.Reason, more ...phttp.Field) {
+	said := reason.Of(why)
+	x.say(&said, more...)
+}
+
+// say answers the request. The response side of the filters applies: a browser hides an answer without
+// CORS headers.
+func (x *exchange) say(said *reason.Entry, more ...phttp.Field) {
+	res, body := localResponse(said, x.grpc)
+	for _, f := range more {
+		res.Header.Add(f.Name, f.Value)
+	}
+	if x.filters != nil {
+		x.filters.Response(x.backend, &res)
+	}
+	x.writeAnswer(said.Reason, res, body)
+}
+
+// writeAnswer writes an answer that the proxy has made itself.
+func (x *exchange) writeAnswer(why reason.Reason, res phttp.Response, body string) {
+	x.engine.metrics.LocalResponse(string(why))
+	x.logAnswer(why, res.Status)
+	header := x.w.Header()
+	clear(header)
+	x.writeHead(&res)
+	if x.r.Method != http.MethodHead && body != "" {
+		// The client may have gone; there is nobody to tell.
+		_, _ = x.w.Write([]byte(body))
+	}
+}
+
+// logAnswer writes the one line that is logged of a request that was refused or failed.
+func (x *exchange) logAnswer(why reason.Reason, status int) {
+	x.engine.options.Log.Debug("Answered a request", "reason", string(why), "destination", x.destination, "backend", x.key, "status", status)
 }

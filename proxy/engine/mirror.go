@@ -42,8 +42,18 @@ func (x *exchange) newMirrors() *mirrors {
 func (m *mirrors) send(body []byte) {
 	m.sent = true
 	for i := range m.copies {
+		if !m.within(&m.copies[i]) {
+			m.engine.metrics.Mirror(telemetry.MirrorDropped)
+			continue
+		}
 		m.engine.mirror(m.choose, m.source, &m.copies[i], body)
 	}
+}
+
+// within tells whether a copy is within the rate limits of its Service, as far as they apply here.
+func (m *mirrors) within(to *phttp.Mirror) bool {
+	limiter := m.config.limits.get(backendRef(to.Backend))
+	return limiter == nil || len(m.take(limiter, func() *phttp.Request { return &to.Request })) == 0
 }
 
 // end counts what was not sent. A body that is longer than what is kept, or that the backend did not

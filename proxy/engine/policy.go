@@ -36,6 +36,9 @@ func validatePolicy(p *wire.Policy) error {
 			}
 		}
 	}
+	if err := validateMeasures(p); err != nil {
+		return err
+	}
 	if p == nil || p.Retry == nil {
 		return nil
 	}

@@ -127,3 +127,26 @@ func decodeQuery(s string) string {
 	}
 	return s
 }
+
+// HeaderMatches are compiled conditions on headers, all of which must hold. They compare as those of route
+// matches do. The zero value holds always.
+type HeaderMatches struct{ conditions []condition }
+
+// NewHeaderMatches compiles header matches.
+func NewHeaderMatches(matches []wire.NamedMatch) (HeaderMatches, error) {
+	conditions, err := newConditions(fromHeader, matches)
+	if err != nil {
+		return HeaderMatches{}, fmt.Errorf("header %w", err)
+	}
+	return HeaderMatches{conditions}, nil
+}
+
+// Hold tells whether a request has all of the headers.
+func (m HeaderMatches) Hold(req *Request) bool {
+	for i := range m.conditions {
+		if !m.conditions[i].holds(req) {
+			return false
+		}
+	}
+	return true
+}

@@ -48,7 +48,7 @@ func newCORS(c *wire.CORS) (*cors, error) {
 	}
 	for _, list := range [][]string{c.AllowMethods, c.AllowHeaders, c.ExposeHeaders} {
 		for _, name := range list {
-			if !isToken(name) {
+			if !IsToken(name) {
 				return nil, fmt.Errorf("CORS: %q is no token", name)
 			}
 			if name == "*" && len(list) > 1 {
@@ -170,7 +170,7 @@ func echoTokens(lists []string) string {
 	for _, list := range lists {
 		for member := range strings.SplitSeq(list, ",") {
 			member = strings.Trim(member, " \t")
-			if !isToken(member) {
+			if !IsToken(member) {
 				return ""
 			}
 			tokens = append(tokens, member)

@@ -68,7 +68,7 @@ func FuzzMatch(f *testing.F) {
 			// The reference joins every header alike and finds Host in the header.
 			return
 		}
-		if _, err := url.ParseQuery(req.RawQuery); err != nil || !isToken(name) {
+		if _, err := url.ParseQuery(req.RawQuery); err != nil || !IsToken(name) {
 			return
 		}
 		kind := wire.RouteHTTP

@@ -57,7 +57,7 @@ func newHeaderModifier(m *wire.HeaderModifier) (*headerModifier, error) {
 		return nil, err
 	}
 	for _, name := range m.Remove {
-		if err := modifiable(name); err != nil {
+		if err := Modifiable(name); err != nil {
 			return nil, err
 		}
 		c.remove = append(c.remove, name)
@@ -68,7 +68,7 @@ func newHeaderModifier(m *wire.HeaderModifier) (*headerModifier, error) {
 func modifierFields(fields []wire.HeaderField) ([]Field, error) {
 	var compiled []Field
 	for _, f := range fields {
-		if err := modifiable(f.Name); err != nil {
+		if err := Modifiable(f.Name); err != nil {
 			return nil, err
 		}
 		if i := strings.IndexFunc(f.Value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }); i >= 0 {
@@ -83,10 +83,10 @@ func modifierFields(fields []wire.HeaderField) ([]Field, error) {
 
 var errReservedHeader = errors.New("the proxy owns this header")
 
-// modifiable refuses the headers that frame a message or belong to one connection, which a filter could
+// Modifiable refuses the headers that frame a message or belong to one connection, which a filter could
 // only break (request smuggling), and those that Weft's proxies talk to each other with.
-func modifiable(name string) error {
-	if !isToken(name) {
+func Modifiable(name string) error {
+	if !IsToken(name) {
 		return fmt.Errorf("header name %q is no token", name)
 	}
 	if isHopByHop(name) || isInternal(name) || equalFold(name, "host") || equalFold(name, "content-length") {
@@ -116,8 +116,8 @@ func (m *headerModifier) apply(h *Header) {
 	}
 }
 
-// isToken: RFC 9110 section 5.6.2.
-func isToken(s string) bool {
+// IsToken tells whether s is a token (RFC 9110 section 5.6.2).
+func IsToken(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isAlphanumeric(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
 			return false

@@ -29,6 +29,8 @@ const (
 	ForeignSource      Reason = "foreign_source"
 	UntrustedPeer      Reason = "untrusted_peer"
 	NoRule             Reason = "no_rule_matched"
+	RateLimited        Reason = "rate_limited"
+	FaultInjected      Reason = "fault_injected"
 	NoBackend          Reason = "no_backend"
 	InvalidBackend     Reason = "invalid_backend"
 	UnknownBackend     Reason = "unknown_backend"
@@ -51,8 +53,8 @@ type Entry struct {
 	Reason Reason
 	// Status is the answer's. Zero means that it comes from the configuration that asks for the answer.
 	Status int
-	// grpc is the code for gRPC clients; zero means what they make of Status.
-	grpc phttp.GRPCCode
+	// Code is that for gRPC clients; zero means what they make of Status.
+	Code phttp.GRPCCode
 	// Text is what the client is told: the body, or the gRPC message. It is empty if there is no text.
 	Text string
 	// Meaning explains the reason in one sentence, Remedy says what to do about it.
@@ -61,8 +63,8 @@ type Entry struct {
 
 // GRPC is the status code for gRPC clients. It is zero if it comes from the configuration.
 func (e *Entry) GRPC() phttp.GRPCCode {
-	if e.grpc != 0 || e.Status == 0 {
-		return e.grpc
+	if e.Code != 0 || e.Status == 0 {
+		return e.Code
 	}
 	return phttp.GRPCCodeOf(e.Status)
 }
@@ -75,7 +77,7 @@ func Of(r Reason) Entry {
 	if e, ok := entries[r]; ok {
 		return *e
 	}
-	return Entry{Reason: r, Status: http.StatusInternalServerError, grpc: phttp.GRPCInternal, Text: "the request failed"}
+	return Entry{Reason: r, Status: http.StatusInternalServerError, Code: phttp.GRPCInternal, Text: "the request failed"}
 }
 
 var entries = func() map[Reason]*Entry {

@@ -28,6 +28,7 @@ var durationBuckets = []float64{
 type Metrics struct {
 	registry *prometheus.Registry
 	series   *seriesTable
+	measureMetrics
 
 	connections        *prometheus.CounterVec
 	connectionsActive  *prometheus.GaugeVec
@@ -51,8 +52,9 @@ func New(seriesLimit int) *Metrics {
 		seriesLimit = DefaultSeriesLimit
 	}
 	m := &Metrics{
-		registry: prometheus.NewRegistry(),
-		series:   newSeriesTable(seriesLimit),
+		registry:       prometheus.NewRegistry(),
+		series:         newSeriesTable(seriesLimit),
+		measureMetrics: newMeasureMetrics(),
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_connections_total",
 			Help: "Connections accepted, by listener and protocol.",
@@ -110,6 +112,7 @@ func New(seriesLimit int) *Metrics {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.registry.MustRegister(m.series.collectors()...)
+	m.registry.MustRegister(m.measureMetrics.collectors()...)
 	return m
 }
 

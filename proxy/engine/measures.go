@@ -1,0 +1,155 @@
+package engine
+
+import (
+	"net/http"
+	"strings"
+	"time"
+
+	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/identity"
+	"weft.dev/weft/proxy/ratelimit"
+	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/wire"
+)
+
+// measures are what a policy asks of the proxy that has matched a route, before it chooses a backend.
+type measures struct {
+	// limits are the route's own; nil if there are none. Those of Services are in config.limits.
+	limits *ratelimit.Limiter
+	fault  *fault
+}
+
+// newMeasures compiles a policy that has passed validatePolicy.
+func newMeasures(policy *wire.Policy, limits *ratelimit.Limiter) *measures {
+	m := &measures{limits: limits}
+	m.fault, _ = newFault(policy.Fault)
+	return m
+}
+
+// measured takes the measures and tells whether the request has been answered.
+func (x *exchange) measured(m *measures) bool {
+	return x.limited(m.limits, limitsOfRoute) || x.faulted(m.fault)
+}
+
+// asked returns the request as the client sent it, before filters changed it.
+func (x *exchange) asked() *phttp.Request {
+	if x.original == nil {
+		// It has passed the gate before.
+		head, _, _ := gate(x.r)
+		x.original = &head
+	}
+	return x.original
+}
+
+func routeRef(r *wire.Route) wire.Ref { return wire.Ref{Kind: wire.KindRoute, Key: r.Key()} }
+func backendRef(key string) wire.Ref  { return wire.Ref{Kind: wire.KindBackend, Key: key} }
+
+// limitBackend takes over the rate limits of a Service, if it is this proxy that picks its endpoints.
+func (c *change) limitBackend(ref wire.Ref, b *wire.Backend) {
+	if b.Meshed && b.Namespace != c.engine.options.Namespace {
+		c.limits.remove(ref)
+		return
+	}
+	c.limit(ref, b.Policy)
+}
+
+// limit takes over the rate limits of a route or Service. What has been counted stays where the limit does.
+func (c *change) limit(ref wire.Ref, policy *wire.Policy) {
+	if policy == nil || len(policy.RateLimits) == 0 {
+		c.limits.remove(ref)
+		return
+	}
+	before := c.limits.get(ref)
+	if before == nil || !ratelimit.Equal(before.Limits(), policy.RateLimits) {
+		c.limits.set(ref, ratelimit.New(policy.RateLimits, before, time.Now()))
+	}
+}
+
+// What rate limits are called towards clients.
+const (
+	limitsOfRoute   = "route"
+	limitsOfService = "service"
+)
+
+// limited takes a token of each limit, or answers the request if one of them is used up.
+//
+// Only refusals tell about limits. What is left is counted by each proxy for itself, and the client's next
+// request may go to another one; of a limit without keys it would also tell how much others send.
+func (x *exchange) limited(limiter *ratelimit.Limiter, name string) bool {
+	if limiter == nil {
+		return false
+	}
+	exceeded := x.take(limiter, x.asked)
+	if len(exceeded) == 0 {
+		return false
+	}
+	fields := limiter.Fields(name, exceeded)
+	x.answer(reason.RateLimited,
+		phttp.Field{Name: "RateLimit-Policy", Value: fields.Policy},
+		phttp.Field{Name: "RateLimit", Value: fields.State},
+		phttp.Field{Name: "Retry-After", Value: fields.RetryAfter},
+	)
+	return true
+}
+
+// take takes a token of each limit for a request of the exchange, or none.
+func (x *exchange) take(limiter *ratelimit.Limiter, request func() *phttp.Request) []ratelimit.Exceeded {
+	return x.engine.take(x.config, limiter, func() string { return x.config.caller(x.r) }, request)
+}
+
+// take takes a token of each limit for a request of a caller, or none.
+func (e *Engine) take(cfg *config, limiter *ratelimit.Limiter, caller func() string, request func() *phttp.Request) []ratelimit.Exceeded {
+	verdict := limiter.Take(time.Now(), cfg.view.Replicas(), func(key wire.RateLimitKey) string {
+		switch key.Type {
+		case wire.RateLimitIdentity:
+			return caller()
+		case wire.RateLimitHeader:
+			return strings.Join(request().Header.Values(key.Name), ",")
+		case wire.RateLimitPath:
+			return request().Path
+		}
+		return ""
+	})
+	if verdict.Crowded {
+		e.metrics.RateLimitCrowded()
+	}
+	return verdict.Exceeded
+}
+
+// tooMany takes a token for what comes over the hop as bytes but is a request, because it asks for an
+// upgrade. It has neither path nor headers here.
+func (e *Engine) tooMany(cfg *config, c *hopConn, key string) bool {
+	limiter := cfg.limits.get(backendRef(key))
+	backend, ok := cfg.view.Backend(key)
+	if limiter == nil || !ok || backend.Protocol == wire.ProtocolTCP {
+		return false
+	}
+	nothing := func() *phttp.Request { return &phttp.Request{} }
+	return len(e.take(cfg, limiter, c.peer.String, nothing)) > 0
+}
+
+// caller returns the SPIFFE ID of the workload that a request comes from.
+func (c *config) caller(r *http.Request) string {
+	switch from := r.Context().Value(connKey{}).(type) {
+	case *conn:
+		id := identity.PeerID{
+			TrustDomain: c.mesh.TrustDomain, Namespace: from.source.Namespace, ServiceAccount: from.source.ServiceAccount,
+		}
+		return id.String()
+	case *hopConn:
+		return from.peer.String()
+	}
+	return ""
+}
+
+// validateMeasures refuses limits and faults that cannot be applied.
+func validateMeasures(p *wire.Policy) error {
+	if p == nil {
+		return nil
+	}
+	if err := ratelimit.Check(p.RateLimits); err != nil {
+		return err
+	}
+	_, err := newFault(p.Fault)
+	return err
+}
