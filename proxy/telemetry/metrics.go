@@ -112,7 +112,7 @@ func New(seriesLimit int) *Metrics {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.registry.MustRegister(m.series.collectors()...)
-	m.registry.MustRegister(m.measureMetrics.collectors()...)
+	m.registry.MustRegister(m.collectors()...)
 	return m
 }
 
