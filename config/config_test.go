@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -16,17 +17,22 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers"
 	"weft.dev/weft/controllers/infra"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/webhooks"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden file")
@@ -235,7 +241,9 @@ func TestRightsMatchTheCache(t *testing.T) {
 		}
 	}
 	want := map[string][]string{}
-	for object, options := range infra.CacheOptions() {
+	cached := infra.CacheOptions()
+	maps.Copy(cached, webhooks.CacheOptions())
+	for object, options := range cached {
 		name, _ := options.Field.RequiresExactMatch("metadata.name")
 		kind := fmt.Sprintf("%T", object)
 		want[strings.ToLower(kind[strings.LastIndex(kind, ".")+1:])+"s"] = []string{name}
@@ -300,6 +308,44 @@ func TestNames(t *testing.T) {
 	for _, e := range c.Env {
 		if e.Name == "WEFT_PROXY_IMAGE" && e.Value != strings.Replace(c.Image, "operator", "proxy", 1) {
 			t.Errorf("the operator runs %s and deploys %s", c.Image, e.Value)
+		}
+	}
+}
+
+// TestWebhook: API servers find the operator, and are never kept from anything by it.
+func TestWebhook(t *testing.T) {
+	service := find[corev1.Service](t, "Service", webhooks.ServiceName)
+	operator := find[appsv1.Deployment](t, "Deployment", "weft-operator")
+	if !cmp.Equal(service.Spec.Selector, operator.Spec.Selector.MatchLabels) {
+		t.Errorf("the Service selects %v, the operator has %v", service.Spec.Selector, operator.Spec.Selector.MatchLabels)
+	}
+	if !slices.ContainsFunc(operator.Spec.Template.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool {
+		return p.Name == service.Spec.Ports[0].TargetPort.StrVal && p.ContainerPort == webhooks.Port
+	}) {
+		t.Errorf("no port of the operator is %d and named %s", webhooks.Port, service.Spec.Ports[0].TargetPort.StrVal)
+	}
+	configuration := find[admissionregistrationv1.ValidatingWebhookConfiguration](t, "ValidatingWebhookConfiguration", webhooks.ConfigurationName)
+	for _, w := range configuration.Webhooks {
+		ref := w.ClientConfig.Service
+		if ref == nil || ref.Name != service.Name || ref.Namespace != service.Namespace || *ref.Path != webhooks.Path || *ref.Port != service.Spec.Ports[0].Port {
+			t.Errorf("%s is asked at %+v", w.Name, ref)
+		}
+		if *w.FailurePolicy != admissionregistrationv1.Ignore || *w.TimeoutSeconds > 3 || *w.SideEffects != admissionregistrationv1.SideEffectClassNone {
+			t.Errorf("%s may hold up the API server: %+v", w.Name, w)
+		}
+		selector, err := metav1.LabelSelectorAsSelector(w.NamespaceSelector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, namespace := range []map[string]string{
+			find[corev1.Namespace](t, "Namespace", "weft-system").Labels,
+			{corev1.LabelMetadataName: "kube-system"},
+		} {
+			namespace = maps.Clone(namespace)
+			namespace[meshv1alpha1.EnabledLabel] = "true"
+			if selector.Matches(labels.Set(namespace)) {
+				t.Errorf("%s is asked about the namespace with labels %v", w.Name, namespace)
+			}
 		}
 	}
 }

@@ -28,6 +28,7 @@ import (
 	"weft.dev/weft/controllers/identity"
 	"weft.dev/weft/controllers/status"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/webhooks"
 )
 
 // Options configure the operator.
@@ -40,6 +41,8 @@ type Options struct {
 	ProxyImage string
 	// ConfigListen is where the leader serves configuration, host:port.
 	ConfigListen string
+	// WebhookListen is where every operator answers the API server's admission reviews, host:port.
+	WebhookListen string
 	// ConnectGrace is how long a new leader waits for the proxies and node agents that are ready to
 	// connect before it acts on what the others say; zero means ten seconds.
 	ConnectGrace time.Duration
@@ -94,6 +97,11 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	}
 	authenticator, err := newAuthenticator(mgr, direct, world, opts)
 	if err != nil {
+		return err
+	}
+	if err := webhooks.Setup(mgr, webhooks.Options{
+		Namespace: opts.Namespace, Listen: opts.WebhookListen, CA: func() *identity.CA { return ca },
+	}); err != nil {
 		return err
 	}
 	leader := &Leader{

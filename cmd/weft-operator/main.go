@@ -31,12 +31,13 @@ import (
 	"weft.dev/weft/controllers"
 	"weft.dev/weft/controllers/cluster"
 	"weft.dev/weft/controllers/infra"
+	"weft.dev/weft/webhooks"
 )
 
 type flags struct {
 	namespace, podName, podAddresses string
 	proxyImage                       string
-	configAddress                    string
+	configAddress, webhookAddress    string
 	metricsAddress, metricsCerts     string
 	probeAddress                     string
 	leaderElect                      bool
@@ -50,6 +51,7 @@ func main() {
 	flag.StringVar(&f.podAddresses, "pod-addresses", os.Getenv("POD_IPS"), "addresses of the operator's pod, separated by commas")
 	flag.StringVar(&f.proxyImage, "proxy-image", os.Getenv("WEFT_PROXY_IMAGE"), "image of the proxies of enrolled namespaces")
 	flag.StringVar(&f.configAddress, "config-bind-address", fmt.Sprintf(":%d", controllers.ConfigPort), "where the leader serves configuration")
+	flag.StringVar(&f.webhookAddress, "webhook-bind-address", fmt.Sprintf(":%d", webhooks.Port), "where every replica answers admission reviews")
 	flag.StringVar(&f.metricsAddress, "metrics-bind-address", ":8443", "where metrics are served, over HTTPS and to authorized clients only; 0 disables")
 	flag.StringVar(&f.metricsCerts, "metrics-cert-path", "", "directory with tls.crt and tls.key for metrics; self-signed when empty")
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "where health probes are served")
@@ -91,6 +93,7 @@ func run(f *flags) error {
 	}
 	cacheOptions := cluster.CacheOptions()
 	maps.Copy(cacheOptions.ByObject, infra.CacheOptions())
+	maps.Copy(cacheOptions.ByObject, webhooks.CacheOptions())
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         cacheOptions,
@@ -116,11 +119,12 @@ func run(f *flags) error {
 	}
 	ctx := ctrl.SetupSignalHandler()
 	if err := controllers.Setup(ctx, mgr, direct, controllers.Options{
-		Namespace:    f.namespace,
-		PodName:      f.podName,
-		PodAddresses: addresses,
-		ProxyImage:   f.proxyImage,
-		ConfigListen: f.configAddress,
+		Namespace:     f.namespace,
+		PodName:       f.podName,
+		PodAddresses:  addresses,
+		ProxyImage:    f.proxyImage,
+		ConfigListen:  f.configAddress,
+		WebhookListen: f.webhookAddress,
 	}, metrics.Registry); err != nil {
 		return err
 	}

@@ -27,14 +27,16 @@ import (
 	"weft.dev/weft/controllers"
 	"weft.dev/weft/controllers/cluster"
 	"weft.dev/weft/controllers/infra"
+	"weft.dev/weft/webhooks"
 )
 
 // operator is one operator process as far as the cluster can tell: a manager of its own with caches,
 // hub and leader election.
 type operator struct {
-	name    string
-	address string
-	metrics *prometheus.Registry
+	name string
+	// address is where it serves configuration if it leads, webhook where it answers admission reviews.
+	address, webhook string
+	metrics          *prometheus.Registry
 	// tried has what the operator has set out to write: an entry is there before its effect can be seen.
 	// requests has the answers as well, and is behind what can be seen.
 	tried, requests *journal
@@ -88,13 +90,14 @@ var _ = AfterSuite(func() { succeed(nil) })
 
 // startOperator starts an operator that stands for election. It does not wait for anything.
 func startOperator() *operator {
-	o := &operator{address: freeAddress(), metrics: prometheus.NewRegistry(), tried: &journal{}, requests: &journal{}, done: make(chan struct{})}
+	o := &operator{address: freeAddress(), webhook: freeAddress(), metrics: prometheus.NewRegistry(), tried: &journal{}, requests: &journal{}, done: make(chan struct{})}
 	o.name = "weft-operator-" + o.address[strings.LastIndex(o.address, ":")+1:]
 	settings := rest.CopyConfig(operatorConfig)
 	settings.Wrap(func(next http.RoundTripper) http.RoundTripper { return &auditor{o, next} })
 
 	cacheOptions := cluster.CacheOptions()
 	maps.Copy(cacheOptions.ByObject, infra.CacheOptions())
+	maps.Copy(cacheOptions.ByObject, webhooks.CacheOptions())
 	// Several operators live one after the other in this process, under the same controller names.
 	anyName, electionRetry := true, 250*time.Millisecond
 	manager, err := ctrl.NewManager(settings, ctrl.Options{
@@ -115,12 +118,13 @@ func startOperator() *operator {
 	ctx, cancel := context.WithCancel(context.Background())
 	o.cancel = cancel
 	Expect(controllers.Setup(ctx, manager, direct, controllers.Options{
-		Namespace:    systemNamespace,
-		PodName:      o.name,
-		PodAddresses: []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::123")},
-		ProxyImage:   "example.com/weft-proxy:test",
-		ConfigListen: o.address,
-		ConnectGrace: patience,
+		Namespace:     systemNamespace,
+		PodName:       o.name,
+		PodAddresses:  []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::123")},
+		ProxyImage:    "example.com/weft-proxy:test",
+		ConfigListen:  o.address,
+		WebhookListen: o.webhook,
+		ConnectGrace:  patience,
 	}, o.metrics)).To(Succeed())
 	go func() {
 		defer close(o.done)

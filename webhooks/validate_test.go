@@ -1,0 +1,147 @@
+package webhooks
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// mesh is where the cases take place: two enrolled namespaces and one that is not.
+const mesh = `
+kind: Namespace
+metadata: {name: shop, labels: {mesh.weft.dev/enabled: "true"}}
+---
+kind: Namespace
+metadata: {name: stock, labels: {mesh.weft.dev/enabled: "true"}}
+---
+kind: Namespace
+metadata: {name: plain}
+---
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{port: 80, appProtocol: http}]}
+---
+kind: Service
+metadata: {name: web-v2, namespace: shop}
+spec: {clusterIP: 10.0.0.2, ports: [{port: 80, appProtocol: http}]}
+---
+kind: Service
+metadata: {name: grpc, namespace: shop}
+spec: {clusterIP: 10.0.0.3, ports: [{port: 80, appProtocol: kubernetes.io/h2c}]}
+---
+kind: Service
+metadata: {name: peers, namespace: shop}
+spec: {clusterIP: None, ports: [{port: 80}]}
+---
+kind: GRPCRoute
+metadata: {name: calls, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: grpc}]
+  rules: [{backendRefs: [{name: grpc, port: 80}]}]
+---
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{group: "", kind: Service, name: web}]
+  rules: [{backendRefs: [{name: missing, port: 80}]}]
+`
+
+// shop is the head of an object called web in the enrolled namespace shop.
+const shop = "metadata: {name: web, namespace: shop}\n"
+
+func TestValidate(t *testing.T) {
+	const parent = "spec:\n  parentRefs: [{group: '', kind: Service, name: web}]\n"
+	cases := map[string]struct {
+		object string
+		// refused and warned are parts of each error and warning.
+		refused, warned []string
+	}{
+		"a route that is all right": {
+			object: "kind: HTTPRoute\n" + shop + parent + "  rules: [{backendRefs: [{name: web-v2, port: 80}]}]",
+		},
+		"a route of a Gateway": {
+			object: "kind: HTTPRoute\n" + shop + "spec:\n  parentRefs: [{name: web}]\n  hostnames: [shop.example]\n  rules: [{backendRefs: [{name: missing, port: 80}]}]",
+		},
+		"a backend that does not exist": {
+			object: "kind: HTTPRoute\n" + shop + parent + "  rules: [{backendRefs: [{name: web-v3, port: 80}]}]",
+			warned: []string{"ResolvedRefs=False, BackendNotFound: spec.rules[0].backendRefs[0].name: Service shop/web-v3 does not exist"},
+		},
+		"a parent that does not exist": {
+			object: "kind: HTTPRoute\n" + shop + "spec:\n  parentRefs: [{group: '', kind: Service, name: wep}]",
+			warned: []string{"Accepted=False, NoMatchingParent: Service shop/wep does not exist"},
+		},
+		"a headless parent": {
+			object: "kind: HTTPRoute\n" + shop + "spec:\n  parentRefs: [{group: '', kind: Service, name: peers}]",
+			warned: []string{"Accepted=False, NoMatchingParent: Service shop/peers is headless"},
+		},
+		"a regular expression that does not compile": {
+			object: "kind: HTTPRoute\n" + shop + parent + "  rules: [{matches: [{path: {type: RegularExpression, value: '/(a'}}]}]",
+			warned: []string{"spec.rules[0].matches[0].path.value: not an RE2 regular expression"},
+		},
+		"one rule of two that is not supported": {
+			object: "kind: HTTPRoute\n" + shop + parent + `  rules:
+  - backendRefs: [{name: web-v2, port: 80}]
+  - filters: [{type: ExtensionRef, extensionRef: {group: example.com, kind: Magic, name: m}}]`,
+			warned: []string{"PartiallyInvalid=True, UnsupportedValue: Dropped Rule 1"},
+		},
+		"hostnames": {
+			object: "kind: HTTPRoute\n" + shop + parent + "  hostnames: [shop.example]\n  rules: [{backendRefs: [{name: web-v2, port: 80}]}]",
+			warned: []string{"spec.hostnames: a route of a Service applies to all requests to the Service"},
+		},
+		"an HTTPRoute where a GRPCRoute is": {
+			object: "kind: HTTPRoute\n" + shop + "spec:\n  parentRefs: [{group: '', kind: Service, name: grpc}]",
+			warned: []string{"Accepted=False, Conflicted: nothing of Service shop/grpc can carry the route: port 80 has GRPCRoute shop/calls attached"},
+		},
+		"a mirror to a Service that does not exist": {
+			object: "kind: GRPCRoute\n" + shop + "spec:\n  parentRefs: [{group: '', kind: Service, name: grpc}]\n  rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: missing, port: 80}}}]}]",
+			warned: []string{"ResolvedRefs=False, BackendNotFound: spec.rules[0].filters[0].requestMirror.backendRef.name"},
+		},
+		"a route in a namespace that is not enrolled": {
+			object: "kind: HTTPRoute\nmetadata: {name: web, namespace: plain}\nspec:\n  parentRefs: [{group: '', kind: Service, name: web, namespace: shop}]",
+			warned: []string{`Accepted=False, NamespaceNotEnrolled: Namespace plain is not enrolled: label it with mesh.weft.dev/enabled="true"`},
+		},
+		"two parents with one problem": {
+			object: "kind: HTTPRoute\n" + shop + "spec:\n  parentRefs: [{group: '', kind: Service, name: web}, {group: '', kind: Service, name: web-v2}]\n  rules: [{backendRefs: [{name: web-v3, port: 80}]}]",
+			warned: []string{"Service shop/web-v3 does not exist"},
+		},
+		"a line break in a value": {
+			object: "kind: HTTPRoute\n" + shop + parent + `  rules: [{matches: [{path: {type: RegularExpression, value: "/(a\nb"}}]}]`,
+			warned: []string{"missing closing ): `/(a b`"},
+		},
+		"a Mesh":                        {object: "kind: Mesh\nmetadata: {name: default}\nspec: {certificates: {lifetime: 1h}}"},
+		"certificates that live 30m":    {object: "kind: Mesh\nmetadata: {name: default}\nspec: {certificates: {lifetime: 30m}}", warned: []string{"spec.certificates.lifetime: 30m is shorter than 1h"}},
+		"an object of no kind we judge": {object: "kind: Service\n" + shop + "spec: {clusterIP: None}"},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := readSnapshot(t, mesh)
+			untouched := readSnapshot(t, mesh)
+			errs, warnings := Validate(decodeObject(t, tc.object), s)
+			var refused []string
+			for _, err := range errs {
+				refused = append(refused, err.Error())
+			}
+			matchAll(t, "refused", tc.refused, refused)
+			matchAll(t, "warned", tc.warned, warnings)
+			if diff := cmp.Diff(untouched, s); diff != "" {
+				t.Errorf("Validate changed the snapshot:\n%s", diff)
+			}
+		})
+	}
+}
+
+// matchAll wants each text to contain its part.
+func matchAll(t *testing.T, what string, parts, texts []string) {
+	t.Helper()
+	for i := range max(len(parts), len(texts)) {
+		switch {
+		case i >= len(parts):
+			t.Errorf("%s also: %s", what, texts[i])
+		case i >= len(texts):
+			t.Errorf("not %s: %s", what, parts[i])
+		case !strings.Contains(texts[i], parts[i]):
+			t.Errorf("%s: %s\nwant: %s", what, texts[i], parts[i])
+		}
+	}
+}
