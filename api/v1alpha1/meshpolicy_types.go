@@ -57,7 +57,8 @@ type MeshPolicyStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Effective []EffectivePolicy `json:"effective,omitempty"`
 
-	// inForce is the policy that was accepted last. It stays in force when a later one cannot be accepted.
+	// inForce is the policy if it is valid, and otherwise the last one that was: that stays in force for the
+	// targets of now.
 	// +optional
 	InForce *TrafficPolicy `json:"inForce,omitempty"`
 }

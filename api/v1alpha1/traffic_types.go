@@ -458,9 +458,8 @@ type Fault struct {
 type FaultDelay struct {
 	// duration of the delay.
 	// +required
-	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s') && duration(self) <= duration('1h')",message="duration must be longer than 0s and at most 1h"
-	Duration gwv1.Duration `json:"duration,omitempty"`
+	Duration gwv1.Duration `json:"duration,omitempty"` //nolint:kubeapilinter // the pattern of its type refuses ""
 
 	// percent of requests that are delayed. The default is 100.
 	// +optional

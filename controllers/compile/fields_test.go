@@ -15,7 +15,7 @@ const fieldsFile = "testdata/_fields.txt"
 
 // TestEveryFieldIsKnown lists the fields of the routes in the Gateway API release that Weft builds
 // against. Every one of them is either put into force or reported; a release that adds one makes this
-// fail until that has been decided.
+// fail until that has been decided. TestEveryFieldOfAPolicyReachesProxies does as much for policies.
 func TestEveryFieldIsKnown(t *testing.T) {
 	fields := slices.Concat(
 		fieldsOf("HTTPRoute.spec", reflect.TypeFor[gwv1.HTTPRouteSpec]()),

@@ -10,10 +10,11 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/randfill"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 )
 
-// FuzzCompile compiles routes and Services filled at random, most of which no API server would take:
+// FuzzCompile compiles routes, policies and Services filled at random, most of which no API server would take:
 // nothing panics, the order of lists does not matter, the input stays, and the result holds together.
 func FuzzCompile(f *testing.F) {
 	for seed := range int64(200) {
@@ -56,11 +57,19 @@ func randomSnapshot(seed int64) compile.Snapshot {
 			snapshot.HTTPRoutes = append(snapshot.HTTPRoutes, http)
 			snapshot.GRPCRoutes = append(snapshot.GRPCRoutes, grpc)
 		}
+		for i, policy := range []string{"p", "q", "r"} {
+			object := &meshv1alpha1.MeshPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: policy, Generation: int64(i)}}
+			fill.Fill(&object.Spec)
+			fill.Fill(&object.Status.InForce)
+			snapshot.MeshPolicies = append(snapshot.MeshPolicies, object)
+		}
 	}
+	snapshot.Mesh = &meshv1alpha1.Mesh{}
+	fill.Fill(&snapshot.Mesh.Spec.Defaults)
 	return snapshot
 }
 
-// filler fills the types of routes and Services with values that mostly make sense, so that what is
+// filler fills the types of routes, policies and Services with values that mostly make sense, so that what is
 // behind a check is reached, and sometimes do not.
 func filler(seed int64) *randfill.Filler {
 	return randfill.NewWithSeed(seed).NilChance(0.4).NumElements(0, 3).Funcs(
@@ -96,11 +105,22 @@ func filler(seed int64) *randfill.Filler {
 			spec.Type = mostOf(c, []corev1.ServiceType{corev1.ServiceTypeClusterIP, corev1.ServiceTypeExternalName})
 			spec.SessionAffinity = mostOf(c, []corev1.ServiceAffinity{corev1.ServiceAffinityNone, corev1.ServiceAffinityClientIP})
 		},
-		func(session **gwv1.SessionPersistence, c randfill.Continue) {
-			if c.Intn(20) == 0 {
-				*session = &gwv1.SessionPersistence{}
+		mostly[gwv1.SessionPersistenceType](gwv1.CookieBasedSessionPersistence, gwv1.HeaderBasedSessionPersistence, "Query"),
+		mostly[gwv1.CookieLifetimeType](gwv1.SessionCookieLifetimeType, gwv1.PermanentCookieLifetimeType, "Week"),
+		mostly[gwv1.CookieName]("session", "", "a b"),
+		mostly[gwv1.HeaderName]("session", "te", ""),
+		func(ref *gwv1.LocalPolicyTargetReferenceWithSectionName, c randfill.Continue) {
+			c.FillNoCustom(ref)
+			if ref.Kind = pick(c, []gwv1.Kind{"Service", "HTTPRoute", "GRPCRoute", "HTTPRoute", "Service", "Pod"}); ref.Kind != "Service" {
+				ref.Group, ref.Name = gwv1.GroupName, pick(c, []gwv1.ObjectName{"r", "s", "x"})
 			}
 		},
+		mostly[meshv1alpha1.GRPCCode]("UNAVAILABLE", "ABORTED", "OK"),
+		mostly[meshv1alpha1.RetryMethods]("", "All", "Idempotent", "Some"),
+		mostly[meshv1alpha1.Algorithm]("", "PeakEWMA", "ConsistentHash", "Fast"),
+		mostly[meshv1alpha1.HashType]("SourceAddress", "Header", "Color"),
+		mostly[meshv1alpha1.HealthCheckType]("HTTP", "GRPC", "TCP", "UDP"),
+		mostly[meshv1alpha1.RateLimitKeyType]("Identity", "Header", "Path", "Color"),
 		func(m *gwv1.HTTPPathModifier, c randfill.Continue) {
 			c.FillNoCustom(m)
 			m.Type = gwv1.FullPathHTTPPathModifier

@@ -80,6 +80,60 @@ func checkResult(t *testing.T, result compile.Result) {
 	for _, route := range result.Routes {
 		checkStatus(t, route, resources, result.Enrolled)
 	}
+	for _, policy := range result.Policies {
+		checkPolicy(t, policy, resources, result.Enrolled)
+	}
+}
+
+// checkPolicy: a policy's status fits into the API, and waits for what there is, once for each proxy.
+func checkPolicy(t *testing.T, s compile.PolicyStatus, resources map[wire.Ref]wire.Resource, enrolled []string) {
+	t.Helper()
+	if len(s.Target) > 1024 || len(s.Effective) > 16 {
+		t.Errorf("MeshPolicy %s: its target is %q with %d effective policies", s.Name, s.Target, len(s.Effective))
+	}
+	conditions := []metav1.Condition{s.Accepted}
+	for _, target := range s.Targets {
+		conditions = append(conditions, target.Accepted)
+		if s.Accepted.Status == metav1.ConditionTrue && target.Accepted.Status != metav1.ConditionTrue {
+			t.Errorf("MeshPolicy %s is accepted, and not for %v", s.Name, target.Ref)
+		}
+		seen := map[string]bool{}
+		for _, awaited := range target.Awaited {
+			if len(awaited.Resources) == 0 || target.Accepted.Status != metav1.ConditionTrue {
+				t.Errorf("MeshPolicy %s waits for %v, accepted: %s", s.Name, awaited, target.Accepted.Status)
+			}
+			for _, held := range awaited.Resources {
+				r := resources[held.Ref]
+				visible := r.Scope == wire.ScopeMesh || slices.Equal(awaited.Audience, []string{s.Name.Namespace})
+				if r.Version != held.Version || !visible {
+					t.Errorf("MeshPolicy %s waits for version %s of %s at %q", s.Name, held.Version, held.Ref, awaited.Audience)
+				}
+			}
+			for _, namespace := range awaited.Audience {
+				if seen[namespace] || !slices.Contains(enrolled, namespace) {
+					t.Errorf("MeshPolicy %s waits for proxies of %s, not enrolled or twice", s.Name, namespace)
+				}
+				seen[namespace] = true
+			}
+		}
+	}
+	for _, c := range conditions {
+		if c.Reason == "" || c.Message == "" || len(c.Message) > maxMessage || c.ObservedGeneration != s.Generation {
+			t.Errorf("MeshPolicy %s: condition %s is incomplete: %+v", s.Name, c.Type, c)
+		}
+	}
+	for _, effective := range s.Effective {
+		seen := map[string]bool{}
+		for _, f := range effective.Fields {
+			if seen[f.Field] || f.Value == "" || len(f.Value) > 1024 || f.From == "" || len(f.From) > 512 {
+				t.Errorf("MeshPolicy %s: %s: a field is incomplete or there twice: %+v", s.Name, effective.Target, f)
+			}
+			seen[f.Field] = true
+		}
+		if len(effective.Target) > 1024 || len(seen) > 128 {
+			t.Errorf("MeshPolicy %s: the effective policy of %q has %d fields", s.Name, effective.Target, len(seen))
+		}
+	}
 }
 
 // checkDestination: a number means one Service port, and the destination can be served without a route.
