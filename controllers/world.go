@@ -239,7 +239,7 @@ func (w *World) pods(ctx context.Context) (reconcile.Result, error) {
 	w.nodes = agents(nodes, pods, w.SystemNamespace)
 	// Whoever is waited for must be known before anybody can acknowledge anything.
 	w.open()
-	w.Hub.Replace(distribute.LayerWorkloads, compile.Workloads(pods, sandboxes(w.Hub.Nodes()), served))
+	w.Hub.Replace(distribute.LayerWorkloads, compile.Workloads(pods, sandboxes(w.Hub.Nodes()), served, zones))
 	w.Hub.Replace(distribute.LayerProxies, compile.Proxies(w.ready, served))
 	w.podsOf = served
 	return w.acknowledged()

@@ -22,8 +22,8 @@ type Sandboxes map[string][]wire.PodReport
 // address. The ServiceAccount comes from the Pod object. The address comes from what the pod's node
 // has reported for the pod's UID; for a node that has not reported yet it comes from the Pod's status,
 // so that a restart of the operator takes no identity away. An address that two pods claim belongs to
-// neither. Claims of pods outside the namespaces count as well.
-func Workloads(pods []*corev1.Pod, sandboxes Sandboxes, namespaces map[string]bool) []wire.Resource {
+// neither. Claims of pods outside the namespaces count as well. zones maps nodes to their zones.
+func Workloads(pods []*corev1.Pod, sandboxes Sandboxes, namespaces map[string]bool, zones map[string]string) []wire.Resource {
 	claims := map[netip.Addr][]*corev1.Pod{}
 	reported := reportsByUID(sandboxes)
 	for _, pod := range pods {
@@ -43,6 +43,8 @@ func Workloads(pods []*corev1.Pod, sandboxes Sandboxes, namespaces map[string]bo
 			UID:            string(pod.UID),
 			Namespace:      pod.Namespace,
 			ServiceAccount: pod.Spec.ServiceAccountName,
+			Node:           pod.Spec.NodeName,
+			Zone:           zones[pod.Spec.NodeName],
 		}))
 	}
 	slices.SortFunc(out, func(a, b wire.Resource) int { return a.Workload.Address.Compare(b.Workload.Address) })

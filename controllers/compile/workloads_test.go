@@ -42,6 +42,7 @@ func report(name string, ips ...string) wire.PodReport {
 func TestWorkloads(t *testing.T) {
 	ended := report("web", "10.0.0.1")
 	ended.Ended = true
+	zones := map[string]string{"n1": "z1"}
 	cases := map[string]struct {
 		pods      []*corev1.Pod
 		sandboxes Sandboxes
@@ -93,9 +94,12 @@ func TestWorkloads(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			got := map[string]string{}
-			for _, r := range Workloads(tc.pods, tc.sandboxes, map[string]bool{"shop": true}) {
+			for _, r := range Workloads(tc.pods, tc.sandboxes, map[string]bool{"shop": true}, zones) {
 				if r.Scope != wire.ScopeNamespace("shop") {
 					t.Errorf("%s has scope %s", r.Ref, r.Scope)
+				}
+				if r.Workload.Node != "n1" || r.Workload.Zone != "z1" {
+					t.Errorf("%s is on node %q in zone %q", r.Ref, r.Workload.Node, r.Workload.Zone)
 				}
 				got[r.Workload.Address.String()] = r.Workload.ServiceAccount
 			}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -75,7 +76,11 @@ func (e *Engine) identify(l Listener, c *conn) reason.Reason {
 	return ""
 }
 
-// upstreamSource says who a request of this connection comes from.
+// upstreamSource says who a request of this connection comes from. zone is the proxy's own: node agents
+// prefer the proxies of their zone, so it is the best guess at that of a client whose zone is not known.
 func (c *conn) upstreamSource(zone string) upstream.Source {
-	return upstream.Source{ServiceAccount: c.source.ServiceAccount, Address: c.client, Zone: zone}
+	return upstream.Source{
+		ServiceAccount: c.source.ServiceAccount, Address: c.client,
+		Zone: cmp.Or(c.source.Zone, zone), Node: c.source.Node,
+	}
 }

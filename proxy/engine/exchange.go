@@ -42,6 +42,7 @@ type exchange struct {
 
 	// choose and roundTrip are bound to the configuration that the request pinned.
 	choose chooser
+	// source is the client, over the hop as far as the proxy before this one has told.
 	source upstream.Source
 	// received is what the hop told about the tries of the proxy before this one.
 	received upstream.Metadata
@@ -83,7 +84,7 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		x.answer(c.refused)
 		return
 	}
-	x.source = c.upstreamSource("")
+	x.source = c.upstreamSource(e.options.Zone)
 	x.choose = e.chooser(cfg, d)
 	x.serve(d)
 }

@@ -97,7 +97,7 @@ func (a *attempt) discard() {
 
 // try sends the request once.
 func (t *tries) try() *attempt {
-	endpoint, set, err := t.choose(t.ctx, t.key, upstream.Wish{Avoid: t.avoid})
+	endpoint, set, err := t.choose(t.ctx, t.key, t.wish())
 	switch {
 	case errors.Is(err, upstream.ErrUnknownBackend):
 		return &attempt{why: reason.UnknownBackend}

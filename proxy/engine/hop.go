@@ -80,7 +80,8 @@ func (e *Engine) relayHop(c *hopConn) {
 		_ = c.Close()
 		return
 	}
-	backend, err := e.dial(e.localChooser(cfg), m.Backend, upstream.Call{Avoid: m.Avoid})
+	wish := newWish(cfg.view, m.Backend, nil, receivedSource(m))
+	backend, err := e.dial(e.localChooser(cfg), m.Backend, wish, upstream.Call{Avoid: m.Avoid})
 	if err != nil {
 		why := dialReason(err)
 		e.metrics.ConnectionRefused(listenerHop, string(why))
@@ -137,6 +138,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.destination = x.received.Backend
+	x.source = receivedSource(x.received)
 	if inbound := cfg.inbound.get(x.received.Backend); inbound != nil {
 		x.series = inbound
 	} else if _, err := cfg.direct.ChooseLocal(r.Context(), x.received.Backend, upstream.Wish{}); err != nil {

@@ -46,9 +46,20 @@ func (m *mirrors) send(body []byte) {
 			m.engine.metrics.Mirror(telemetry.MirrorDropped)
 			continue
 		}
-		m.engine.mirror(m.choose, m.source, &m.copies[i], body)
+		m.engine.mirror(m.picker(&m.copies[i]), m.source, &m.copies[i], body)
 	}
 }
+
+// picker returns how a copy finds its endpoint.
+func (m *mirrors) picker(to *phttp.Mirror) picker {
+	wish := newWish(m.config.view, to.Backend, &to.Request, m.source)
+	return func(ctx context.Context) (upstream.Endpoint, *upstream.Set, error) {
+		return m.choose(ctx, to.Backend, wish)
+	}
+}
+
+// picker is a chooser for one backend and wish.
+type picker func(ctx context.Context) (upstream.Endpoint, *upstream.Set, error)
 
 // within tells whether a copy is within the rate limits of its Service, as far as they apply here.
 func (m *mirrors) within(to *phttp.Mirror) bool {
@@ -68,7 +79,7 @@ func (m *mirrors) end() {
 }
 
 // mirror sends a copy of a request in the background and ignores the answer.
-func (e *Engine) mirror(choose chooser, source upstream.Source, m *phttp.Mirror, body []byte) {
+func (e *Engine) mirror(pick picker, source upstream.Source, m *phttp.Mirror, body []byte) {
 	select {
 	case e.mirroring <- struct{}{}:
 	default:
@@ -81,7 +92,7 @@ func (e *Engine) mirror(choose chooser, source upstream.Source, m *phttp.Mirror,
 		defer func() { <-e.mirroring }()
 		ctx, cancel := context.WithTimeout(e.base, mirrorTimeout)
 		defer cancel()
-		if err := sendMirror(ctx, choose, source, m, body); err != nil {
+		if err := sendMirror(ctx, pick, source, m, body); err != nil {
 			e.options.Log.Debug("Cannot mirror a request", "backend", m.Backend, "error", err)
 			e.metrics.Mirror(telemetry.MirrorFailed)
 			return
@@ -90,8 +101,8 @@ func (e *Engine) mirror(choose chooser, source upstream.Source, m *phttp.Mirror,
 	}()
 }
 
-func sendMirror(ctx context.Context, choose chooser, source upstream.Source, m *phttp.Mirror, body []byte) error {
-	endpoint, set, err := choose(ctx, m.Backend, upstream.Wish{})
+func sendMirror(ctx context.Context, pick picker, source upstream.Source, m *phttp.Mirror, body []byte) error {
+	endpoint, set, err := pick(ctx)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,13 @@ func validatePolicy(p *wire.Policy) error {
 	if err := validateMeasures(p); err != nil {
 		return err
 	}
-	if p == nil || p.Retry == nil {
+	if p == nil {
+		return nil
+	}
+	if err := validateLoadBalancing(p.LoadBalancing); err != nil {
+		return err
+	}
+	if p.Retry == nil {
 		return nil
 	}
 	if i := slices.IndexFunc(p.Retry.Codes, func(code int) bool { return code < 100 || code > 599 }); i >= 0 {

@@ -24,7 +24,9 @@ const (
 func (e *Engine) relayTCP(c *conn) {
 	cfg := e.config.Load()
 	choose := e.chooser(cfg, c.target)
-	backend, err := e.dial(choose, c.target.key, upstream.Call{Source: c.upstreamSource("")})
+	source := c.upstreamSource(e.options.Zone)
+	wish := newWish(cfg.view, c.target.key, nil, source)
+	backend, err := e.dial(choose, c.target.key, wish, upstream.Call{Source: source})
 	if err != nil {
 		e.options.Log.Debug("No connection to a backend", "backend", c.target.key, "error", err)
 		e.metrics.ConnectionRefused(listenerCaptured, string(dialReason(err)))
@@ -38,10 +40,11 @@ func (e *Engine) relayTCP(c *conn) {
 
 // dial opens a connection for opaque bytes, to another endpoint if the first choices fail: nothing has
 // been sent then.
-func (e *Engine) dial(choose chooser, key string, call upstream.Call) (net.Conn, error) {
+func (e *Engine) dial(choose chooser, key string, wish upstream.Wish, call upstream.Call) (net.Conn, error) {
 	var failed error
 	for call.Attempt = 0; call.Attempt <= maxRepairs; call.Attempt++ {
-		endpoint, set, err := choose(e.base, key, upstream.Wish{Avoid: call.Avoid})
+		wish.Avoid = call.Avoid
+		endpoint, set, err := choose(e.base, key, wish)
 		if err != nil {
 			return nil, errors.Join(err, failed)
 		}

@@ -19,6 +19,7 @@ const (
 	FieldZone         = "Weft-Zone"
 	FieldClient       = "Weft-Client"
 	FieldAvoid        = "Weft-Avoid"
+	FieldNode         = "Weft-Node"
 	FieldNotProcessed = "Weft-Not-Processed"
 )
 
@@ -26,6 +27,7 @@ const (
 const (
 	MaxBackendKey = 256
 	MaxZone       = 63
+	MaxNode       = 253
 	MaxAvoid      = 8
 	MaxAttempt    = 1000
 )
@@ -48,8 +50,8 @@ type Metadata struct {
 	TimeLeft time.Duration
 	// Attempt counts tries from zero.
 	Attempt int
-	// Zone is the client's; empty if not known.
-	Zone string
+	// Zone and Node are the client's; empty if not known.
+	Zone, Node string
 	// Client is the original client's address; invalid if not known.
 	Client netip.AddrPort
 	// Avoid are hints, at most MaxAvoid.
@@ -101,7 +103,7 @@ func NotProcessedHeader(reason string) http.Header {
 }
 
 // fieldOf names the metadata fields in the order of their numbers in a preface; numbers are never reused.
-var fieldOf = [...]string{1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid}
+var fieldOf = [...]string{1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid, 8: FieldNode}
 
 // item is one field of the metadata in its text form, which HTTP and the preface share.
 type item struct {
@@ -137,6 +139,9 @@ func (m Metadata) encode() []item {
 		}
 		add(6, strings.Join(avoid, ","))
 	}
+	if m.Node != "" && validNode(m.Node) {
+		add(8, m.Node)
+	}
 	return items
 }
 
@@ -156,6 +161,8 @@ func (m *Metadata) decode(name, value string) error {
 		m.Attempt = int(attempt)
 	case FieldZone:
 		m.Zone, ok = value, value != "" && validZone(value)
+	case FieldNode:
+		m.Node, ok = value, value != "" && validNode(value)
 	case FieldClient:
 		m.Client, ok = parseAddress(value)
 	case FieldAvoid:
@@ -205,6 +212,9 @@ func validBackendKey(key string) bool {
 
 // validZone accepts the value of a node's topology label.
 func validZone(zone string) bool { return len(zone) <= MaxZone && only(zone, "-._") }
+
+// validNode accepts the name of a node, a DNS subdomain.
+func validNode(node string) bool { return len(node) <= MaxNode && only(node, "-.") }
 
 // only tells whether s is made of ASCII letters, digits and the bytes of others.
 func only(s, others string) bool {

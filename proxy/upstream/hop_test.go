@@ -16,7 +16,7 @@ import (
 var compareAddresses = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
 
 var fullMetadata = Metadata{
-	Backend: "bank/ledger:8080", TimeLeft: 1500 * time.Millisecond, Attempt: 2, Zone: "eu-west-1a",
+	Backend: "bank/ledger:8080", TimeLeft: 1500 * time.Millisecond, Attempt: 2, Zone: "eu-west-1a", Node: "node-1.example",
 	Client: netip.MustParseAddrPort("10.1.2.3:4567"),
 	Avoid:  []netip.AddrPort{netip.MustParseAddrPort("10.1.2.4:80"), netip.MustParseAddrPort("[fd00::1]:80")},
 }
@@ -35,8 +35,8 @@ func TestMetadataArrivesAsSent(t *testing.T) {
 		"less than a millisecond left": {
 			Metadata{Backend: "a/b:1", TimeLeft: time.Microsecond}, Metadata{Backend: "a/b:1", TimeLeft: time.Millisecond},
 		},
-		"absurd attempt and zone": {
-			Metadata{Backend: "a/b:1", Attempt: 1 << 30, Zone: "a,b"}, Metadata{Backend: "a/b:1", Attempt: MaxAttempt},
+		"absurd attempt, zone and node": {
+			Metadata{Backend: "a/b:1", Attempt: 1 << 30, Zone: "a,b", Node: "a_b"}, Metadata{Backend: "a/b:1", Attempt: MaxAttempt},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -89,6 +89,8 @@ func TestInvalidMetadataIsRefused(t *testing.T) {
 		"too many attempts":  {FieldBackend: {"a/b:1"}, FieldAttempt: {"1001"}},
 		"zone":               {FieldBackend: {"a/b:1"}, FieldZone: {"a b"}},
 		"long zone":          {FieldBackend: {"a/b:1"}, FieldZone: {strings.Repeat("a", MaxZone+1)}},
+		"node":               {FieldBackend: {"a/b:1"}, FieldNode: {"a_b"}},
+		"long node":          {FieldBackend: {"a/b:1"}, FieldNode: {strings.Repeat("a", MaxNode+1)}},
 		"client":             {FieldBackend: {"a/b:1"}, FieldClient: {"10.0.0.1"}},
 		"client with zone":   {FieldBackend: {"a/b:1"}, FieldClient: {"[fe80::1%eth0]:80"}},
 		"avoid":              {FieldBackend: {"a/b:1"}, FieldAvoid: {address + ",x"}},

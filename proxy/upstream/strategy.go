@@ -25,6 +25,9 @@ var strategies = map[wire.Algorithm]strategy{
 	wire.ConsistentHash: consistentHash{},
 }
 
+// Balances tells whether an algorithm is known. Backends with one that is not are balanced by PeakEWMA.
+func Balances(algorithm wire.Algorithm) bool { return strategies[algorithm] != nil }
+
 // ring is a list of members that a strategy picks from, with what strategies remember about it.
 type ring struct {
 	members []*member

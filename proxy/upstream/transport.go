@@ -42,6 +42,8 @@ type Source struct {
 	Address netip.AddrPort
 	// Zone is the source's zone, forwarded over the hop; empty means this proxy's own.
 	Zone string
+	// Node is the source's node, forwarded over the hop; empty if not known.
+	Node string
 }
 
 // Call is what a try needs beyond the request itself. All of it but Source.ServiceAccount only travels
@@ -257,7 +259,7 @@ func (t *try) outgoing(ctx context.Context, req *http.Request, body *requestBody
 // metadata describes a call for the hop.
 func (s *Set) metadata(to Endpoint, call Call) Metadata {
 	m := Metadata{
-		Backend: to.target.key, Attempt: call.Attempt, Zone: call.Source.Zone,
+		Backend: to.target.key, Attempt: call.Attempt, Zone: call.Source.Zone, Node: call.Source.Node,
 		Client: call.Source.Address, Avoid: call.Avoid,
 	}
 	if m.Zone == "" {

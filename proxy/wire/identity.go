@@ -24,6 +24,9 @@ type Workload struct {
 	UID            string     `json:"uid"`
 	Namespace      string     `json:"namespace"`
 	ServiceAccount string     `json:"serviceAccount"`
+	// Node is where the pod runs, Zone where that node is; empty if it has no zone.
+	Node string `json:"node,omitempty"`
+	Zone string `json:"zone,omitempty"`
 }
 
 // Certificate is a key pair that the namespace's proxies present for one ServiceAccount.
