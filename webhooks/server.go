@@ -35,10 +35,8 @@ func (s *Server) Start(ctx context.Context) error {
 	if _, err := s.Handler.Snapshot(ctx); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("webhook: %w", err)
 	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Listen)
+	// Where ctx has ended meanwhile, serving ends as soon as it has begun.
+	listener, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(ctx), "tcp", s.Listen)
 	if err != nil {
 		return fmt.Errorf("listen for admission reviews: %w", err)
 	}
