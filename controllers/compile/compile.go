@@ -51,7 +51,10 @@ func Compile(s Snapshot) Result {
 	}
 	slices.SortFunc(resources, func(a, b wire.Resource) int { return compareRefs(a.Ref, b.Ref) })
 
-	result := Result{Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names}
+	result := Result{
+		Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names,
+		MeshFaults: fieldFaults("spec.defaults", w.policies.meshFaults),
+	}
 	versions := versionsOf(resources)
 	for i := range compiled {
 		result.Routes = append(result.Routes, w.status(&compiled[i], versions))

@@ -42,6 +42,15 @@ func unsupported(field, format string, args ...any) *fault {
 	return &fault{gwv1.RouteReasonUnsupportedValue, field, fmt.Sprintf(format, args...)}
 }
 
+// fieldFaults shows faults below a field to others.
+func fieldFaults(parent string, faults []fault) []FieldFault {
+	var out []FieldFault
+	for _, f := range allUnder(parent, faults) {
+		out = append(out, FieldFault{f.field, f.why})
+	}
+	return out
+}
+
 func allUnder(parent string, faults []fault) []fault {
 	if parent == "" {
 		return faults

@@ -51,6 +51,8 @@ type golden struct {
 	Resources []goldenResource `json:"resources,omitempty"`
 	Routes    []goldenRoute    `json:"routes,omitempty"`
 	Policies  []goldenPolicy   `json:"policies,omitempty"`
+	// MeshFaults read "field: why".
+	MeshFaults []string `json:"meshFaults,omitempty"`
 }
 
 type goldenPolicy struct {
@@ -243,6 +245,9 @@ func difference(a, b compile.Result) golden {
 		g.Removed = append(g.Removed, ref.String())
 	}
 	slices.Sort(g.Removed)
+	for _, f := range b.MeshFaults {
+		g.MeshFaults = append(g.MeshFaults, f.Field+": "+f.Why)
+	}
 	for _, r := range b.Routes {
 		g.Routes = append(g.Routes, showRoute(r))
 	}

@@ -25,8 +25,9 @@ type level struct {
 
 // policies are the traffic policies in force, by what they are for.
 type policies struct {
-	// mesh holds the Mesh's defaults.
-	mesh level
+	// mesh holds the Mesh's defaults, meshFaults what is wrong with them.
+	mesh       level
+	meshFaults []fault
 	// all are sorted by name.
 	all []*policy
 	// inForce are the levels of the policies that have won their target.
@@ -47,7 +48,8 @@ func (p *policy) String() string { return "MeshPolicy " + namespacedName(p.objec
 
 // readPolicies reads all policies and decides which one applies where.
 func (w *world) readPolicies(s Snapshot) policies {
-	ps := policies{mesh: meshDefaults(s.Mesh), inForce: make(map[Target]level)}
+	ps := policies{inForce: make(map[Target]level)}
+	ps.mesh, ps.meshFaults = meshDefaults(s.Mesh)
 	objects := newTargetObjects(w, s)
 	for _, object := range s.MeshPolicies {
 		p := &policy{object: object}
@@ -145,10 +147,10 @@ func precedence(winner, loser *policy) string {
 
 // meshDefaults reads the defaults of the Mesh. A part that is at fault is left out, so that the others stay
 // in force: a Mesh cannot be refused as a whole.
-func meshDefaults(mesh *meshv1alpha1.Mesh) level {
+func meshDefaults(mesh *meshv1alpha1.Mesh) (level, []fault) {
 	l := level{origin: "Mesh " + meshv1alpha1.MeshName}
 	if mesh == nil || mesh.Spec.Defaults == nil {
-		return l
+		return l, nil
 	}
 	said := *mesh.Spec.Defaults
 	_, faults := readPolicy(&said)
@@ -159,7 +161,7 @@ func meshDefaults(mesh *meshv1alpha1.Mesh) level {
 	}
 	l.policy, _ = readPolicy(&said)
 	l.said = &said
-	return l
+	return l, faults
 }
 
 func dropPart(p *meshv1alpha1.TrafficPolicy, part string) {

@@ -23,6 +23,8 @@ type PolicyStatus struct {
 	// Targets follow the order of spec.targetRefs, without those that are no references to a target. A
 	// policy for its namespace has that.
 	Targets []TargetStatus
+	// Faults are what is wrong with the spec. Accepted says so as well.
+	Faults []FieldFault
 	// Accepted is the condition over all targets, without a timestamp.
 	Accepted metav1.Condition
 	// Effective is what results for the targets, from all levels.
@@ -63,6 +65,7 @@ func (w *world) policyStatuses(routes []*route, resources []wire.Resource) []Pol
 			UID:        p.object.UID,
 			Generation: p.object.Generation,
 			Target:     p.targetText(),
+			Faults:     fieldFaults("spec", p.faults),
 			InForce:    p.level.said.DeepCopy(),
 		}
 		for _, t := range p.targets {

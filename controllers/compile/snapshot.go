@@ -66,7 +66,12 @@ type Result struct {
 	Routes []RouteStatus
 	// Policies are the statuses of all MeshPolicies, sorted by name.
 	Policies []PolicyStatus
+	// MeshFaults are what is wrong with the Mesh's defaults. The parts that they are in are not in force.
+	MeshFaults []FieldFault
 }
+
+// FieldFault is what is wrong with a field of an object. Field is its whole path.
+type FieldFault struct{ Field, Why string }
 
 // RouteStatus is what Weft has to say about one route.
 type RouteStatus struct {
