@@ -11,7 +11,7 @@ import (
 // wish is what the next try asks of its endpoint.
 func (t *tries) wish() upstream.Wish {
 	w := newWish(t.config.view, t.key, &t.head, t.source)
-	w.Avoid = t.avoid
+	w.Avoid, w.Prefer = t.avoid, t.preferred()
 	return w
 }
 

@@ -24,7 +24,9 @@ type config struct {
 	strays  *ruleSeries
 	// limits are the rate limits of routes, and of backends whose endpoints are picked here.
 	limits index[wire.Ref, *ratelimit.Limiter]
-	view   *upstream.View
+	// sessions hold the names of endpoints for as long as the configuration is in force.
+	sessions sessionNames
+	view     *upstream.View
 	// direct reaches the cluster IPs of backends that have departed.
 	direct *upstream.View
 	mesh   wire.Mesh

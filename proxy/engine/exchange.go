@@ -44,6 +44,8 @@ type exchange struct {
 	choose chooser
 	// source is the client, over the hop as far as the proxy before this one has told.
 	source upstream.Source
+	// session is where the client wants to stay.
+	session stay
 	// received is what the hop told about the tries of the proxy before this one.
 	received upstream.Metadata
 
@@ -152,7 +154,8 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 	if x.measured(d.ruleMeasures[route]) {
 		return
 	}
-	i, ok := rule.Pick(x.engine.options.Random())
+	x.session = x.stayOfRoute(route)
+	i, ok := x.pick(rule)
 	if !ok {
 		x.answer(reason.NoBackend)
 		return

@@ -29,6 +29,7 @@ func (x *exchange) forward() {
 	if x.limited(x.config.limits.get(backendRef(x.key)), limitsOfService) {
 		return
 	}
+	x.resume()
 	t := &tries{
 		exchange: x, deadline: x.deadline(), avoid: x.received.Avoid,
 		retries: *x.policy.Retry.Attempts, repairs: *x.policy.Retry.ConnectFailures,
@@ -81,6 +82,7 @@ type attempt struct {
 	response *http.Response
 	failure  *upstream.Error
 	why      reason.Reason
+	to       upstream.Endpoint
 
 	ctx   context.Context
 	limit limit
@@ -108,7 +110,7 @@ func (t *tries) try() *attempt {
 	if t.made == 0 {
 		t.engine.awaitCertificate(t.ctx, endpoint, t.source)
 	}
-	a := &attempt{}
+	a := &attempt{to: endpoint}
 	var deadline time.Time
 	if d := time.Duration(*t.policy.Timeouts.BackendRequest); d > 0 {
 		deadline = time.Now().Add(d)
@@ -118,6 +120,7 @@ func (t *tries) try() *attempt {
 	req := t.request(httptrace.WithClientTrace(a.ctx, hints.trace()))
 	call := upstream.Call{
 		Source: t.source, Deadline: t.deadline, Attempt: t.received.Attempt + t.made, Avoid: t.avoid,
+		Session: t.sessionCall(),
 	}
 	t.made++
 	t.series.at(t.backend).Try()

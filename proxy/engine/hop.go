@@ -81,6 +81,7 @@ func (e *Engine) relayHop(c *hopConn) {
 		return
 	}
 	wish := newWish(cfg.view, m.Backend, nil, receivedSource(m))
+	wish.Prefer = cfg.sessions.find(cfg.view, m.Backend, m.Session)
 	backend, err := e.dial(e.localChooser(cfg), m.Backend, wish, upstream.Call{Avoid: m.Avoid})
 	if err != nil {
 		why := dialReason(err)

@@ -9,6 +9,7 @@ import (
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/ratelimit"
 	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/session"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -142,7 +143,7 @@ func (c *config) caller(r *http.Request) string {
 	return ""
 }
 
-// validateMeasures refuses limits and faults that cannot be applied.
+// validateMeasures refuses limits, faults and sessions that cannot be applied.
 func validateMeasures(p *wire.Policy) error {
 	if p == nil {
 		return nil
@@ -150,6 +151,8 @@ func validateMeasures(p *wire.Policy) error {
 	if err := ratelimit.Check(p.RateLimits); err != nil {
 		return err
 	}
-	_, err := newFault(p.Fault)
-	return err
+	if _, err := newFault(p.Fault); err != nil {
+		return err
+	}
+	return session.Check(p.SessionPersistence)
 }

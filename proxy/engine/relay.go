@@ -97,6 +97,7 @@ func (t *tries) upgrade(a *attempt) {
 	if t.filters != nil {
 		t.filters.Response(t.backend, &head)
 	}
+	t.keep(a, &head)
 	client, buffered, err := t.rc.Hijack()
 	if err != nil {
 		t.engine.options.Log.Error("Cannot take over a connection", "error", err)

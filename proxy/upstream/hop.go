@@ -21,6 +21,8 @@ const (
 	FieldAvoid        = "Weft-Avoid"
 	FieldNode         = "Weft-Node"
 	FieldNotProcessed = "Weft-Not-Processed"
+	// FieldSession is in a response as well: the name of the endpoint that has answered, if the request asked.
+	FieldSession = "Weft-Session"
 )
 
 // Bounds of the metadata; what exceeds them is refused by the receiver and never sent.
@@ -30,7 +32,11 @@ const (
 	MaxNode       = 253
 	MaxAvoid      = 8
 	MaxAttempt    = 1000
+	MaxSession    = 64
 )
+
+// SessionNew asks for the name of the endpoint that will have answered, where there is none to prefer yet.
+const SessionNew = "-"
 
 // StatusNotProcessed with FieldNotProcessed is the hop's answer for a request that no application has
 // seen, for example because its Backend is not known here yet. The sender's RoundTrip turns it into an
@@ -56,6 +62,9 @@ type Metadata struct {
 	Client netip.AddrPort
 	// Avoid are hints, at most MaxAvoid.
 	Avoid []netip.AddrPort
+	// Session names the endpoint that a client's session is with, or is SessionNew; empty if there is no
+	// session. The names are the engine's (package session).
+	Session string
 }
 
 // SetMetadata replaces the metadata in a request's header.
@@ -103,7 +112,7 @@ func NotProcessedHeader(reason string) http.Header {
 }
 
 // fieldOf names the metadata fields in the order of their numbers in a preface; numbers are never reused.
-var fieldOf = [...]string{1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid, 8: FieldNode}
+var fieldOf = [...]string{1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid, 8: FieldNode, 9: FieldSession}
 
 // item is one field of the metadata in its text form, which HTTP and the preface share.
 type item struct {
@@ -142,6 +151,9 @@ func (m Metadata) encode() []item {
 	if m.Node != "" && validNode(m.Node) {
 		add(8, m.Node)
 	}
+	if validSession(m.Session) {
+		add(9, m.Session)
+	}
 	return items
 }
 
@@ -167,6 +179,8 @@ func (m *Metadata) decode(name, value string) error {
 		m.Client, ok = parseAddress(value)
 	case FieldAvoid:
 		m.Avoid, ok = parseAddresses(value)
+	case FieldSession:
+		m.Session, ok = value, validSession(value)
 	}
 	if !ok {
 		return fmt.Errorf("%w: %s %.64q", ErrMetadata, name, value)
@@ -215,6 +229,8 @@ func validZone(zone string) bool { return len(zone) <= MaxZone && only(zone, "-.
 
 // validNode accepts the name of a node, a DNS subdomain.
 func validNode(node string) bool { return len(node) <= MaxNode && only(node, "-.") }
+
+func validSession(name string) bool { return name != "" && len(name) <= MaxSession && only(name, "-_") }
 
 // only tells whether s is made of ASCII letters, digits and the bytes of others.
 func only(s, others string) bool {

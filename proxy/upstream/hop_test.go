@@ -17,8 +17,9 @@ var compareAddresses = cmp.Comparer(func(a, b netip.AddrPort) bool { return a ==
 
 var fullMetadata = Metadata{
 	Backend: "bank/ledger:8080", TimeLeft: 1500 * time.Millisecond, Attempt: 2, Zone: "eu-west-1a", Node: "node-1.example",
-	Client: netip.MustParseAddrPort("10.1.2.3:4567"),
-	Avoid:  []netip.AddrPort{netip.MustParseAddrPort("10.1.2.4:80"), netip.MustParseAddrPort("[fd00::1]:80")},
+	Client:  netip.MustParseAddrPort("10.1.2.3:4567"),
+	Avoid:   []netip.AddrPort{netip.MustParseAddrPort("10.1.2.4:80"), netip.MustParseAddrPort("[fd00::1]:80")},
+	Session: "Zm9v-_bar",
 }
 
 func TestMetadataArrivesAsSent(t *testing.T) {
@@ -35,8 +36,8 @@ func TestMetadataArrivesAsSent(t *testing.T) {
 		"less than a millisecond left": {
 			Metadata{Backend: "a/b:1", TimeLeft: time.Microsecond}, Metadata{Backend: "a/b:1", TimeLeft: time.Millisecond},
 		},
-		"absurd attempt, zone and node": {
-			Metadata{Backend: "a/b:1", Attempt: 1 << 30, Zone: "a,b", Node: "a_b"}, Metadata{Backend: "a/b:1", Attempt: MaxAttempt},
+		"absurd attempt, zone, node and session": {
+			Metadata{Backend: "a/b:1", Attempt: 1 << 30, Zone: "a,b", Node: "a_b", Session: "a b"}, Metadata{Backend: "a/b:1", Attempt: MaxAttempt},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -95,6 +96,9 @@ func TestInvalidMetadataIsRefused(t *testing.T) {
 		"client with zone":   {FieldBackend: {"a/b:1"}, FieldClient: {"[fe80::1%eth0]:80"}},
 		"avoid":              {FieldBackend: {"a/b:1"}, FieldAvoid: {address + ",x"}},
 		"nothing to avoid":   {FieldBackend: {"a/b:1"}, FieldAvoid: {""}},
+		"empty session":      {FieldBackend: {"a/b:1"}, FieldSession: {""}},
+		"odd session":        {FieldBackend: {"a/b:1"}, FieldSession: {"a;b"}},
+		"long session":       {FieldBackend: {"a/b:1"}, FieldSession: {strings.Repeat("a", MaxSession+1)}},
 		"much to avoid":      {FieldBackend: {"a/b:1"}, FieldAvoid: {strings.Repeat(address+",", MaxAvoid) + address}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -197,13 +201,13 @@ func FuzzReadPreface(f *testing.F) {
 }
 
 func FuzzReadMetadata(f *testing.F) {
-	f.Add("a/b:1", "1500", "2", "zone", "10.0.0.1:1", "10.0.0.1:1,[::1]:2")
-	f.Add("", "", "", "", "", "")
-	f.Fuzz(func(t *testing.T, backend, timeLeft, attempt, zone, client, avoid string) {
+	f.Add("a/b:1", "1500", "2", "zone", "10.0.0.1:1", "10.0.0.1:1,[::1]:2", "a-b")
+	f.Add("", "", "", "", "", "", "")
+	f.Fuzz(func(t *testing.T, backend, timeLeft, attempt, zone, client, avoid, session string) {
 		header := http.Header{}
 		for name, value := range map[string]string{
 			FieldBackend: backend, FieldTimeLeft: timeLeft, FieldAttempt: attempt,
-			FieldZone: zone, FieldClient: client, FieldAvoid: avoid,
+			FieldZone: zone, FieldClient: client, FieldAvoid: avoid, FieldSession: session,
 		} {
 			if value != "" {
 				header[name] = []string{value}

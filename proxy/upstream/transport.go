@@ -56,6 +56,8 @@ type Call struct {
 	Attempt int
 	// Avoid are endpoints that earlier tries ended at. Only the first MaxAvoid travel.
 	Avoid []netip.AddrPort
+	// Session is that of Metadata.
+	Session string
 }
 
 // newTransports returns the protocol implementations. They keep no connections: pools make each with
@@ -260,7 +262,7 @@ func (t *try) outgoing(ctx context.Context, req *http.Request, body *requestBody
 func (s *Set) metadata(to Endpoint, call Call) Metadata {
 	m := Metadata{
 		Backend: to.target.key, Attempt: call.Attempt, Zone: call.Source.Zone, Node: call.Source.Node,
-		Client: call.Source.Address, Avoid: call.Avoid,
+		Client: call.Source.Address, Avoid: call.Avoid, Session: call.Session,
 	}
 	if m.Zone == "" {
 		m.Zone = s.options.Zone
