@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -236,7 +237,7 @@ func TestUpgradesFollowTheirSession(t *testing.T) {
 	var addresses []string
 	for i := range 5 {
 		addresses = append(addresses, server(t, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("X-Pod", fmt.Sprint(i))
+			w.Header().Set("X-Pod", strconv.Itoa(i))
 			if r.Header.Get("Upgrade") != "" {
 				w.WriteHeader(http.StatusTeapot)
 			}
