@@ -158,6 +158,8 @@ func (r *policyReader) session(at string, in *meshv1alpha1.SessionPersistence) *
 		out.Name = string(in.Header.Name)
 		if why := make(headerActions).note("session", out.Name, ""); why != "" {
 			r.refuse(at+".header.name", "%s", why)
+		} else if strings.EqualFold(out.Name, "cookie") || strings.EqualFold(out.Name, "set-cookie") {
+			r.refuse(at+".header.name", "for cookies there is type Cookie")
 		}
 	case out.Type == wire.SessionCookie:
 		r.cookie(at+".cookie", valueOr(in.Cookie, gwv1.CookieConfig{}), out)
@@ -169,6 +171,10 @@ func (r *policyReader) cookie(at string, in gwv1.CookieConfig, out *wire.Session
 	out.Name = string(valueOr(in.Name, ""))
 	if out.Name != "" && !isToken(out.Name) {
 		r.refuse(at+".name", "%q is not the name of a cookie", out.Name)
+	}
+	if lower := strings.ToLower(out.Name); strings.HasPrefix(lower, "__secure-") || strings.HasPrefix(lower, "__host-") {
+		// RFC 6265bis, section 4.1.3. Applications in the mesh speak plain HTTP, so the cookie is not Secure.
+		r.refuse(at+".name", "clients refuse %q without the attribute Secure, which it would not have", out.Name)
 	}
 	out.Path = cmp.Or(valueOr(in.Path, ""), "/")
 	if !cookiePath.MatchString(out.Path) {
