@@ -3,7 +3,6 @@ package upstream
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"testing"
 	"time"
@@ -179,7 +178,7 @@ func TestStateIsSharedAndOutlivesChanges(t *testing.T) {
 	s := newTestSet(t, Options{})
 	s.Update(direct(at(1), at(2)))
 	first := s.endpoints[at(1)].endpoint
-	first.observe(time.Second)
+	first.observe(time.Second, s.elapsed())
 	s.Update(direct(at(1), at(3)))
 	if s.endpoints[at(1)].endpoint != first {
 		t.Error("the endpoint that stayed has a new state")
@@ -219,102 +218,6 @@ func TestUnchangedResourcesAreNotRebuilt(t *testing.T) {
 	}
 }
 
-func TestFastEndpointIsPreferred(t *testing.T) {
-	var c clock
-	s := newTestSet(t, c.options("shop"))
-	s.Update(direct(at(1), at(2)))
-	slow, fast := s.endpoints[at(1)], s.endpoints[at(2)]
-	slow.observe(50 * time.Millisecond)
-	fast.observe(5 * time.Millisecond)
-	if got := picks(t, s, webKey)["pod 10.0.0.2:80"]; got != 1000 {
-		t.Errorf("%d of 1000 went to the fast endpoint", got)
-	}
-	// Requests in flight count: 8 waiting on the fast one cost as much as one on the slow one.
-	fast.inFlight.Store(20)
-	if got := picks(t, s, webKey)["pod 10.0.0.1:80"]; got != 1000 {
-		t.Errorf("%d of 1000 went to the idle endpoint", got)
-	}
-	fast.inFlight.Store(0)
-	// A peak counts at once, and is forgotten with time.
-	fast.observe(10 * time.Second)
-	if got := picks(t, s, webKey)["pod 10.0.0.1:80"]; got != 1000 {
-		t.Errorf("%d of 1000 went away from the endpoint with the peak", got)
-	}
-	for range 120 {
-		c.now = c.now.Add(time.Second)
-		slow.observe(50 * time.Millisecond) // it gets the traffic meanwhile
-	}
-	if got := picks(t, s, webKey)["pod 10.0.0.2:80"]; got != 1000 {
-		t.Errorf("%d of 1000 went to the endpoint whose peak is long ago", got)
-	}
-}
-
-func TestAboutEqualEndpointsShareTheLoad(t *testing.T) {
-	var c clock
-	s := newTestSet(t, c.options("shop"))
-	s.Update(direct(at(1), at(2), at(3)))
-	for n, microseconds := range map[int]int{1: 200, 2: 250, 3: 230} {
-		s.endpoints[at(n)].observe(time.Duration(microseconds) * time.Microsecond)
-	}
-	for name, n := range picks(t, s, webKey) {
-		if n < 250 || n > 420 {
-			t.Errorf("%s got %d of 1000", name, n)
-		}
-	}
-}
-
-func TestNewEndpointIsTriedOnceFirst(t *testing.T) {
-	var c clock
-	s := newTestSet(t, c.options("shop"))
-	s.Update(direct(at(1), at(2)))
-	s.endpoints[at(1)].observe(time.Millisecond)
-	fresh := s.endpoints[at(2)]
-	if got := picks(t, s, webKey)["pod 10.0.0.2:80"]; got != 1000 {
-		t.Errorf("%d of 1000 went to the endpoint without a sample", got)
-	}
-	fresh.inFlight.Store(1)
-	if got := picks(t, s, webKey)["pod 10.0.0.1:80"]; got != 1000 {
-		t.Errorf("%d of 1000 went to the known endpoint while the other is tried", got)
-	}
-}
-
-func TestLatencyAverage(t *testing.T) {
-	var c clock
-	s := newTestSet(t, c.options("shop"))
-	s.Update(direct(at(1)))
-	e := s.endpoints[at(1)]
-	average := func() time.Duration {
-		microseconds, _ := unpackLatency(e.latency.Load(), s.elapsed())
-		return time.Duration(math.Round(microseconds)) * time.Microsecond
-	}
-	steps := []struct {
-		after, sample, want time.Duration
-	}{
-		{0, 10 * time.Millisecond, 10 * time.Millisecond},
-		{0, 100 * time.Millisecond, 100 * time.Millisecond}, // a peak counts at once
-		{0, 10 * time.Millisecond, 100 * time.Millisecond},  // a single good sample does not
-		{10 * time.Second, 10 * time.Millisecond, 43109 * time.Microsecond},
-		{time.Hour, 10 * time.Millisecond, 10 * time.Millisecond},
-		{50 * 24 * time.Hour, 20 * time.Millisecond, 20 * time.Millisecond}, // the stamp has wrapped
-		{0, 0, 20 * time.Millisecond},
-	}
-	for i, step := range steps {
-		c.now = c.now.Add(step.after)
-		e.observe(step.sample)
-		if got := average(); got != step.want {
-			t.Errorf("step %d: average %v, want %v", i, got, step.want)
-		}
-	}
-	e.observeAtLeast(5 * time.Millisecond)
-	if got := average(); got != 20*time.Millisecond {
-		t.Errorf("average %v after a request that was given up early", got)
-	}
-	e.observeAtLeast(5 * time.Second)
-	if got := average(); got != 5*time.Second {
-		t.Errorf("average %v after a request that was given up late", got)
-	}
-}
-
 func TestRefusingEndpointIsTriedAgainByOne(t *testing.T) {
 	var c clock
 	s := newTestSet(t, c.options("shop"))
@@ -340,23 +243,5 @@ func TestRefusingEndpointIsTriedAgainByOne(t *testing.T) {
 	e.accepted()
 	if avoided() {
 		t.Error("still avoided after it accepted a connection")
-	}
-}
-
-func BenchmarkChoose(b *testing.B) {
-	s := NewSet(Options{Namespace: "shop"})
-	addresses := make([]netip.AddrPort, 100)
-	for i := range addresses {
-		addresses[i] = at(i)
-	}
-	s.Update(direct(addresses...))
-	for _, h := range s.endpoints {
-		h.observe(time.Millisecond)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := s.Choose(b.Context(), webKey, Wish{}); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

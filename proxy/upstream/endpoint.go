@@ -2,27 +2,11 @@ package upstream
 
 import (
 	"context"
-	"math"
 	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
-)
-
-// How latency becomes cost: an exponentially weighted moving average that jumps to peaks at once and
-// forgets with decayTime (peak EWMA), plus a floor below which differences do not matter, times the
-// requests in flight.
-const (
-	decayTime = 10 * time.Second
-	costFloor = 500 * time.Microsecond
-	// unknownLatency makes an endpoint without a sample take one request at a time until it has one.
-	unknownLatency = time.Second
-	// failureLatency is what a broken connection counts as at least, so that failing fast attracts nothing.
-	failureLatency = 100 * time.Millisecond
-	// costTolerance is the factor within which two costs are equal: small differences are noise, and
-	// following them would give nearly all requests of a calm service to one pod.
-	costTolerance = 1.25
 )
 
 // How long an endpoint that refused a connection is avoided: doubling from the first to the second.
@@ -38,10 +22,7 @@ type endpoint struct {
 	address netip.AddrPort
 
 	inFlight atomic.Int32
-	// latency packs the average in microseconds (float32) and when it was taken, in milliseconds since
-	// the Set's start (uint32, wrapping). Zero means that there is no sample. Concurrent updates may
-	// lose one of two samples.
-	latency atomic.Uint64
+	latency
 	// refusals counts failed connects since the last success; until refusedUntil, in nanoseconds since
 	// the Set's start, the endpoint is avoided.
 	refusals     atomic.Uint32
@@ -129,53 +110,6 @@ func (e *endpoint) drain() {
 	for _, p := range e.pools {
 		p.drain()
 	}
-}
-
-// observe adds a latency sample.
-func (e *endpoint) observe(latency time.Duration) {
-	now := e.set.elapsed()
-	old := e.latency.Load()
-	average := max(1, float64(latency.Microseconds()))
-	if previous, age := unpackLatency(old, now); old != 0 && average < previous {
-		weight := math.Exp(-float64(age) / float64(decayTime))
-		average = previous*weight + average*(1-weight)
-	}
-	e.latency.CompareAndSwap(old, packLatency(average, now))
-}
-
-// observeAtLeast adds the time of a request that was given up: its true latency is not known, only that it
-// is not less.
-func (e *endpoint) observeAtLeast(latency time.Duration) {
-	if average, _ := unpackLatency(e.latency.Load(), 0); float64(latency.Microseconds()) > average {
-		e.observe(latency)
-	}
-}
-
-// cost is what one more request would be up against, in microseconds.
-func (e *endpoint) cost(now time.Duration) float64 {
-	inFlight := float64(e.inFlight.Load())
-	packed := e.latency.Load()
-	if packed == 0 {
-		return inFlight * float64(unknownLatency.Microseconds())
-	}
-	average, age := unpackLatency(packed, now)
-	if age > 10*time.Millisecond {
-		// An endpoint that gets no requests is slowly forgiven, so that it is tried again.
-		average *= math.Exp(-float64(age) / float64(decayTime))
-	}
-	return (average + float64(costFloor.Microseconds())) * (inFlight + 1)
-}
-
-func packLatency(microseconds float64, now time.Duration) uint64 {
-	return uint64(math.Float32bits(float32(microseconds)))<<32 | uint64(uint32(now.Milliseconds()))
-}
-
-func unpackLatency(packed uint64, now time.Duration) (microseconds float64, age time.Duration) {
-	microseconds = float64(math.Float32frombits(uint32(packed >> 32)))
-	// The difference of unsigned numbers is right across a wrap; a clock that another goroutine read a
-	// little earlier must not look like one of 49 days later.
-	age = time.Duration(int32(uint32(now.Milliseconds())-uint32(packed))) * time.Millisecond
-	return microseconds, max(0, age)
 }
 
 // refused records a failed connect.

@@ -108,7 +108,7 @@ func TestConnectionsAreReused(t *testing.T) {
 			if n := to.state.inFlight.Load(); n != 0 {
 				t.Errorf("%d in flight", n)
 			}
-			if average, _ := unpackLatency(to.state.latency.Load(), s.elapsed()); average == 0 {
+			if average, _ := unpackLatency(to.state.peak.Load(), s.elapsed()); average == 0 {
 				t.Error("no latency was observed")
 			}
 		})
@@ -394,7 +394,7 @@ func TestFailureCountsAsLatency(t *testing.T) {
 	if !errors.Is(got, syscall.ECONNRESET) {
 		t.Errorf("error %v", got)
 	}
-	if average, _ := unpackLatency(to.state.latency.Load(), s.elapsed()); average < float64(failureLatency.Microseconds()) {
+	if average, _ := unpackLatency(to.state.peak.Load(), s.elapsed()); average < float64(failureLatency.Microseconds()) {
 		t.Errorf("a reset counts %v us", average)
 	}
 }

@@ -121,6 +121,7 @@ func (s *Set) RoundTrip(ctx context.Context, to Endpoint, call Call, req *http.R
 	e := to.state
 	e.inFlight.Add(1)
 	begin := s.elapsed()
+	e.asked(begin)
 	t := &try{
 		set: s, to: to, call: call,
 		upgrade: req.Header.Get("Upgrade") != "",
@@ -130,23 +131,11 @@ func (s *Set) RoundTrip(ctx context.Context, to Endpoint, call Call, req *http.R
 	took := s.elapsed() - begin
 	if err != nil {
 		e.inFlight.Add(-1)
-		e.observeFailure(err, took)
+		e.failed(err, took, begin+took)
 		return nil, err
 	}
-	e.observe(took)
+	e.answered(took, begin+took)
 	return resp, nil
-}
-
-// observeFailure lets the endpoint's latency show what is its fault.
-func (e *endpoint) observeFailure(err *Error, took time.Duration) {
-	switch err.Reason {
-	case ReasonReset, ReasonProtocol, ReasonRefused:
-		e.observe(max(took, failureLatency))
-	case ReasonTimeout, ReasonCanceled:
-		if !err.NotSent {
-			e.observeAtLeast(took)
-		}
-	}
 }
 
 // try is one RoundTrip.
