@@ -26,7 +26,7 @@ func (x *exchange) forward() {
 		x.answer(reason.InvalidBackend)
 		return
 	}
-	if x.limited(x.config.limits.get(backendRef(x.key)), limitsOfService) {
+	if x.limitedByService() {
 		return
 	}
 	x.resume()

@@ -29,7 +29,7 @@ func newMeasures(policy *wire.Policy, limits *ratelimit.Limiter) *measures {
 
 // measured takes the measures and tells whether the request has been answered.
 func (x *exchange) measured(m *measures) bool {
-	return x.limited(m.limits, limitsOfRoute) || x.faulted(m.fault)
+	return x.limited(m.limits, limitsOfRoute, x.asked) || x.faulted(m.fault)
 }
 
 // asked returns the request as the client sent it, before filters changed it.
@@ -72,15 +72,22 @@ const (
 	limitsOfService = "service"
 )
 
+// limitedByService is limited by the limits of the backend, if its pod is picked here. It sees the request as
+// the Service will, since over the hop there is no other.
+func (x *exchange) limitedByService() bool {
+	head := func() *phttp.Request { return &x.head }
+	return x.limited(x.config.limits.get(backendRef(x.key)), limitsOfService, head)
+}
+
 // limited takes a token of each limit, or answers the request if one of them is used up.
 //
 // Only refusals tell about limits. What is left is counted by each proxy for itself, and the client's next
 // request may go to another one; of a limit without keys it would also tell how much others send.
-func (x *exchange) limited(limiter *ratelimit.Limiter, name string) bool {
+func (x *exchange) limited(limiter *ratelimit.Limiter, name string, request func() *phttp.Request) bool {
 	if limiter == nil {
 		return false
 	}
-	exceeded := x.take(limiter, x.asked)
+	exceeded := x.take(limiter, request)
 	if len(exceeded) == 0 {
 		return false
 	}

@@ -98,6 +98,31 @@ func TestRateLimitOfARoute(t *testing.T) {
 	}
 }
 
+// TestRateLimitOfARouteByWhatTheClientSent has filters that make all requests the same.
+func TestRateLimitOfARouteByWhatTheClientSent(t *testing.T) {
+	p := newProxy(t)
+	p.apply(service("cart", wire.ProtocolHTTP, named(t, "cart"))...)
+	same := "/same"
+	p.apply(route("r", "cart", func(r *wire.Route) {
+		r.Backends = to("cart")
+		r.Policy = limits(hourly(1, wire.RateLimitKey{Type: wire.RateLimitPath}, wire.RateLimitKey{Type: wire.RateLimitHeader, Name: "X-User"}))
+		r.Filters = []wire.Filter{
+			{URLRewrite: &wire.URLRewrite{Path: &wire.PathModifier{ReplaceFullPath: &same}}},
+			{RequestHeaders: &wire.HeaderModifier{Remove: []string{"X-User"}}},
+		}
+	}))
+	address := p.listen(key("cart"))
+	sent := [][2]string{{"/a", "ann"}, {"/b", "ann"}, {"/b", "bob"}, {"/a", "ann"}, {"/b", "bob"}}
+	got := outcomes(t, len(sent), func(i int) *http.Request {
+		req := request(t, http.MethodGet, address, sent[i][0], nil)
+		req.Header.Set("X-User", sent[i][1])
+		return req
+	})
+	if diff := cmp.Diff([]string{passes, passes, passes, refused, refused}, got); diff != "" {
+		t.Errorf("outcomes (-want +got):\n%s", diff)
+	}
+}
+
 func TestRateLimitOfAService(t *testing.T) {
 	header := wire.RateLimitKey{Type: wire.RateLimitHeader, Name: "X-User"}
 	path := wire.RateLimitKey{Type: wire.RateLimitPath}
@@ -133,18 +158,19 @@ func TestRateLimitOfAService(t *testing.T) {
 			t.Errorf("outcomes (-want +got):\n%s", diff)
 		}
 	})
-	t.Run("by path, however it is written and rewritten", func(t *testing.T) {
+	t.Run("by path, as the Service is asked for it", func(t *testing.T) {
 		p := newProxy(t)
 		p.apply(service("cart", wire.ProtocolHTTP, named(t, "cart"))...)
-		same := "/"
+		same := "/a"
 		p.apply(limitedBackend("cart", limits(hourly(1, path))), route("r", "cart", func(r *wire.Route) {
+			r.Matches = []wire.Match{{Path: &wire.ValueMatch{Type: wire.MatchExact, Value: "/alias"}}}
 			r.Backends = to("cart")
 			r.Filters = []wire.Filter{{URLRewrite: &wire.URLRewrite{Path: &wire.PathModifier{ReplaceFullPath: &same}}}}
-		}))
+		}), route("rest", "cart", func(r *wire.Route) { r.Backends = to("cart") }))
 		address := p.listen(key("cart"))
-		targets := []string{"/a", "/b", "/%61", "/b?c", "/x/../a"}
+		targets := []string{"/a", "/b", "/%61", "/b?c", "/x/../a", "/alias"}
 		got := outcomes(t, len(targets), func(i int) *http.Request { return request(t, http.MethodGet, address, targets[i], nil) })
-		if diff := cmp.Diff([]string{passes, passes, refused, refused, refused}, got); diff != "" {
+		if diff := cmp.Diff([]string{passes, passes, refused, refused, refused, refused}, got); diff != "" {
 			t.Errorf("outcomes (-want +got):\n%s", diff)
 		}
 	})

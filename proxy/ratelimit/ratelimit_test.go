@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"math/rand/v2"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -184,6 +186,25 @@ func TestFullBucketsAreForgotten(t *testing.T) {
 		if got := len(l.meters[0].full); got > 512 {
 			t.Fatalf("%d buckets are kept of 100 that are not full", got)
 		}
+	}
+}
+
+// TestRequestsAtOnce lets many requests take tokens of two limits while a successor is made.
+func TestRequestsAtOnce(t *testing.T) {
+	l := New([]wire.RateLimit{limit(1000, 1000, time.Hour, wire.RateLimitHeader), limit(300, 300, time.Hour)}, nil, epoch)
+	var through atomic.Int64
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for range 100 {
+				through.Add(int64(passed(l, 0, 1, 1, strconv.Itoa(i))))
+				_ = New(l.Limits(), l, epoch)
+			}
+		})
+	}
+	all.Wait()
+	if got := through.Load(); got != 300 {
+		t.Errorf("%d passed, want 300", got)
 	}
 }
 
