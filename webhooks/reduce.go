@@ -1,6 +1,7 @@
 package webhooks
 
 import (
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -8,41 +9,67 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 )
 
-// reduce returns the part of a snapshot that decides what compile says about a route, with the route in
-// place. It costs a fraction of the whole to compile and says the same about the route: its Services, the
-// routes that use one of these, and, since other routes of their parents decide whether those are in force,
-// the parents of these routes with all that is attached to them.
-func reduce(route metav1.Object, s compile.Snapshot) compile.Snapshot {
-	s.EndpointSlices = nil
+// reduceToRoute returns the part of a snapshot that decides what compile says about a route, with the route in
+// place. It costs a fraction of the whole to compile and says the same about the route.
+func reduceToRoute(route metav1.Object, s compile.Snapshot) compile.Snapshot {
 	switch r := route.(type) {
 	case *gwv1.HTTPRoute:
 		s.HTTPRoutes = put(s.HTTPRoutes, r)
 	case *gwv1.GRPCRoute:
 		s.GRPCRoutes = put(s.GRPCRoutes, r)
 	}
+	s.EndpointSlices, s.MeshPolicies = nil, nil
+	return around(set{}, func(r metav1.Object) bool { return r == route }, s)
+}
 
-	// used are the route's own Services; services has the parents of whoever uses one of them as well.
-	used, services := set{}, set{}
-	own := referencesOf(route)
-	used.add(own.parents)
-	used.add(own.backends)
-	services.add(own.parents)
-	services.add(own.backends)
-	of := make(map[metav1.Object]references, len(s.HTTPRoutes)+len(s.GRPCRoutes))
-	note := func(r metav1.Object) {
+// reduceToPolicy does so for a policy: what is in its namespace, and what decides about the routes there.
+func reduceToPolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) compile.Snapshot {
+	s.MeshPolicies = put(s.MeshPolicies, policy)
+	s.EndpointSlices = nil
+	services := set{}
+	for _, service := range s.Services {
+		if service.Namespace == policy.Namespace {
+			services[nameOf(service)] = true
+		}
+	}
+	s = around(services, func(r metav1.Object) bool { return r.GetNamespace() == policy.Namespace }, s)
+	namespaces := map[string]bool{policy.Namespace: true}
+	for _, service := range s.Services {
+		namespaces[service.Namespace] = true
+	}
+	s.MeshPolicies = filter(s.MeshPolicies, func(p *meshv1alpha1.MeshPolicy) bool { return namespaces[p.Namespace] })
+	return s
+}
+
+// around returns what decides about the routes that central picks: their Services, the routes that use one of
+// these, and, since other routes of their parents decide whether those are in force, the parents of these
+// routes with all that is attached to them. services are kept with the routes that use them as well; it is
+// added to.
+func around(services set, central func(metav1.Object) bool, s compile.Snapshot) compile.Snapshot {
+	routes := make([]metav1.Object, 0, len(s.HTTPRoutes)+len(s.GRPCRoutes))
+	for _, r := range s.HTTPRoutes {
+		routes = append(routes, r)
+	}
+	for _, r := range s.GRPCRoutes {
+		routes = append(routes, r)
+	}
+	of := make(map[metav1.Object]references, len(routes))
+	for _, r := range routes {
 		of[r] = referencesOf(r)
+		if central(r) {
+			services.add(of[r].parents)
+			services.add(of[r].backends)
+		}
+	}
+	used := maps.Clone(services)
+	for _, r := range routes {
 		if used.any(of[r].parents) || used.any(of[r].backends) {
 			services.add(of[r].parents)
 		}
-	}
-	for _, r := range s.HTTPRoutes {
-		note(r)
-	}
-	for _, r := range s.GRPCRoutes {
-		note(r)
 	}
 	matters := func(r metav1.Object) bool { return used.any(of[r].backends) || services.any(of[r].parents) }
 	s.HTTPRoutes = filter(s.HTTPRoutes, func(r *gwv1.HTTPRoute) bool { return matters(r) })

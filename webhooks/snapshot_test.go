@@ -27,7 +27,7 @@ func decodeObject(t testing.TB, document string) metav1.Object {
 		t.Fatalf("%v in:\n%s", err, document)
 	}
 	kinds := map[string]metav1.Object{
-		"Mesh": &meshv1alpha1.Mesh{}, "Namespace": &corev1.Namespace{}, "Service": &corev1.Service{},
+		"Mesh": &meshv1alpha1.Mesh{}, "MeshPolicy": &meshv1alpha1.MeshPolicy{}, "Namespace": &corev1.Namespace{}, "Service": &corev1.Service{},
 		"HTTPRoute": &gwv1.HTTPRoute{}, "GRPCRoute": &gwv1.GRPCRoute{},
 	}
 	object, ok := kinds[head.Kind]
@@ -49,6 +49,8 @@ func readSnapshot(t testing.TB, documents ...string) compile.Snapshot {
 			switch o := decodeObject(t, text).(type) {
 			case *meshv1alpha1.Mesh:
 				s.Mesh = o
+			case *meshv1alpha1.MeshPolicy:
+				s.MeshPolicies = put(s.MeshPolicies, o)
 			case *corev1.Namespace:
 				s.Namespaces = put(s.Namespaces, o)
 			case *corev1.Service:
@@ -63,9 +65,9 @@ func readSnapshot(t testing.TB, documents ...string) compile.Snapshot {
 	return s
 }
 
-// TestReducedSnapshotsSayTheSame holds for every route of every golden case of package compile: what is said
-// about it does not change when only what reduce keeps is compiled. All cases together are one more
-// snapshot, in which many routes share a few Services.
+// TestReducedSnapshotsSayTheSame holds for every route and policy of every golden case of package compile:
+// what is said about it does not change when only what reduceToRoute and reduceToPolicy keep is compiled. All
+// cases together are one more snapshot, in which many routes and policies share a few Services.
 func TestReducedSnapshotsSayTheSame(t *testing.T) {
 	const golden = "../controllers/compile/testdata/"
 	files, err := filepath.Glob(golden + "[^_]*.yaml")
@@ -95,6 +97,11 @@ func TestReducedSnapshotsSayTheSame(t *testing.T) {
 			r.Name = fmt.Sprintf("%s-%d", r.Name, i)
 			together.GRPCRoutes = append(together.GRPCRoutes, r)
 		}
+		for _, p := range s.MeshPolicies {
+			p = p.DeepCopy()
+			p.Name = fmt.Sprintf("%s-%d", p.Name, i)
+			together.MeshPolicies = append(together.MeshPolicies, p)
+		}
 		for _, service := range s.Services {
 			together.Services = put(together.Services, service)
 		}
@@ -112,10 +119,17 @@ func compareReduced(t *testing.T, name string, s compile.Snapshot) {
 	for _, r := range s.GRPCRoutes {
 		routes = append(routes, r)
 	}
-	all := compile.Compile(s).Routes
+	all := compile.Compile(s)
+	for _, policy := range s.MeshPolicies {
+		want := verdictOn(all.Policies, policy)
+		got := verdictOn(compile.Compile(reduceToPolicy(policy, s)).Policies, policy)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: MeshPolicy %s (-whole +reduced):\n%s", name, nameOf(policy), diff)
+		}
+	}
 	for _, route := range routes {
-		want := conditionsOf(all, route)
-		got := conditionsOf(compile.Compile(reduce(route, s)).Routes, route)
+		want := conditionsOf(all.Routes, route)
+		got := conditionsOf(compile.Compile(reduceToRoute(route, s)).Routes, route)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: %s (-whole +reduced):\n%s", name, nameOf(route), diff)
 		}
@@ -132,4 +146,26 @@ func conditionsOf(routes []compile.RouteStatus, route metav1.Object) [][]metav1.
 		}
 	}
 	return conditions
+}
+
+// verdict is what Validate makes use of.
+type verdict struct {
+	Faults    []compile.FieldFault
+	Accepted  []metav1.Condition
+	Effective []meshv1alpha1.EffectivePolicy
+}
+
+func verdictOn(policies []compile.PolicyStatus, policy *meshv1alpha1.MeshPolicy) []verdict {
+	var found []verdict
+	for _, p := range policies {
+		if p.Name != nameOf(policy) {
+			continue
+		}
+		v := verdict{Faults: p.Faults, Accepted: []metav1.Condition{p.Accepted}, Effective: p.Effective}
+		for _, target := range p.Targets {
+			v.Accepted = append(v.Accepted, target.Accepted)
+		}
+		found = append(found, v)
+	}
+	return found
 }

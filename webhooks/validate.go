@@ -7,8 +7,8 @@ import (
 	"time"
 	"unicode"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -32,7 +32,9 @@ func Validate(object metav1.Object, s compile.Snapshot) (field.ErrorList, []stri
 	var warnings []string
 	switch o := object.(type) {
 	case *meshv1alpha1.Mesh:
-		warnings = meshWarnings(o)
+		errs, warnings = validateMesh(o)
+	case *meshv1alpha1.MeshPolicy:
+		errs, warnings = validatePolicy(o, s)
 	case *gwv1.HTTPRoute:
 		warnings = routeWarnings(wire.RouteHTTP, o, o.Spec.Hostnames, s)
 	case *gwv1.GRPCRoute:
@@ -41,24 +43,58 @@ func Validate(object metav1.Object, s compile.Snapshot) (field.ErrorList, []stri
 	return errs, presentable(warnings)
 }
 
-func meshWarnings(mesh *meshv1alpha1.Mesh) []string {
+// anywhere is a namespace for asking what a Mesh alone means in one.
+const anywhere = "anywhere"
+
+func validateMesh(mesh *meshv1alpha1.Mesh) (field.ErrorList, []string) {
+	alone := compile.Snapshot{Mesh: mesh, Namespaces: []*corev1.Namespace{{
+		ObjectMeta: metav1.ObjectMeta{Name: anywhere, Labels: map[string]string{meshv1alpha1.EnabledLabel: "true"}},
+	}}}
+	if faults := compile.Compile(alone).MeshFaults; len(faults) > 0 {
+		return refusals(faults), nil
+	}
+	effective := compile.Effective(alone, compile.Target{Kind: "Namespace", Namespace: anywhere})
+	warnings := contradicted(effective, "Mesh "+mesh.Name, "spec.defaults")
 	text := mesh.Spec.Certificates.Lifetime
 	if text == nil {
-		return nil
+		return nil, warnings
 	}
-	lifetime, err := time.ParseDuration(string(*text))
-	if err != nil || lifetime >= shortLifetime {
-		return nil
+	if lifetime, err := time.ParseDuration(string(*text)); err == nil && lifetime < shortLifetime {
+		warnings = append(warnings, "spec.certificates.lifetime="+string(*text)+" is shorter than 1h: clocks that differ by minutes, "+
+			"or an operator that is away for half of it, make certificates invalid")
 	}
-	return []string{fmt.Sprintf("spec.certificates.lifetime: %s is shorter than %s: clocks that differ by minutes, "+
-		"or an operator that is away for half of it, make certificates invalid", *text, "1h")}
+	return nil, warnings
+}
+
+// validatePolicy refuses a policy whose fields are at fault. A target that does not exist is no reason to
+// refuse it, since objects may be applied in any order.
+func validatePolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) (field.ErrorList, []string) {
+	statuses := compile.Compile(reduceToPolicy(policy, s)).Policies
+	i := slices.IndexFunc(statuses, func(status compile.PolicyStatus) bool { return status.Name == nameOf(policy) })
+	if len(statuses[i].Faults) > 0 {
+		return refusals(statuses[i].Faults), nil
+	}
+	var warnings []string
+	for _, target := range statuses[i].Targets {
+		if bad(target.Accepted) {
+			warnings = append(warnings, describe(target.Accepted))
+		}
+	}
+	return nil, append(warnings, contradicted(statuses[i].Effective, "MeshPolicy "+nameOf(policy).String(), "spec")...)
+}
+
+func refusals(faults []compile.FieldFault) field.ErrorList {
+	var errs field.ErrorList
+	for _, f := range faults {
+		errs = append(errs, &field.Error{Type: field.ErrorTypeInvalid, Field: f.Field, BadValue: field.OmitValueType{}, Detail: f.Why})
+	}
+	return errs
 }
 
 // routeWarnings tells what compile finds wrong with a route.
 func routeWarnings(kind wire.RouteKind, object metav1.Object, hostnames []gwv1.Hostname, s compile.Snapshot) []string {
-	name := types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}
-	routes := compile.Compile(reduce(object, s)).Routes
-	i := slices.IndexFunc(routes, func(r compile.RouteStatus) bool { return r.Kind == kind && r.Name == name })
+	routes := compile.Compile(reduceToRoute(object, s)).Routes
+	i := slices.IndexFunc(routes, func(r compile.RouteStatus) bool { return r.Kind == kind && r.Name == nameOf(object) })
 	if i < 0 {
 		return nil // it has no Service for a parent
 	}

@@ -34,6 +34,18 @@ kind: Service
 metadata: {name: peers, namespace: shop}
 spec: {clusterIP: None, ports: [{port: 80}]}
 ---
+kind: Service
+metadata: {name: count, namespace: stock}
+spec: {clusterIP: 10.0.0.4, ports: [{port: 80, appProtocol: http}]}
+---
+kind: MeshPolicy
+metadata: {name: all, namespace: stock, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec:
+  timeouts: {request: 2s}
+  circuitBreaking: {maxRequests: 10, maxPendingRequests: 10, pendingTimeout: 1s500ms}
+  loadBalancing: {algorithm: RoundRobin}
+  retry: {budget: {percent: 0}}
+---
 kind: GRPCRoute
 metadata: {name: calls, namespace: shop}
 spec:
@@ -109,8 +121,73 @@ func TestValidate(t *testing.T) {
 			object: "kind: HTTPRoute\n" + shop + parent + `  rules: [{matches: [{path: {type: RegularExpression, value: "/(a\nb"}}]}]`,
 			warned: []string{"missing closing ): `/(a b`"},
 		},
-		"a Mesh":                        {object: "kind: Mesh\nmetadata: {name: default}\nspec: {certificates: {lifetime: 1h}}"},
-		"certificates that live 30m":    {object: "kind: Mesh\nmetadata: {name: default}\nspec: {certificates: {lifetime: 30m}}", warned: []string{"spec.certificates.lifetime: 30m is shorter than 1h"}},
+		"a Mesh":                     {object: "kind: Mesh\nmetadata: {name: default}\nspec: {certificates: {lifetime: 1h}}"},
+		"certificates that live 30m": {object: "kind: Mesh\nmetadata: {name: default}\nspec: {certificates: {lifetime: 30m}}", warned: []string{"spec.certificates.lifetime=30m is shorter than 1h"}},
+		"defaults of the Mesh that do not compile": {
+			object:  "kind: Mesh\nmetadata: {name: default}\nspec: {defaults: {fault: {headers: [{name: x-user, type: RegularExpression, value: '(a'}], abort: {}}}}",
+			refused: []string{"spec.defaults.fault.headers[0].value: Invalid value: not an RE2 regular expression"},
+		},
+		"defaults of the Mesh that contradict what nobody has said": {
+			object: "kind: Mesh\nmetadata: {name: default}\nspec: {defaults: {outlierEjection: {ejectionTime: 1h}}}",
+			warned: []string{"spec.defaults.outlierEjection.ejectionTime=1h is longer than outlierEjection.maxEjectionTime=5m (the default)"},
+		},
+		"a policy that is all right": {
+			object: "kind: MeshPolicy\n" + shop + "spec: {targetRefs: [{group: '', kind: Service, name: web}], timeouts: {request: 3s}}",
+		},
+		"a policy whose regular expression does not compile": {
+			object: "kind: MeshPolicy\n" + shop + "spec: {fault: {headers: [{name: x-user, type: RegularExpression, value: '(a'}, {name: x-id, type: RegularExpression, value: '[b'}], abort: {}}}",
+			refused: []string{
+				"spec.fault.headers[0].value: Invalid value: not an RE2 regular expression",
+				"spec.fault.headers[1].value: Invalid value: not an RE2 regular expression",
+			},
+		},
+		"a policy that cannot be accepted while an earlier edition is in force": {
+			object: "kind: MeshPolicy\n" + shop + `spec: {fault: {headers: [{name: x-user, type: RegularExpression, value: '(a'}], abort: {}}}
+status: {inForce: {timeouts: {request: 3s}}}`,
+			refused: []string{"spec.fault.headers[0].value"},
+		},
+		"a policy for a Service that does not exist yet": {
+			object: "kind: MeshPolicy\n" + shop + "spec: {targetRefs: [{group: '', kind: Service, name: wep}, {group: '', kind: Service, name: web}]}",
+			warned: []string{"Accepted=False, TargetNotFound: Service shop/wep does not exist"},
+		},
+		"a policy for a rule that does not exist": {
+			object: "kind: MeshPolicy\n" + shop + "spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web, sectionName: slow}]}",
+			warned: []string{`Accepted=False, TargetNotFound: HTTPRoute shop/web has no rule named "slow"`},
+		},
+		"a policy for a Service that is not captured": {
+			object: "kind: MeshPolicy\n" + shop + "spec: {targetRefs: [{group: '', kind: Service, name: peers}]}",
+			warned: []string{"Accepted=False, NotCaptured: Service shop/peers is headless"},
+		},
+		"a policy in a namespace that is not enrolled": {
+			object: "kind: MeshPolicy\nmetadata: {name: all, namespace: plain}\nspec: {timeouts: {request: 3s}}",
+			warned: []string{"Accepted=False, NamespaceNotEnrolled: Namespace plain is not enrolled"},
+		},
+		"a policy for a target that has one": {
+			object: "kind: MeshPolicy\nmetadata: {name: second, namespace: stock, creationTimestamp: '2026-01-02T00:00:00Z'}\nspec: {timeouts: {request: 3s}}",
+			warned: []string{"Accepted=False, Conflicted: MeshPolicy stock/all is for Namespace stock too and is older"},
+		},
+		"the policy that has the target itself, changed": {
+			object: "kind: MeshPolicy\nmetadata: {name: all, namespace: stock, creationTimestamp: '2026-01-01T00:00:00Z'}\nspec: {timeouts: {request: 3s}}",
+		},
+		"tries that outlast the inherited request": {
+			object: "kind: MeshPolicy\nmetadata: {name: count, namespace: stock}\nspec: {targetRefs: [{group: '', kind: Service, name: count}], timeouts: {backendRequest: 5s}}",
+			warned: []string{"spec.timeouts.backendRequest=5s is longer than timeouts.request=2s (MeshPolicy stock/all)"},
+		},
+		"a request that is shorter than the inherited wait for it": {
+			object: "kind: MeshPolicy\nmetadata: {name: count, namespace: stock}\nspec: {targetRefs: [{group: '', kind: Service, name: count}], timeouts: {request: 1s}}",
+			warned: []string{"circuitBreaking.pendingTimeout=1s500ms (MeshPolicy stock/all) is longer than spec.timeouts.request=1s"},
+		},
+		"a hash that nothing hashes": {
+			object: "kind: MeshPolicy\nmetadata: {name: count, namespace: stock}\nspec: {targetRefs: [{group: '', kind: Service, name: count}], loadBalancing: {consistentHash: {type: SourceAddress}}}",
+			warned: []string{"has no effect with loadBalancing.algorithm=RoundRobin (MeshPolicy stock/all)"},
+		},
+		"retries that the inherited budget does not allow": {
+			object: "kind: MeshPolicy\nmetadata: {name: count, namespace: stock}\nspec: {targetRefs: [{group: '', kind: Service, name: count}], retry: {attempts: 2}}",
+			warned: []string{"spec.retry.attempts=2 has no effect beyond retry.budget.minRetryRate with retry.budget.percent=0 (MeshPolicy stock/all)"},
+		},
+		"what others contradict": {
+			object: "kind: MeshPolicy\nmetadata: {name: count, namespace: stock}\nspec: {targetRefs: [{group: '', kind: Service, name: count}], retry: {connectFailures: 1}}",
+		},
 		"an object of no kind we judge": {object: "kind: Service\n" + shop + "spec: {clusterIP: None}"},
 	}
 	for name, tc := range cases {

@@ -14,12 +14,14 @@ import (
 	. "github.com/onsi/gomega"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/webhooks"
 )
 
@@ -136,6 +138,46 @@ var _ = Describe("The webhook", func() {
 			To(ConsistOf(ContainSubstring("spec.hostnames")))
 		edit(ctx, route, func(r *gwv1.HTTPRoute) { r.Spec.Hostnames = []gwv1.Hostname{"shop.example"} })
 		Expect(change(func(r *gwv1.HTTPRoute) { r.Labels = map[string]string{"a": "b"} })()).To(BeEmpty())
+	})
+
+	It("refuses a policy that can never work", func(ctx SpecContext) {
+		installWebhook(ctx, leader())
+		someone, namespace := newPerson(), enrolled(ctx)
+		Eventually(someone.creates(ctx, lost(namespace))).Should(warned(namespace))
+		policy := func(namespace, value string) *meshv1alpha1.MeshPolicy {
+			regex := gwv1.HeaderMatchRegularExpression
+			return &meshv1alpha1.MeshPolicy{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "faults"},
+				Spec: meshv1alpha1.MeshPolicySpec{TrafficPolicy: meshv1alpha1.TrafficPolicy{Fault: &meshv1alpha1.Fault{
+					Headers: []gwv1.HTTPHeaderMatch{{Type: &regex, Name: "x-user", Value: value}},
+					Abort:   &meshv1alpha1.FaultAbort{Status: 503},
+				}}},
+			}
+		}
+		err := someone.Create(ctx, policy(namespace, "(ann|bob"))
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err.Error()).To(ContainSubstring(`admission webhook "policies.mesh.weft.dev" denied the request: MeshPolicy.mesh.weft.dev "faults" is invalid: ` +
+			"spec.fault.headers[0].value: Invalid value: not an RE2 regular expression"))
+		Expect(someone.creates(ctx, policy(namespace, "(ann|bob)"))()).To(BeEmpty())
+
+		By("warning of one that has no effect")
+		Expect(someone.creates(ctx, policy(newNamespace(ctx), "ann"))()).To(ConsistOf(ContainSubstring("NamespaceNotEnrolled")))
+
+		By("saying nothing about the cluster's own namespaces")
+		Expect(someone.creates(ctx, policy("kube-system", "(ann|bob"))()).To(BeEmpty())
+
+		By("refusing such defaults of the Mesh")
+		before := getMesh(ctx)
+		after := before.DeepCopy()
+		after.Spec.Defaults = &policy(namespace, "(ann|bob").Spec.TrafficPolicy
+		err = someone.Patch(ctx, after, client.MergeFrom(before))
+		Expect(apierrors.IsInvalid(err)).To(BeTrue(), "%v", err)
+		Expect(err.Error()).To(ContainSubstring("spec.defaults.fault.headers[0].value"))
+		Expect(someone.told(func() error {
+			after := before.DeepCopy()
+			after.Spec.Certificates.Lifetime = new(gwv1.Duration("30m"))
+			return someone.Patch(ctx, after, client.MergeFrom(before))
+		})()).To(ConsistOf(ContainSubstring("spec.certificates.lifetime")))
 	})
 
 	It("is served by a replica that does not lead", func(ctx SpecContext) {
