@@ -185,3 +185,7 @@ e2e: mesh ## end-to-end tests on the local cluster; EXPECT=FILE holds them to a 
 .PHONY: bench-propagation
 bench-propagation: mesh ## from an edit of an HTTPRoute to its first effect, beside a bare watch
 	@go run ./test/bench/propagation
+
+.PHONY: bench-resilience
+bench-resilience: ## slow instances, retry storms, overload and splits, in this process; BENCHFLAGS=-short for a minute
+	@go run ./test/bench/resilience $(BENCHFLAGS)
