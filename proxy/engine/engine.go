@@ -118,8 +118,9 @@ func New(options Options) *Engine {
 	sets := upstream.Options{
 		Namespace: options.Namespace, Zone: options.Zone, Identity: e.identity, DialContext: options.Dial,
 	}
-	e.upstream = upstream.NewSet(sets)
 	e.direct = upstream.NewSet(sets)
+	sets.Measures = e.metrics
+	e.upstream = upstream.NewSet(sets)
 	e.config.Store(&config{
 		view: e.upstream.Pin(), direct: e.direct.Pin(), replaced: make(chan struct{}),
 		strays: newSeries(e.metrics, plainLabels(listenerHop, "")),

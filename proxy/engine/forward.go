@@ -103,6 +103,8 @@ func (t *tries) try() *attempt {
 	switch {
 	case errors.Is(err, upstream.ErrUnknownBackend):
 		return &attempt{why: reason.UnknownBackend}
+	case errors.Is(err, upstream.ErrNoHealthyEndpoints):
+		return &attempt{why: reason.NoHealthyEndpoints}
 	case err != nil:
 		return &attempt{why: reason.NoEndpoints}
 	}

@@ -3,13 +3,16 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	"weft.dev/weft/proxy/upstream"
 )
 
 // The causes with which the context of a request or a try ends.
 var (
 	errDeadline       = errors.New("deadline exceeded")
-	errBackendTimeout = errors.New("backend request timeout")
+	errBackendTimeout = fmt.Errorf("backend request timeout: %w", upstream.ErrTooSlow)
 	errAnswered       = errors.New("answered")
 )
 

@@ -70,6 +70,8 @@ func dialReason(err error) reason.Reason {
 		return failureReason(failure)
 	case errors.Is(err, upstream.ErrUnknownBackend):
 		return reason.UnknownBackend
+	case errors.Is(err, upstream.ErrNoHealthyEndpoints):
+		return reason.NoHealthyEndpoints
 	}
 	return reason.NoEndpoints
 }

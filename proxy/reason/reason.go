@@ -35,6 +35,7 @@ const (
 	InvalidBackend     Reason = "invalid_backend"
 	UnknownBackend     Reason = "unknown_backend"
 	NoEndpoints        Reason = "no_endpoints"
+	NoHealthyEndpoints Reason = "no_healthy_endpoints"
 	Connect            Reason = "connect_failure"
 	Identity           Reason = "identity_failure"
 	NotProcessed       Reason = "not_processed"

@@ -108,6 +108,12 @@ var table = []Entry{
 		Remedy:  "Look at the Service's EndpointSlices and pods, and at the condition ProxiesReady of the Mesh.",
 	},
 	{
+		Reason: NoHealthyEndpoints, Status: http.StatusServiceUnavailable,
+		Text:    "the backend has no healthy endpoints",
+		Meaning: "All endpoints of the Service are ejected or fail their health check, and its policy has no panicPercent that would let them be used all the same.",
+		Remedy:  "Look at weft_upstream_endpoints and weft_upstream_ejections_total for which and why, and at the pods.",
+	},
+	{
 		Reason: Connect, Status: http.StatusServiceUnavailable,
 		Text:    "no connection to the backend",
 		Meaning: "No connection could be made to any of the endpoints that were tried.",

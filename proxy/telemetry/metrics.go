@@ -29,6 +29,7 @@ type Metrics struct {
 	registry *prometheus.Registry
 	series   *seriesTable
 	measureMetrics
+	backends *backendSeries
 
 	connections        *prometheus.CounterVec
 	connectionsActive  *prometheus.GaugeVec
@@ -105,6 +106,7 @@ func New(seriesLimit int) *Metrics {
 			Help: "1 while the proxy waits for its connections to end.",
 		}),
 	}
+	m.backends = newBackendSeries(m.series)
 	m.registry.MustRegister(
 		m.connections, m.connectionsActive, m.connectionsRefused, m.localResponses, m.mirrors,
 		m.fallbacks, m.relayedBytes, m.configSequence, m.configRejections, m.configApply, m.ready, m.draining,
@@ -113,6 +115,7 @@ func New(seriesLimit int) *Metrics {
 	)
 	m.registry.MustRegister(m.series.collectors()...)
 	m.registry.MustRegister(m.collectors()...)
+	m.registry.MustRegister(m.backends.collectors()...)
 	return m
 }
 

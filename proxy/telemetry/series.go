@@ -151,6 +151,25 @@ func (t *seriesTable) admit(s *Series, cost int) Labels {
 	return s.labels
 }
 
+// take counts one more series of those that have no Series, and tells whether the limit admits it.
+func (t *seriesTable) take() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.used >= t.limit {
+		t.refused.Inc()
+		return false
+	}
+	t.used++
+	return true
+}
+
+// giveBack is called for a series that take has counted.
+func (t *seriesTable) giveBack() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.used--
+}
+
 // Series returns the handle of labels: the same one until they are dropped.
 func (m *Metrics) Series(labels Labels) *Series {
 	t := m.series

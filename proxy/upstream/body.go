@@ -100,18 +100,27 @@ func (b *requestBody) failure() error {
 	return b.failed
 }
 
-// responseBody calls end once, when the response was read to its end or given up.
+// errGivenUp tells that the reader of a response wanted no more of it.
+var errGivenUp = errors.New("response was given up")
+
+// responseBody calls end once, with nil when the response was read to its end, else with why it was not.
 type responseBody struct {
 	io.ReadCloser
 	once sync.Once
-	end  func(complete bool)
+	end  func(error)
 }
 
 // Read implements io.Reader.
 func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
-		b.once.Do(func() { b.end(errors.Is(err, io.EOF)) })
+		b.once.Do(func() {
+			if errors.Is(err, io.EOF) {
+				b.end(nil)
+			} else {
+				b.end(err)
+			}
+		})
 	}
 	return n, err
 }
@@ -119,7 +128,7 @@ func (b *responseBody) Read(p []byte) (int, error) {
 // Close implements io.Closer.
 func (b *responseBody) Close() error {
 	err := b.ReadCloser.Close()
-	b.once.Do(func() { b.end(false) })
+	b.once.Do(func() { b.end(errGivenUp) })
 	return err
 }
 

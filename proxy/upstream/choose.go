@@ -17,6 +17,10 @@ var ErrUnknownBackend = errors.New("unknown backend")
 // answered with 503.
 var ErrNoEndpoints = errors.New("no endpoints")
 
+// ErrNoHealthyEndpoints tells that a known Backend has endpoints, but all are ejected or fail their health
+// check, and its policy does not say that they are used all the same: answered with 503.
+var ErrNoHealthyEndpoints = errors.New("no healthy endpoints")
+
 // Kind says what an Endpoint is.
 type Kind uint8
 
@@ -49,6 +53,8 @@ type Endpoint struct {
 	state  *endpoint
 	target *target
 	kind   Kind
+	// probe tells that the endpoint is ejected and this request finds out whether it is well again.
+	probe bool
 }
 
 // Address is what is dialled; engines name it in the avoid list of a retry.
@@ -76,8 +82,9 @@ func (v *View) Backend(key string) (*wire.Backend, bool) {
 // another, enrolled one, else one of the Backend's own endpoints, by the algorithm that its policy names.
 // Whatever that is, endpoints that refused a connection a moment ago, terminating ones, those to avoid, and
 // those farther from the client, where that matters, are used only when nothing better is left, in this
-// order from the worst. An endpoint to prefer comes before all of that. The error wraps ErrUnknownBackend or
-// ErrNoEndpoints.
+// order from the worst. An endpoint to prefer comes before all of that. Endpoints that are ejected or fail
+// their health check are not used, except that an ejected one gets a single request when its time is over.
+// The error wraps ErrUnknownBackend, ErrNoEndpoints or ErrNoHealthyEndpoints.
 func (v *View) Choose(ctx context.Context, backend string, wish Wish) (Endpoint, error) {
 	t, ok := v.targets[backend]
 	if !ok {
@@ -86,12 +93,15 @@ func (v *View) Choose(ctx context.Context, backend string, wish Wish) (Endpoint,
 	if !v.set.hops(t.backend) {
 		return v.chooseLocal(ctx, t, wish)
 	}
-	g := v.proxies[t.backend.Namespace]
-	state, _ := v.set.pick(g, Wish{Avoid: wish.Avoid, Zone: v.set.options.Zone})
+	g, hop := v.proxies[t.backend.Namespace], v.hops[t.backend.Namespace]
+	state, probe, _, err := v.set.choose(hop, g, Wish{Avoid: wish.Avoid, Zone: v.set.options.Zone})
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("%w: all proxies of namespace %s are ejected", err, t.backend.Namespace)
+	}
 	if state == nil {
 		return Endpoint{}, fmt.Errorf("%w: no proxy of namespace %s is ready", ErrNoEndpoints, t.backend.Namespace)
 	}
-	return Endpoint{state: state, target: t, kind: KindHop}, nil
+	return Endpoint{state: state, target: t, kind: KindHop, probe: probe}, nil
 }
 
 // ChooseLocal is Choose for requests that arrived over the hop: they go to endpoints of this namespace
@@ -105,15 +115,18 @@ func (v *View) ChooseLocal(ctx context.Context, backend string, wish Wish) (Endp
 }
 
 func (v *View) chooseLocal(ctx context.Context, t *target, wish Wish) (Endpoint, error) {
-	state, refusing := v.set.pick(t.direct, wish)
+	state, probe, refusing, err := v.set.choose(t.service, t.direct, wish)
 	kind := KindPod
 	if (state == nil || refusing) && v.set.disconnected.Load() {
 		if fallback, _ := v.set.pick(t.fallback, wish); fallback != nil {
-			state, kind = fallback, KindFallback
+			state, kind, err = fallback, KindFallback, nil
 		}
 	}
-	if state == nil {
+	switch {
+	case err != nil:
+		return Endpoint{}, fmt.Errorf("%w: those of %s are ejected or fail their health check", err, t.key)
+	case state == nil:
 		return Endpoint{}, fmt.Errorf("%w: %s has none", ErrNoEndpoints, t.key)
 	}
-	return Endpoint{state: state, target: t, kind: kind}, nil
+	return Endpoint{state: state, target: t, kind: kind, probe: probe}, nil
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"weft.dev/weft/proxy/upstream/outlier"
 )
 
 // Dial opens a connection for opaque bytes: plain TCP to a pod, or a TLS connection of its own to a proxy
@@ -14,10 +16,16 @@ import (
 // so every failure is one where nothing was sent. The connection has CloseWrite; it counts as a request in
 // flight until it is closed. Failures are of type *Error.
 func (s *Set) Dial(ctx context.Context, to Endpoint, call Call) (net.Conn, error) {
+	t := &try{set: s, to: to, call: call, started: s.elapsed()}
 	c, err := s.dialOpaque(ctx, to, call)
 	if err != nil {
+		if failure, ok := errors.AsType[*Error](err); ok {
+			t.judge(t.blame(ctx, failure.Reason, failure.Err))
+		}
 		return nil, err
 	}
+	t.took = t.elapsed()
+	t.judge(outlier.Success)
 	return to.state.tracked(c), nil
 }
 

@@ -31,6 +31,8 @@ type endpoint struct {
 	// zero means never.
 	restarted atomic.Int64
 
+	health
+
 	mu      sync.Mutex
 	pools   map[poolKey]pool
 	drained bool

@@ -153,7 +153,7 @@ type choice struct {
 
 // rank says what speaks against a member.
 func (c *choice) rank(m *member) int {
-	rank := c.group.locality.distance(m, &c.wish)
+	rank := c.group.locality.distance(m, &c.wish) + c.wish.against(m.endpoint)
 	if m.terminating {
 		rank += penaltyTerminating
 	}

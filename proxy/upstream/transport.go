@@ -123,18 +123,22 @@ func (s *Set) RoundTrip(ctx context.Context, to Endpoint, call Call, req *http.R
 	begin := s.elapsed()
 	e.asked(begin)
 	t := &try{
-		set: s, to: to, call: call,
+		set: s, to: to, call: call, started: begin,
 		upgrade: req.Header.Get("Upgrade") != "",
 		grpc:    isGRPC(req.Header.Get("Content-Type")),
 	}
 	resp, err := t.send(ctx, req)
-	took := s.elapsed() - begin
 	if err != nil {
 		e.inFlight.Add(-1)
+		took := t.elapsed()
 		e.failed(err, took, begin+took)
+		if (err.Reason == ReasonTimeout || err.Reason == ReasonCanceled) && !err.NotSent {
+			e.outlasted(took)
+		}
+		t.judge(t.blame(ctx, err.Reason, err.Err))
 		return nil, err
 	}
-	e.answered(took, begin+took)
+	e.answered(t.took, begin+t.took)
 	return resp, nil
 }
 
@@ -145,7 +149,13 @@ type try struct {
 	call    Call
 	upgrade bool
 	grpc    bool
+	// started is when the try began, in the time of the Set, took how long the response's head took.
+	started, took time.Duration
+	judged        bool
 }
+
+// elapsed is how long the try has taken.
+func (t *try) elapsed() time.Duration { return t.set.elapsed() - t.started }
 
 func (t *try) send(ctx context.Context, req *http.Request) (*http.Response, *Error) {
 	for repeated := false; ; repeated = true {
@@ -156,7 +166,7 @@ func (t *try) send(ctx context.Context, req *http.Request) (*http.Response, *Err
 		}
 		resp, err := l.roundTrip(t.outgoing(ctx, req, body))
 		if err == nil {
-			if failure := t.received(resp, l); failure != nil {
+			if failure := t.received(ctx, resp, l); failure != nil {
 				return nil, t.failed(failure, body)
 			}
 			body.settle()
@@ -295,8 +305,9 @@ func (t *try) failed(err error, body *requestBody) *Error {
 
 // received prepares a response for the caller: its connection goes back when the response ends. It fails
 // if the response says that the request was not processed.
-func (t *try) received(resp *http.Response, l lease) error {
+func (t *try) received(ctx context.Context, resp *http.Response, l lease) error {
 	e := t.to.state
+	t.took = t.elapsed()
 	if t.to.kind == KindHop && !t.upgrade && resp.StatusCode == StatusNotProcessed && resp.Header[FieldNotProcessed] != nil {
 		reason := resp.Header.Get(FieldNotProcessed)
 		closeQuietly(resp.Body)
@@ -311,9 +322,11 @@ func (t *try) received(resp *http.Response, l lease) error {
 		// hop has done the same, so that what is left is its own.
 		StripMetadata(resp.Header)
 	}
-	end := func(complete bool) {
+	t.judgeHead(resp)
+	end := func(err error) {
 		e.inFlight.Add(-1)
-		if complete {
+		t.judgeEnd(ctx, resp, err)
+		if err == nil {
 			l.release()
 		} else {
 			l.discard()
@@ -324,7 +337,7 @@ func (t *try) received(resp *http.Response, l lease) error {
 	case resp.StatusCode == http.StatusSwitchingProtocols && upgraded:
 		resp.Body = &upgradedBody{ReadWriteCloser: writable, end: func() { e.inFlight.Add(-1) }}
 	case resp.Body == http.NoBody:
-		end(true)
+		end(nil)
 	default:
 		resp.Body = &responseBody{ReadCloser: resp.Body, end: end}
 	}

@@ -51,6 +51,8 @@ type Options struct {
 	MaxIdlePerEndpoint int
 	// MaxIdle bounds idle HTTP/1.1 connections of the whole Set. Default: 8192.
 	MaxIdle int
+	// Measures is told about the health of endpoints. Default: nobody is.
+	Measures Measures
 	// Now is the clock of latencies and refusals. Default: time.Now.
 	Now func() time.Time
 	// Random returns a uniform number in [0, n). Default: math/rand/v2.IntN.
@@ -76,6 +78,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxIdle == 0 {
 		o.MaxIdle = 8192
+	}
+	if o.Measures == nil {
+		o.Measures = unmeasured{}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -107,7 +112,11 @@ type Set struct {
 
 	mu        sync.Mutex // serializes Update and Close
 	endpoints map[netip.AddrPort]*held
+	services  map[string]*service
 	closed    bool
+
+	// health guards the states of endpoints and the memberships in services; s.mu may be held.
+	health sync.Mutex
 }
 
 // held is an endpoint and how often the current view names it.
@@ -123,6 +132,8 @@ type View struct {
 	resources Resources
 	targets   map[string]*target
 	proxies   map[string]*group
+	// hops are the services of proxies.
+	hops map[string]*service
 }
 
 // target is a Backend with what can be dialled for it; direct and fallback are nil if it is reached over
@@ -133,11 +144,13 @@ type target struct {
 	direct, fallback *group
 	// hashKey is what requests are hashed by here, nil if they are not.
 	hashKey *wire.HashKey
+	// service is that of the endpoints, nil if the Backend is reached over the hop.
+	service *service
 }
 
 // NewSet returns an empty Set. Close releases its connections.
 func NewSet(options Options) *Set {
-	s := &Set{options: options.withDefaults(), endpoints: map[netip.AddrPort]*held{}}
+	s := &Set{options: options.withDefaults(), endpoints: map[netip.AddrPort]*held{}, services: map[string]*service{}}
 	s.start = s.options.Now()
 	s.http1, s.h2c, s.hop = newTransports(s.options)
 	s.current.Store(&View{set: s})
@@ -155,6 +168,7 @@ func (s *Set) Update(resources Resources) *View {
 		set: s, resources: resources,
 		targets: make(map[string]*target, len(resources.Backends)),
 		proxies: make(map[string]*group, len(resources.Proxies)),
+		hops:    make(map[string]*service, len(resources.Proxies)),
 	}
 	// What is kept must be held before what is replaced is released, or a shared endpoint would be
 	// drained between the two.
@@ -172,20 +186,27 @@ func (s *Set) Update(resources Resources) *View {
 	}
 	for namespace, proxies := range resources.Proxies {
 		if old.resources.Proxies[namespace] == proxies {
-			next.proxies[namespace] = old.proxies[namespace]
+			next.proxies[namespace], next.hops[namespace] = old.proxies[namespace], old.hops[namespace]
 			continue
 		}
-		next.proxies[namespace] = s.proxyGroup(proxies, old.proxies[namespace])
+		g := s.proxyGroup(proxies, old.proxies[namespace])
+		next.proxies[namespace], next.hops[namespace] = g, s.serviceOf(namespace+"/*")
+		s.configure(next.hops[namespace], ejectionPolicy(nil), g.judged())
 		released = append(released, old.proxies[namespace])
 	}
 	for key, was := range old.targets {
-		if next.targets[key] == nil {
+		is := next.targets[key]
+		if is == nil {
 			released = append(released, was.direct, was.fallback)
+		}
+		if was.service != nil && (is == nil || is.service == nil) {
+			s.forget(was.service)
 		}
 	}
 	for namespace, was := range old.proxies {
 		if next.proxies[namespace] == nil {
 			released = append(released, was)
+			s.forget(old.hops[namespace])
 		}
 	}
 	s.current.Store(next)
@@ -252,6 +273,8 @@ func (s *Set) newTarget(key string, backend *wire.Backend, endpoints *wire.Endpo
 	b := balancingOf(backend)
 	t.hashKey = b.hashKey
 	t.direct = newGroup(b, members, before, s.elapsed())
+	t.service = s.serviceOf(key)
+	s.configure(t.service, ejectionPolicy(backend.Policy), t.direct.judged())
 	addresses := make([]member, len(backend.Addresses))
 	for i, address := range backend.Addresses {
 		addresses[i] = member{endpoint: s.hold(netip.AddrPortFrom(address, backend.Port))}

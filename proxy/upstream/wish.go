@@ -21,6 +21,9 @@ type Wish struct {
 	// Zone and Node are where the client is; empty if that is not known. The hop has its own idea of near:
 	// the zone of this proxy.
 	Zone, Node string
+
+	// service is that of the Backend; its endpoints that are out of use come last.
+	service *service
 }
 
 // HashKey returns what a request to a Backend is hashed by, nil if it need not be hashed: because the

@@ -1,0 +1,58 @@
+package telemetry
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestEndpointsOfBackends(t *testing.T) {
+	m := New(0)
+	m.Endpoints("shop/cart:80", 3, 0, 0)
+	m.Endpoints("shop/till:80", 2, 1, 0)
+	m.Ejected("shop/till:80", "latency")
+	m.Ejected("shop/till:80", "latency")
+	want := map[string]string{
+		`weft_upstream_endpoints{backend="shop/cart:80",state="usable"`:        "3",
+		`weft_upstream_endpoints{backend="shop/till:80",state="usable"`:        "2",
+		`weft_upstream_endpoints{backend="shop/till:80",state="ejected"`:       "1",
+		`weft_upstream_ejections_total{backend="shop/till:80",cause="latency"`: "2",
+	}
+	if diff := cmp.Diff(want, scrape(t, m, "weft_upstream_e")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	m.Endpoints("shop/till:80", 1, 0, 2)
+	m.Forget("shop/cart:80")
+	want = map[string]string{
+		`weft_upstream_endpoints{backend="shop/till:80",state="usable"`:        "1",
+		`weft_upstream_endpoints{backend="shop/till:80",state="ejected"`:       "0",
+		`weft_upstream_endpoints{backend="shop/till:80",state="unhealthy"`:     "2",
+		`weft_upstream_ejections_total{backend="shop/till:80",cause="latency"`: "2",
+	}
+	if diff := cmp.Diff(want, scrape(t, m, "weft_upstream_e")); diff != "" {
+		t.Errorf("after a change (-want +got):\n%s", diff)
+	}
+	m.Forget("shop/till:80")
+	if got := scrape(t, m, "weft_upstream_e"); len(got) > 0 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+func TestSeriesOfBackendsAreBounded(t *testing.T) {
+	m := New(10)
+	for i := range 100 {
+		m.Endpoints(fmt.Sprintf("shop/s%d:80", i), 1, 0, 0)
+		m.Ejected(fmt.Sprintf("shop/s%d:80", i), "probe")
+	}
+	if got := scrape(t, m, "weft_upstream_e"); len(got) != 10 {
+		t.Errorf("%d series", len(got))
+	}
+	for i := range 100 {
+		m.Forget(fmt.Sprintf("shop/s%d:80", i))
+	}
+	m.Endpoints("shop/late:80", 1, 0, 0)
+	if got := scrape(t, m, "weft_upstream_e"); len(got) != 1 {
+		t.Errorf("there is no room after others were forgotten: %v", got)
+	}
+}

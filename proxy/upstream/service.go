@@ -1,0 +1,135 @@
+package upstream
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+
+	"weft.dev/weft/proxy/upstream/outlier"
+	"weft.dev/weft/proxy/wire"
+)
+
+// Measures receives what a Set can tell about Backends: telemetry.Metrics implements it. Backends are
+// named by their keys, the proxies of a namespace by "namespace/*". Calls must return at once.
+type Measures interface {
+	// Endpoints tells how many endpoints a Backend has in each state, whenever one of them changes.
+	Endpoints(backend string, usable, ejected, unhealthy int)
+	// Ejected counts an ejection. cause is one of package outlier's.
+	Ejected(backend, cause string)
+	// Forget ends what was measured of a Backend that is not configured any longer.
+	Forget(backend string)
+}
+
+// unmeasured is what a Set without Measures has.
+type unmeasured struct{}
+
+// Endpoints implements Measures.
+func (unmeasured) Endpoints(string, int, int, int) {}
+
+// Ejected implements Measures.
+func (unmeasured) Ejected(string, string) {}
+
+// Forget implements Measures.
+func (unmeasured) Forget(string) {}
+
+// service is what a Set remembers about a Backend whose endpoints it picks itself, or about the proxies of
+// a namespace, across changes of their configuration.
+type service struct {
+	key    string
+	policy atomic.Pointer[outlier.Policy]
+	// panicking tells that too few members are usable, so that all are used.
+	panicking atomic.Bool
+	// due is when the next probe of a member is, judge when the interval under way ends, both in
+	// nanoseconds since the Set's start.
+	due, judge atomic.Int64
+	// members are the endpoints that do not terminate, unless all do. Guarded by Set.health.
+	members []*endpoint
+}
+
+// serviceOf returns the service of that key, making it if needed. s.mu is held.
+func (s *Set) serviceOf(key string) *service {
+	svc := s.services[key]
+	if svc == nil {
+		svc = &service{key: key}
+		s.services[key] = svc
+	}
+	return svc
+}
+
+// configure puts a policy and the members into force. s.mu is held.
+func (s *Set) configure(svc *service, policy outlier.Policy, members []*endpoint) {
+	now := s.elapsed()
+	before := svc.policy.Swap(&policy)
+	if before == nil || before.Interval != policy.Interval || !before.ByInterval() {
+		svc.judge.Store(int64(now + policy.Interval))
+	}
+	s.health.Lock()
+	defer s.health.Unlock()
+	for _, e := range svc.members {
+		if !slices.Contains(members, e) {
+			e.leave(svc)
+		}
+	}
+	for _, e := range members {
+		e.join(svc)
+	}
+	left := svc.members
+	svc.members = slices.Clone(members)
+	s.lift(svc)
+	for _, e := range left {
+		s.publish(e.services...)
+	}
+	s.publish(svc)
+}
+
+// forget ends a service that is not configured any longer. s.mu is held.
+func (s *Set) forget(svc *service) {
+	s.health.Lock()
+	defer s.health.Unlock()
+	delete(s.services, svc.key)
+	for _, e := range svc.members {
+		e.leave(svc)
+		s.publish(e.services...)
+	}
+	svc.members = nil
+	s.options.Measures.Forget(svc.key)
+}
+
+// join makes the endpoint a member of a service. When several name one address, the policy of the one whose
+// key is the least counts; that is as good as any other order and the same in every proxy.
+func (e *endpoint) join(svc *service) {
+	at, found := slices.BinarySearchFunc(e.services, svc.key, func(s *service, key string) int { return cmp.Compare(s.key, key) })
+	if !found {
+		e.services = slices.Insert(slices.Clone(e.services), at, svc)
+		e.owner.Store(e.services[0])
+	}
+}
+
+// leave ends a membership. With the last one the state ends, too: nobody is left to judge it.
+func (e *endpoint) leave(svc *service) {
+	e.services = slices.DeleteFunc(slices.Clone(e.services), func(s *service) bool { return s == svc })
+	if len(e.services) > 0 {
+		e.owner.Store(e.services[0])
+		return
+	}
+	e.owner.Store(nil)
+	e.setState(outlier.State{})
+}
+
+// ejectionPolicy is what is in force for a Backend.
+func ejectionPolicy(policy *wire.Policy) outlier.Policy {
+	return outlier.PolicyOf(wire.Overlay(wire.DefaultPolicy(), policy).OutlierEjection)
+}
+
+// judged are the endpoints that are judged: those that do not terminate, unless all do.
+func (g *group) judged() []*endpoint {
+	members := g.serving.members
+	if len(members) == 0 {
+		members = g.every.members
+	}
+	judged := make([]*endpoint, len(members))
+	for i, m := range members {
+		judged[i] = m.endpoint
+	}
+	return judged
+}
