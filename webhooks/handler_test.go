@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,7 +25,7 @@ func serve(t *testing.T, snapshot func(context.Context) (compile.Snapshot, error
 	t.Helper()
 	server := httptest.NewServer(NewHandler(snapshot, logr.Discard()))
 	t.Cleanup(server.Close)
-	return server.URL
+	return server.URL + "?timeout=10s"
 }
 
 // question is an AdmissionReview about a HTTPRoute in YAML.
@@ -124,7 +125,7 @@ func TestBadRequests(t *testing.T) {
 		t.Error("a snapshot was read")
 		return compile.Snapshot{}, nil
 	})
-	large := question(t, route+"\n  hostnames: ["+strings.Repeat("a", maxBody)+"]")
+	large := slices.Concat(bytes.Repeat([]byte(" "), maxBody), question(t, route))
 	cases := map[string]struct {
 		method, contentType string
 		body                []byte
@@ -167,8 +168,9 @@ func TestAnswersInTime(t *testing.T) {
 		<-end
 		return compile.Snapshot{}, nil
 	})
+	hurried := strings.Replace(url, "=10s", "=10ms", 1)
 	for range concurrent {
-		status, answer := post(t, url+"?timeout=10ms", question(t, route))
+		status, answer := post(t, hurried, question(t, route))
 		if status != http.StatusOK {
 			t.Fatalf("status %d", status)
 		}
@@ -177,7 +179,7 @@ func TestAnswersInTime(t *testing.T) {
 		}
 		<-begun
 	}
-	if status, _ := post(t, url+"?timeout=10ms", question(t, route)); status != http.StatusServiceUnavailable {
+	if status, _ := post(t, hurried, question(t, route)); status != http.StatusServiceUnavailable {
 		t.Errorf("status %d without a turn", status)
 	}
 	close(end)
