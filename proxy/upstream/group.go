@@ -72,7 +72,8 @@ const (
 
 // newGroup returns a group of members. It takes over from before, which may be nil, what must survive a
 // change of endpoints.
-func newGroup(b balancing, members []member, before *group, now time.Duration) *group {
+func (s *Set) newGroup(b balancing, members []member, before *group) *group {
+	now := s.elapsed()
 	g := &group{strategy: b.strategy, locality: b.locality, slowStart: b.slowStart}
 	slices.SortFunc(members, func(x, y member) int { return x.address.Compare(y.address) })
 	var every, serving []*member
@@ -102,12 +103,12 @@ func newGroup(b balancing, members []member, before *group, now time.Duration) *
 	if before == nil {
 		before = &group{}
 	}
-	g.every = newRing(every, before.every)
+	g.every = s.newRing(every, before.every)
 	g.serving = g.every
 	if len(serving) < len(every) {
-		g.serving = newRing(serving, before.serving)
+		g.serving = s.newRing(serving, before.serving)
 	}
-	g.zones, g.nodes = newRings(zones, before.zones), newRings(nodes, before.nodes)
+	g.zones, g.nodes = s.newRings(zones, before.zones), s.newRings(nodes, before.nodes)
 	return g
 }
 

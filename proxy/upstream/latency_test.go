@@ -169,10 +169,10 @@ func TestSlowInstanceIsLeftAndComesBack(t *testing.T) {
 		for _, usual := range []time.Duration{2 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
 			t.Run(fmt.Sprintf("%.0f per second of %v", rate, usual), func(t *testing.T) {
 				s := newSimulation(t, 1, algorithm(wire.PeakEWMA), addresses(10)...)
-				slower := time.Duration(1)
+				slower := 1.0
 				s.latency = func(a netip.AddrPort) time.Duration {
 					if a == at(1) {
-						return s.around(usual * slower)
+						return s.around(time.Duration(slower * float64(usual)))
 					}
 					return s.around(usual)
 				}
@@ -182,7 +182,7 @@ func TestSlowInstanceIsLeftAndComesBack(t *testing.T) {
 					t.Errorf("share %.4f in the first second", got)
 				}
 				if got := share(s.run(rate, time.Second), at(1)); got > mostAfter {
-					t.Errorf("share %.4f in the second second", got)
+					t.Errorf("share %.4f a second later", got)
 				}
 				if got := share(s.run(rate, time.Minute), at(1)); got > mostAfter || got == 0 {
 					t.Errorf("share %.4f in the minute after, want some but little", got)

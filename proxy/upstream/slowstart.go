@@ -12,7 +12,9 @@ const (
 // admits tells whether slow start lets a member be considered now: always once its window is over, before
 // with a probability that grows linearly with its age from a tenth. A strategy that meets a member which is
 // not admitted considers another one, and takes it after all when there is no other. So the member's share
-// of the requests grows in the same way whatever the algorithm and the load are.
+// of the requests grows with its age whatever the algorithm is. Of two choices the idle one wins, which a
+// member in slow start often is, so that there it may get twice its part, and no more. (Raising its cost
+// instead would keep it from all requests of a Service with little to do, until the window is nearly over.)
 //
 // Members that were there from the start of the group are all equally new and at full share at once.
 func (c *choice) admits(m *member) bool {

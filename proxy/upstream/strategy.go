@@ -38,10 +38,15 @@ type ring struct {
 	table  []uint32
 }
 
-// newRing returns a ring of members whose round goes on where that of before, which may be nil, is.
-func newRing(members []*member, before *ring) *ring {
+// newRing returns a ring of members whose round goes on where that of before, which may be nil, is; a first
+// one begins anywhere, so that the proxies of a namespace do not all begin with the same endpoint.
+func (s *Set) newRing(members []*member, before *ring) *ring {
 	r := &ring{members: members}
-	if before == nil || len(before.members) == 0 || len(members) == 0 {
+	if len(members) == 0 {
+		return r
+	}
+	if before == nil || len(before.members) == 0 {
+		r.turn.Store(uint64(s.options.Random(len(members))))
 		return r
 	}
 	place := make(map[*endpoint]int, len(members))
@@ -58,13 +63,13 @@ func newRing(members []*member, before *ring) *ring {
 	return r
 }
 
-func newRings(lists map[string][]*member, before map[string]*ring) map[string]*ring {
+func (s *Set) newRings(lists map[string][]*member, before map[string]*ring) map[string]*ring {
 	if len(lists) == 0 {
 		return nil
 	}
 	rings := make(map[string]*ring, len(lists))
 	for name, members := range lists {
-		rings[name] = newRing(members, before[name])
+		rings[name] = s.newRing(members, before[name])
 	}
 	return rings
 }

@@ -272,14 +272,17 @@ func (s *Set) newTarget(key string, backend *wire.Backend, endpoints *wire.Endpo
 	}
 	b := balancingOf(backend)
 	t.hashKey = b.hashKey
-	t.direct = newGroup(b, members, before, s.elapsed())
+	t.direct = s.newGroup(b, members, before)
+	if b.hashKey != nil {
+		t.direct.serving.tabulate()
+	}
 	t.service = s.serviceOf(key)
 	s.configure(t.service, ejectionPolicy(backend.Policy), t.direct.judged())
 	addresses := make([]member, len(backend.Addresses))
 	for i, address := range backend.Addresses {
 		addresses[i] = member{endpoint: s.hold(netip.AddrPortFrom(address, backend.Port))}
 	}
-	t.fallback = newGroup(balancing{strategy: peakEWMA{}}, addresses, nil, 0)
+	t.fallback = s.newGroup(balancing{strategy: peakEWMA{}}, addresses, nil)
 	return t
 }
 
@@ -290,7 +293,7 @@ func (s *Set) proxyGroup(proxies *wire.Proxies, before *group) *group {
 			members = append(members, member{endpoint: s.hold(netip.AddrPortFrom(p.Addresses[0], wire.PortHop)), zone: p.Zone})
 		}
 	}
-	return newGroup(balancing{strategy: peakEWMA{}, locality: localityZone}, members, before, s.elapsed())
+	return s.newGroup(balancing{strategy: peakEWMA{}, locality: localityZone}, members, before)
 }
 
 // hold returns the endpoint at an address, making it if needed, and counts one more use. s.mu is held.
