@@ -42,9 +42,9 @@ var (
 	shortPlan = plan{
 		slow:     slowPlan{warmUp: time.Second, slow: 2500 * time.Millisecond, recovery: 3 * time.Second},
 		sweep:    offerPlan{warmUp: 500 * time.Millisecond, judged: time.Second},
-		storm:    offerPlan{warmUp: time.Second, judged: 2 * time.Second},
+		storm:    offerPlan{warmUp: 500 * time.Millisecond, judged: 1500 * time.Millisecond},
 		overload: offerPlan{warmUp: 2 * time.Second, judged: 2 * time.Second},
-		split:    splitPlan{requests: 10_000, limit: 15 * time.Second},
+		split:    splitPlan{requests: 10_000, limit: 10 * time.Second},
 	}
 )
 
