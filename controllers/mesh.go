@@ -34,8 +34,8 @@ type MeshReconciler struct {
 	Client client.Client
 	Hub    *distribute.Hub
 	World  *World
-	// gatewayAPI is what was found installed when the operator started.
-	gatewayAPI gatewayAPI
+	// installed is what was found when the operator started.
+	installed installed
 
 	started, lastWrite time.Time
 }
@@ -89,7 +89,7 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	}
 	grace := r.World.ConnectGrace - time.Since(r.started)
 	o := observation{
-		enrolled: r.World.served(), joined: r.World.memberships(), reports: r.Hub.Nodes(), gatewayAPI: r.gatewayAPI, fresh: grace > 0,
+		enrolled: r.World.served(), joined: r.World.memberships(), reports: r.Hub.Nodes(), installed: r.installed, fresh: grace > 0,
 	}
 	if o.nodes, err = cluster.Nodes(ctx, r.Client); err != nil {
 		return reconcile.Result{}, err

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
@@ -20,20 +21,13 @@ type observation struct {
 	enrolled map[string]bool
 	// joined holds the enrolled namespaces that are not leaving: true for those whose proxies have been ready
 	// since they were enrolled.
-	joined     map[string]bool
-	nodes      []*corev1.Node
-	pods       []*corev1.Pod
-	reports    map[string]distribute.NodeState
-	gatewayAPI gatewayAPI
+	joined    map[string]bool
+	nodes     []*corev1.Node
+	pods      []*corev1.Pod
+	reports   map[string]distribute.NodeState
+	installed installed
 	// fresh tells that agents may not have had the time to connect to this leader.
 	fresh bool
-}
-
-// gatewayAPI is what is known of the installed Gateway API.
-type gatewayAPI struct {
-	// missing names the resources that are not installed, version the installed bundle.
-	missing []string
-	version string
 }
 
 // meshStatus computes the status of a Mesh. Nodes that take no pods and run none of the mesh's need
@@ -61,24 +55,46 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 		captured.Message = "not proven on " + truncate(strings.Join(unproven, "; "))
 	}
 	api := metav1.Condition{Type: meshv1alpha1.MeshGatewayAPI, Status: metav1.ConditionTrue, Reason: "Installed",
-		Message: "bundle version " + o.gatewayAPI.version}
-	if len(o.gatewayAPI.missing) > 0 {
+		Message: "bundle version " + o.installed.version}
+	if missing := o.installed.missingOf(gwv1.GroupName); len(missing) > 0 {
 		api.Status, api.Reason = metav1.ConditionFalse, "Missing"
-		api.Message = "install the Gateway API, standard channel: missing " + strings.Join(o.gatewayAPI.missing, ", ")
+		api.Message = "install the Gateway API, standard channel: missing " + strings.Join(missing, ", ")
+	}
+	own := metav1.Condition{Status: metav1.ConditionTrue}
+	if missing := o.installed.missingOf(meshv1alpha1.GroupVersion.Group); len(missing) > 0 {
+		own.Status, own.Reason = metav1.ConditionFalse, "Missing"
+		own.Message = "install the CustomResourceDefinitions of this release of Weft: missing " + strings.Join(missing, ", ")
 	}
 	ready := metav1.Condition{Type: meshv1alpha1.MeshReady, Status: metav1.ConditionTrue, Reason: "Ready",
 		Message: "the control plane serves and capture is proven"}
-	for _, c := range []metav1.Condition{captured, api} {
+	for _, c := range []metav1.Condition{own, captured, api} {
 		if c.Status != metav1.ConditionTrue {
 			ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, c.Reason, c.Message
 			break
 		}
 	}
-	for _, c := range []metav1.Condition{ready, captured, api, proxiesReady(o)} {
+	for _, c := range []metav1.Condition{ready, captured, api, proxiesReady(o), defaultsAccepted(mesh)} {
 		c.ObservedGeneration = mesh.Generation
 		meta.SetStatusCondition(&status.Conditions, c)
 	}
 	return status
+}
+
+// defaultsAccepted tells what of spec.defaults cannot be put into force.
+func defaultsAccepted(mesh *meshv1alpha1.Mesh) metav1.Condition {
+	c := metav1.Condition{Type: meshv1alpha1.MeshDefaultsAccepted, Status: metav1.ConditionTrue, Reason: "Accepted",
+		Message: "spec.defaults are in force"}
+	faults := compile.Compile(compile.Snapshot{Mesh: mesh}).MeshFaults
+	if len(faults) == 0 {
+		return c
+	}
+	texts := make([]string, len(faults))
+	for i, f := range faults {
+		texts[i] = f.Field + ": " + f.Why
+	}
+	c.Status, c.Reason = metav1.ConditionFalse, "Invalid"
+	c.Message = truncate(strings.Join(texts, "; ")) + "; these parts are left out of what is in force"
+	return c
 }
 
 // proxiesReady names the namespaces without a ready proxy, and what that means for connections there.

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/distribute"
@@ -65,7 +66,13 @@ func TestMeshStatus(t *testing.T) {
 			wantNodes:    1,
 		},
 		"no Gateway API": {
-			observation:  observation{gatewayAPI: gatewayAPI{missing: []string{"httproutes"}}},
+			observation:  observation{installed: installed{missing: needed[:1]}},
+			wantReady:    metav1.ConditionFalse,
+			wantReason:   "Missing",
+			wantCaptured: "0/0",
+		},
+		"an operator that is newer than its CustomResourceDefinitions": {
+			observation:  observation{installed: installed{missing: needed[2:]}},
 			wantReady:    metav1.ConditionFalse,
 			wantReason:   "Missing",
 			wantCaptured: "0/0",
@@ -139,6 +146,27 @@ func TestMeshNamesNamespacesWithoutAReadyProxy(t *testing.T) {
 				t.Error("the mesh is not ready for want of the proxies of one namespace")
 			}
 		})
+	}
+}
+
+func TestMeshTellsWhatIsWrongWithItsDefaults(t *testing.T) {
+	mesh := &meshv1alpha1.Mesh{Spec: meshv1alpha1.MeshSpec{Defaults: &meshv1alpha1.TrafficPolicy{
+		Timeouts: &meshv1alpha1.Timeouts{Request: new(gwv1.Duration("1s"))},
+	}}}
+	got := func() string {
+		c := meta.FindStatusCondition(meshStatus(mesh, observation{}).Conditions, meshv1alpha1.MeshDefaultsAccepted)
+		if c == nil {
+			return "the condition is missing"
+		}
+		return string(c.Status) + " " + c.Reason + ": " + c.Message
+	}
+	if diff := cmp.Diff("True Accepted: spec.defaults are in force", got()); diff != "" {
+		t.Errorf("condition (-want +got):\n%s", diff)
+	}
+	mesh.Spec.Defaults.Fault = &meshv1alpha1.Fault{}
+	want := "False Invalid: spec.defaults.fault: it needs delay or abort; these parts are left out of what is in force"
+	if diff := cmp.Diff(want, got()); diff != "" {
+		t.Errorf("condition (-want +got):\n%s", diff)
 	}
 }
 

@@ -55,7 +55,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	if err != nil {
 		return err
 	}
-	installed, err := findGatewayAPI(ctx, direct)
+	found, err := findInstalled(ctx, direct)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	world.SystemNamespace, world.TrustBundle = opts.Namespace, ca.Bundle
 	world.ConnectGrace = cmp.Or(opts.ConnectGrace, connectGrace)
 	members := newMembers(mgr.GetClient(), direct, world, hub, ca, opts)
-	mesh := &MeshReconciler{Client: mgr.GetClient(), Hub: hub, World: world, gatewayAPI: installed}
+	mesh := &MeshReconciler{Client: mgr.GetClient(), Hub: hub, World: world, installed: found}
 
 	if err := ctrl.NewControllerManagedBy(mgr).Named("mesh").
 		For(&meshv1alpha1.Mesh{}).
@@ -86,7 +86,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 		Complete(mesh); err != nil {
 		return fmt.Errorf("mesh controller: %w", err)
 	}
-	if len(installed.missing) > 0 {
+	if len(found.missing) > 0 {
 		return mgr.Add(&installation{reader: direct, log: log})
 	}
 	if err := addController(mgr, "world", world, world.sources(mgr.GetCache())); err != nil {

@@ -18,6 +18,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/status"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -28,8 +29,9 @@ func (w *World) sources(c cache.Cache) []source.TypedSource[topic] {
 		watch(c, &meshv1alpha1.Mesh{}, generationChanged[*meshv1alpha1.Mesh], topicConfig),
 		watch(c, &corev1.Namespace{}, namespaceChanged, topicConfig),
 		watch(c, &corev1.Service{}, serviceChanged, topicConfig),
-		watch(c, &gwv1.HTTPRoute{}, routeChanged[*gwv1.HTTPRoute](w, wire.RouteHTTP), topicConfig),
-		watch(c, &gwv1.GRPCRoute{}, routeChanged[*gwv1.GRPCRoute](w, wire.RouteGRPC), topicConfig),
+		watch(c, &gwv1.HTTPRoute{}, specChanged[*gwv1.HTTPRoute](w, string(wire.RouteHTTP)), topicConfig),
+		watch(c, &gwv1.GRPCRoute{}, specChanged[*gwv1.GRPCRoute](w, string(wire.RouteGRPC)), topicConfig),
+		watch(c, &meshv1alpha1.MeshPolicy{}, specChanged[*meshv1alpha1.MeshPolicy](w, status.KindPolicy), topicConfig),
 		watch(c, &corev1.Pod{}, podChanged, topicPods),
 		watch(c, &corev1.Node{}, nodeChanged, topicPods),
 		source.TypedKind(c, &discoveryv1.EndpointSlice{}, handler.TypedEnqueueRequestsFromMapFunc(
@@ -94,8 +96,8 @@ func serviceChanged(before, after *corev1.Service) bool {
 		!equality.Semantic.DeepEqual(before.Spec, after.Spec)
 }
 
-// routeChanged tells whether a pass is due. A change of the status alone concerns the status writer.
-func routeChanged[T client.Object](w *World, kind wire.RouteKind) func(before, after T) bool {
+// specChanged tells whether a pass is due. A change of the status alone concerns the status writer.
+func specChanged[T client.Object](w *World, kind string) func(before, after T) bool {
 	return func(before, after T) bool {
 		if generationChanged(before, after) {
 			return true

@@ -176,7 +176,8 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	w.noteNumbers(result)
 	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(next)))
 	w.setEnrolled(result.Enrolled, seq)
-	w.Status.Replace(append(result.Routes, status.Stale(snapshot.HTTPRoutes, snapshot.GRPCRoutes, result.Routes)...))
+	stale := status.Stale(snapshot.HTTPRoutes, snapshot.GRPCRoutes, result.Routes)
+	w.Status.Replace(append(result.Routes, stale...), result.Policies)
 	if w.podsOf == nil || !maps.Equal(w.served(), w.podsOf) {
 		return w.pods(ctx)
 	}

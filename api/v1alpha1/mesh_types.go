@@ -84,11 +84,14 @@ const (
 	// MeshProxiesReady is True when every enrolled namespace has a proxy that is ready. Ready does not depend
 	// on it: the namespaces that it names are alone concerned.
 	MeshProxiesReady = "ProxiesReady"
+	// MeshDefaultsAccepted is True when spec.defaults are in force as they are. Otherwise the parts that are at
+	// fault, which the message names, are left out.
+	MeshDefaultsAccepted = "DefaultsAccepted"
 )
 
 // MeshStatus is what the operator has observed.
 type MeshStatus struct {
-	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled and ProxiesReady.
+	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady and DefaultsAccepted.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -34,7 +34,8 @@ func Load(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 	var slices discoveryv1.EndpointSliceList
 	var httpRoutes gwv1.HTTPRouteList
 	var grpcRoutes gwv1.GRPCRouteList
-	for _, list := range []client.ObjectList{&namespaces, &services, &slices, &httpRoutes, &grpcRoutes} {
+	var policies meshv1alpha1.MeshPolicyList
+	for _, list := range []client.ObjectList{&namespaces, &services, &slices, &httpRoutes, &grpcRoutes, &policies} {
 		if err := r.List(ctx, list); err != nil {
 			return s, fmt.Errorf("list %T: %w", list, err)
 		}
@@ -44,6 +45,7 @@ func Load(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 	s.EndpointSlices = pointers(slices.Items)
 	s.HTTPRoutes = pointers(httpRoutes.Items)
 	s.GRPCRoutes = pointers(grpcRoutes.Items)
+	s.MeshPolicies = pointers(policies.Items)
 	return s, nil
 }
 

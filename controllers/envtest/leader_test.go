@@ -1,9 +1,12 @@
 package envtest_test
 
 import (
+	"path/filepath"
+
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -66,11 +69,15 @@ var _ = Describe("The leader", func() {
 		Expect(leader().compiled()).To(Equal(passes))
 	})
 
-	It("ends in order to start anew when the Gateway API is installed", func(ctx SpecContext) {
+	It("ends in order to start anew when the Gateway API and its own resources are installed", func(ctx SpecContext) {
 		succeed(nil)
+		own := envtest.CRDInstallOptions{
+			Scheme: scheme, Paths: []string{filepath.Join(root, "config", "crd", "bases", "mesh.weft.dev_meshpolicies.yaml")}, ErrorIfPathMissing: true,
+		}
 		Expect(envtest.UninstallCRDs(userConfig, gatewayAPI)).To(Succeed())
-		for _, resource := range []string{"httproutes", "grpcroutes"} {
-			crd := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: resource + ".gateway.networking.k8s.io"}}
+		Expect(envtest.UninstallCRDs(userConfig, own)).To(Succeed())
+		for _, name := range []string{"httproutes.gateway.networking.k8s.io", "grpcroutes.gateway.networking.k8s.io", "meshpolicies.mesh.weft.dev"} {
+			crd := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name}}
 			crd.APIVersion, crd.Kind = "apiextensions.k8s.io/v1", "CustomResourceDefinition"
 			Eventually(gone(ctx, crd)).Should(Succeed())
 		}
@@ -78,8 +85,12 @@ var _ = Describe("The leader", func() {
 		DeferCleanup(waiting.cancel)
 		Eventually(meshCondition(ctx, meshv1alpha1.MeshGatewayAPI)).Should(Equal("False/Missing"))
 		Expect(meshCondition(ctx, meshv1alpha1.MeshReady)()).To(Equal("False/Missing"))
+		ready := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, meshv1alpha1.MeshReady)
+		Expect(ready.Message).To(ContainSubstring("of this release of Weft: missing meshpolicies"))
 
 		_, err := envtest.InstallCRDs(userConfig, gatewayAPI)
+		Expect(err).NotTo(HaveOccurred())
+		_, err = envtest.InstallCRDs(userConfig, own)
 		Expect(err).NotTo(HaveOccurred())
 		Eventually(waiting.done).Should(BeClosed())
 		Expect(waiting.err).To(MatchError(ContainSubstring("starting anew")))

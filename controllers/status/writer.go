@@ -7,13 +7,11 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/wire"
@@ -38,9 +36,9 @@ type Acknowledgements interface {
 	Holds(namespace string, held []wire.Held) (acknowledged, concerned int)
 }
 
-// Writer brings route statuses to what was last given to Replace. It runs on the leader only.
+// Writer brings statuses to what was last given to Replace. It runs on the leader only.
 type Writer struct {
-	// Client reads routes from a cache and writes their status subresource.
+	// Client reads objects from a cache and writes their status subresource.
 	Client client.Client
 	Acks   Acknowledgements
 	Log    logr.Logger
@@ -51,15 +49,35 @@ type Writer struct {
 	queue   workqueue.TypedRateLimitingInterface[key]
 }
 
+// key is the kind and name of an object.
 type key struct {
-	kind wire.RouteKind
+	kind string
 	name types.NamespacedName
 }
 
-// desire is a route's desired status and what the writer remembers of writing it.
+// subject is the desired status of one object.
+type subject interface {
+	identity() (k key, uid types.UID, generation int64)
+	// equal tells whether another subject desires the same.
+	equal(other subject) bool
+	// newObject returns an empty object of the subject's kind.
+	newObject() client.Object
+	// update compares the status of an object, which belongs to a cache, with what it is to be now.
+	update(object client.Object, acks Acknowledgements, now metav1.Time) update
+}
+
+// update is what there is to do about a status: how much it changes, whether the result waits for
+// acknowledgements, and the change itself, which is made to a copy of the object.
+type update struct {
+	change  Change
+	pending bool
+	apply   func(object client.Object)
+}
+
+// desire is a subject and what the writer remembers of writing it.
 type desire struct {
-	status compile.RouteStatus
-	since  time.Time
+	subject subject
+	since   time.Time
 	// replaced is the resourceVersion that the last write replaced: while the cache still shows it,
 	// the cache is behind.
 	replaced  string
@@ -79,26 +97,37 @@ func NewWriter(c client.Client, acks Acknowledgements, log logr.Logger) *Writer 
 	}
 }
 
-// Replace takes the statuses of all routes and looks at those that have changed. A route that has an
-// entry of ours and is not among them must be given without parents, so that the entry is removed (see
-// Stale).
-func (w *Writer) Replace(routes []compile.RouteStatus) {
+// Replace takes the statuses of all routes and policies and looks at those that have changed. A route that
+// has an entry of ours and is not among them must be given without parents, so that the entry is removed
+// (see Stale).
+func (w *Writer) Replace(routes []compile.RouteStatus, policies []compile.PolicyStatus) {
+	subjects := make([]subject, 0, len(routes)+len(policies))
+	for i := range routes {
+		subjects = append(subjects, route(routes[i]))
+	}
+	for i := range policies {
+		subjects = append(subjects, policy(policies[i]))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	next := make(map[key]desire, len(routes))
+	next := make(map[key]desire, len(subjects))
 	var changed []key
-	for _, r := range routes {
-		k := key{r.Kind, r.Name}
+	for _, s := range subjects {
+		k, uid, generation := s.identity()
 		d, known := w.desired[k]
-		if known && equality.Semantic.DeepEqual(d.status, r) {
+		if known && d.subject.equal(s) {
 			next[k] = d
 			continue
 		}
-		if !known || d.status.UID != r.UID || d.status.Generation != r.Generation {
+		if known {
+			_, knownUID, knownGeneration := d.subject.identity()
+			known = uid == knownUID && generation == knownGeneration
+		}
+		if !known {
 			d.since = now
 		}
-		d.status = r
+		d.subject = s
 		next[k] = d
 		changed = append(changed, k)
 	}
@@ -108,8 +137,8 @@ func (w *Writer) Replace(routes []compile.RouteStatus) {
 	}
 }
 
-// Acknowledged wakes the writer after proxies have acknowledged something or come and gone. Routes
-// that wait for nothing are not looked at.
+// Acknowledged wakes the writer after proxies have acknowledged something or come and gone. What
+// waits for nothing is not looked at.
 func (w *Writer) Acknowledged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -118,8 +147,8 @@ func (w *Writer) Acknowledged() {
 	}
 }
 
-// Observed wakes the writer for one route whose status somebody has changed, perhaps itself.
-func (w *Writer) Observed(kind wire.RouteKind, name types.NamespacedName) {
+// Observed wakes the writer for one object whose status somebody has changed, perhaps itself.
+func (w *Writer) Observed(kind string, name types.NamespacedName) {
 	w.queue.Add(key{kind, name})
 }
 
@@ -152,7 +181,7 @@ func (w *Writer) next(ctx context.Context) bool {
 	case apierrors.IsConflict(err):
 		w.queue.AddRateLimited(k)
 	case err != nil && ctx.Err() == nil:
-		w.Log.Error(err, "write route status", "kind", k.kind, "route", k.name)
+		w.Log.Error(err, "write status", "kind", k.kind, "name", k.name)
 		w.queue.AddRateLimited(k)
 	default:
 		w.queue.Forget(k)
@@ -163,8 +192,7 @@ func (w *Writer) next(ctx context.Context) bool {
 	return true
 }
 
-// write brings one route's status up to date. It returns when to look again, if not only at the next
-// change.
+// write brings one status up to date. It returns when to look again, if not only at the next change.
 func (w *Writer) write(ctx context.Context, k key) (again time.Duration, err error) {
 	w.mu.Lock()
 	d, wanted := w.desired[k]
@@ -172,22 +200,21 @@ func (w *Writer) write(ctx context.Context, k key) (again time.Duration, err err
 	if !wanted {
 		return 0, nil
 	}
-	route, parents := newRoute(k.kind)
-	if err := w.Client.Get(ctx, k.name, route); err != nil {
+	object := d.subject.newObject()
+	if err := w.Client.Get(ctx, k.name, object); err != nil {
 		return 0, client.IgnoreNotFound(err)
 	}
-	if route.GetUID() != d.status.UID || route.GetGeneration() != d.status.Generation {
+	if _, uid, generation := d.subject.identity(); object.GetUID() != uid || object.GetGeneration() != generation {
 		return 0, nil // the pass that sees this object's change replaces the desire
 	}
-	if d.replaced != "" && route.GetResourceVersion() == d.replaced {
+	if d.replaced != "" && object.GetResourceVersion() == d.replaced {
 		return cacheLag, nil
 	}
 
 	now := time.Now()
-	merged := Merge(*parents, d.status, w.progress(d.status), metav1.NewTime(now.Truncate(time.Second)))
-	pending := Pending(merged)
-	w.setWaiting(k, pending)
-	switch Compare(*parents, merged) {
+	u := d.subject.update(object, w.Acks, metav1.NewTime(now.Truncate(time.Second)))
+	w.setWaiting(k, u.pending)
+	switch u.change {
 	case Same:
 		return 0, nil
 	case Counts:
@@ -195,15 +222,15 @@ func (w *Writer) write(ctx context.Context, k key) (again time.Duration, err err
 			return wait, nil
 		}
 	case Different:
-		if wait := pendingGrace - now.Sub(d.since); pending && wait > 0 {
+		if wait := pendingGrace - now.Sub(d.since); u.pending && wait > 0 {
 			return wait, nil
 		}
 	}
 
-	route = route.DeepCopyObject().(client.Object)
-	*parentsOf(route) = merged
-	before := route.GetResourceVersion()
-	err = w.Client.Status().Update(ctx, route)
+	object = object.DeepCopyObject().(client.Object)
+	u.apply(object)
+	before := object.GetResourceVersion()
+	err = w.Client.Status().Update(ctx, object)
 	if apierrors.IsNotFound(err) {
 		return 0, nil // it was deleted meanwhile
 	}
@@ -212,21 +239,6 @@ func (w *Writer) write(ctx context.Context, k key) (again time.Duration, err err
 	}
 	w.wrote(k, before, now)
 	return 0, nil
-}
-
-func (w *Writer) progress(status compile.RouteStatus) []Progress {
-	progress := make([]Progress, len(status.Parents))
-	for i := range status.Parents {
-		if len(status.Parents[i].Resources) == 0 {
-			continue
-		}
-		for _, namespace := range status.Parents[i].Audience {
-			acknowledged, concerned := w.Acks.Holds(namespace, status.Parents[i].Resources)
-			progress[i].Acknowledged += acknowledged
-			progress[i].Proxies += concerned
-		}
-	}
-	return progress
 }
 
 func (w *Writer) setWaiting(k key, pending bool) {
@@ -245,47 +257,5 @@ func (w *Writer) wrote(k key, replaced string, at time.Time) {
 	if d, wanted := w.desired[k]; wanted {
 		d.replaced, d.lastWrite = replaced, at
 		w.desired[k] = d
-	}
-}
-
-// Stale returns desires without parents for the routes that have an entry of ours in their status but
-// are not among desired: their parents are no Services any more.
-func Stale(httpRoutes []*gwv1.HTTPRoute, grpcRoutes []*gwv1.GRPCRoute, desired []compile.RouteStatus) []compile.RouteStatus {
-	known := make(map[key]bool, len(desired))
-	for i := range desired {
-		known[key{desired[i].Kind, desired[i].Name}] = true
-	}
-	var stale []compile.RouteStatus
-	add := func(kind wire.RouteKind, route client.Object, parents []gwv1.RouteParentStatus) {
-		name := client.ObjectKeyFromObject(route)
-		if Owns(parents) && !known[key{kind, name}] {
-			stale = append(stale, compile.RouteStatus{Kind: kind, Name: name, UID: route.GetUID(), Generation: route.GetGeneration()})
-		}
-	}
-	for _, r := range httpRoutes {
-		add(wire.RouteHTTP, r, r.Status.Parents)
-	}
-	for _, r := range grpcRoutes {
-		add(wire.RouteGRPC, r, r.Status.Parents)
-	}
-	return stale
-}
-
-func newRoute(kind wire.RouteKind) (client.Object, *[]gwv1.RouteParentStatus) {
-	var route client.Object = &gwv1.HTTPRoute{}
-	if kind == wire.RouteGRPC {
-		route = &gwv1.GRPCRoute{}
-	}
-	return route, parentsOf(route)
-}
-
-func parentsOf(route client.Object) *[]gwv1.RouteParentStatus {
-	switch r := route.(type) {
-	case *gwv1.HTTPRoute:
-		return &r.Status.Parents
-	case *gwv1.GRPCRoute:
-		return &r.Status.Parents
-	default:
-		panic(fmt.Sprintf("status: %T is no route", route))
 	}
 }

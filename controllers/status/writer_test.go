@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/wire"
 )
@@ -54,14 +55,16 @@ type rig struct {
 	reads  int
 }
 
-func newRig(t *testing.T, route *gwv1.HTTPRoute) *rig {
+func newRig(t *testing.T, object client.Object) *rig {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := gwv1.Install(scheme); err != nil {
-		t.Fatal(err)
+	for _, install := range []func(*runtime.Scheme) error{gwv1.Install, meshv1alpha1.AddToScheme} {
+		if err := install(scheme); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r := &rig{t: t, proxies: &proxies{}}
-	r.client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(route).WithStatusSubresource(route).
+	r.client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(object).WithStatusSubresource(object).
 		WithInterceptorFuncs(interceptor.Funcs{
 			Get: func(ctx context.Context, c client.WithWatch, name client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 				r.mu.Lock()
@@ -133,7 +136,7 @@ func TestOneWriteWhenProxiesAreQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
 		r.after(50 * time.Millisecond)
 		r.expect(0, metav1.ConditionUnknown)
 		r.proxies.set(2, 2)
@@ -147,7 +150,7 @@ func TestTwoWritesWhenProxiesAreSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionFalse)
 		r.proxies.set(1, 2)
@@ -165,7 +168,7 @@ func TestCountsAreWrittenEveryTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 5)
-		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
 		for i := range 40 {
 			r.after(500 * time.Millisecond)
 			r.proxies.set(i%4, 5)
@@ -184,12 +187,12 @@ func TestNoWriteAtRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(2, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionTrue)
 		for range 10 {
 			r.proxies.set(1, 3) // proxies merely come and go
-			r.writer.Replace([]compile.RouteStatus{desired()})
+			r.writer.Replace([]compile.RouteStatus{desired()}, nil)
 			r.writer.Acknowledged()
 			r.after(time.Minute)
 		}
@@ -201,17 +204,17 @@ func TestOnlyChangedStatusesAreLookedAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(2, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
 		r.after(time.Second)
 		before := r.reads
-		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
 		r.after(time.Second)
 		if r.reads != before {
 			t.Errorf("%d reads for a pass that changed nothing", r.reads-before)
 		}
 		changed := desired()
 		changed.Parents[0].Conditions[0].Message = "attached elsewhere"
-		r.writer.Replace([]compile.RouteStatus{changed})
+		r.writer.Replace([]compile.RouteStatus{changed}, nil)
 		r.after(time.Second)
 		r.expect(2, metav1.ConditionTrue)
 	})
@@ -228,7 +231,7 @@ func TestRouteThatIsDeletedMeanwhileIsNoError(t *testing.T) {
 			}
 		}
 		r.proxies.set(1, 1)
-		r.writer.Replace([]compile.RouteStatus{desired()})
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
 		r.after(time.Minute)
 		if r.writes != 1 || len(problems) > 0 {
 			t.Errorf("%d writes, want 1, and no error: %v", r.writes, problems)
@@ -241,7 +244,7 @@ func TestStaleEntriesAreRemoved(t *testing.T) {
 		route := httpRoute()
 		route.Status.Parents = Merge([]gwv1.RouteParentStatus{foreign("web")}, accepted(1, "web"), []Progress{{1, 1}}, earlier)
 		r := newRig(t, route)
-		r.writer.Replace(Stale([]*gwv1.HTTPRoute{route}, nil, nil))
+		r.writer.Replace(Stale([]*gwv1.HTTPRoute{route}, nil, nil), nil)
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionUnknown)
 	})

@@ -1,0 +1,133 @@
+package status
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/proxy/wire"
+)
+
+// KindPolicy is the kind of policies for Observed.
+const KindPolicy = "MeshPolicy"
+
+// policy is the desired status of a MeshPolicy as the writer's subject.
+type policy compile.PolicyStatus
+
+func (p policy) identity() (key, types.UID, int64) {
+	return key{KindPolicy, p.Name}, p.UID, p.Generation
+}
+
+// equal compares exactly: an empty list in what is in force is not the same as none.
+func (p policy) equal(other subject) bool {
+	o, ok := other.(policy)
+	return ok && reflect.DeepEqual(p, o)
+}
+
+func (p policy) newObject() client.Object { return &meshv1alpha1.MeshPolicy{} }
+
+func (p policy) update(object client.Object, acks Acknowledgements, now metav1.Time) update {
+	existing := statusOf(object)
+	merged := p.merge(existing, acks, now)
+	return update{
+		change: comparePolicies(existing, merged),
+		pending: pending(merged.Conditions) || slices.ContainsFunc(merged.Ancestors, func(a gwv1.PolicyAncestorStatus) bool {
+			return pending(a.Conditions)
+		}),
+		// What the API server answers is read into the object, which must not reach what was compiled.
+		apply: func(object client.Object) { *statusOf(object) = *merged.DeepCopy() },
+	}
+}
+
+func statusOf(object client.Object) *meshv1alpha1.MeshPolicyStatus {
+	p, ok := object.(*meshv1alpha1.MeshPolicy)
+	if !ok {
+		panic(fmt.Sprintf("status: %T is no MeshPolicy", object))
+	}
+	return &p.Status
+}
+
+// merge returns what the status is to be. Nobody but Weft writes it, so that only times and what latches
+// are taken over.
+func (p policy) merge(existing *meshv1alpha1.MeshPolicyStatus, acks Acknowledgements, now metav1.Time) *meshv1alpha1.MeshPolicyStatus {
+	merged := &meshv1alpha1.MeshPolicyStatus{Target: p.Target, Effective: p.Effective, InForce: p.InForce}
+	overall := waiting{
+		generation: p.Generation,
+		accepted:   p.Accepted.Status == metav1.ConditionTrue,
+		what:       "the policy",
+		progress:   progressOf(acks, p.Targets...),
+	}
+	for i := range p.Targets {
+		t := &p.Targets[i]
+		at := slices.IndexFunc(existing.Ancestors, func(a gwv1.PolicyAncestorStatus) bool {
+			return reflect.DeepEqual(a.AncestorRef, t.Ref)
+		})
+		var before []metav1.Condition
+		if at >= 0 {
+			before = existing.Ancestors[at].Conditions
+		}
+		wait := waiting{
+			generation: p.Generation,
+			accepted:   t.Accepted.Status == metav1.ConditionTrue,
+			what:       "the policy",
+			progress:   progressOf(acks, *t),
+		}
+		if wait.accepted && len(t.Awaited) == 0 {
+			wait.idle = "nothing that it is for is in force yet"
+			overall.idle = fmt.Sprintf("nothing of %s %s is in force yet", *t.Ref.Kind, t.Ref.Name)
+		}
+		merged.Ancestors = append(merged.Ancestors, gwv1.PolicyAncestorStatus{
+			AncestorRef:    t.Ref,
+			ControllerName: meshv1alpha1.ControllerName,
+			Conditions:     timed([]metav1.Condition{t.Accepted, wait.programmed(before)}, before, now),
+		})
+	}
+	merged.Conditions = timed([]metav1.Condition{p.Accepted, overall.programmed(existing.Conditions)}, existing.Conditions, now)
+	return merged
+}
+
+// progressOf counts each proxy that targets concern once: it must have acknowledged everything that they
+// await of its namespace.
+func progressOf(acks Acknowledgements, targets ...compile.TargetStatus) Progress {
+	byNamespace := make(map[string][]wire.Held)
+	for i := range targets {
+		for _, awaited := range targets[i].Awaited {
+			for _, namespace := range awaited.Audience {
+				// The lists belong to what was compiled and must not grow in place.
+				byNamespace[namespace] = slices.Concat(byNamespace[namespace], awaited.Resources)
+			}
+		}
+	}
+	var progress Progress
+	for namespace, held := range byNamespace {
+		progress.add(acks, []string{namespace}, held)
+	}
+	return progress
+}
+
+// comparePolicies tells how much b differs from a. Times do not count.
+func comparePolicies(a, b *meshv1alpha1.MeshPolicyStatus) Change {
+	if reflect.DeepEqual(timelessPolicy(a, false), timelessPolicy(b, false)) {
+		return Same
+	}
+	if reflect.DeepEqual(timelessPolicy(a, true), timelessPolicy(b, true)) {
+		return Counts
+	}
+	return Different
+}
+
+func timelessPolicy(status *meshv1alpha1.MeshPolicyStatus, withoutCounts bool) *meshv1alpha1.MeshPolicyStatus {
+	out := status.DeepCopy()
+	clearTimes(out.Conditions, withoutCounts)
+	for i := range out.Ancestors {
+		clearTimes(out.Ancestors[i].Conditions, withoutCounts)
+	}
+	return out
+}
