@@ -53,6 +53,7 @@ type change struct {
 	numbers      *draft[uint16, string]
 	inbound      *draft[string, *ruleSeries]
 	limits       *draft[wire.Ref, *ratelimit.Limiter]
+	budgets      *draft[string, *budget]
 	// touched are the destinations whose inputs changed.
 	touched  map[string]struct{}
 	rejected []wire.Rejection
@@ -73,6 +74,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 		numbers:      old.numbers.edit(),
 		inbound:      old.inbound.edit(),
 		limits:       old.limits.edit(),
+		budgets:      old.budgets.edit(),
 		touched:      map[string]struct{}{},
 	}
 	for _, ref := range delta.Removed {
@@ -119,6 +121,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 	next.numbers = c.numbers.index
 	next.inbound = c.inbound.index
 	next.limits = c.limits.index
+	next.budgets = c.budgets.index
 	e.config.Store(next)
 	close(old.replaced)
 
@@ -151,6 +154,9 @@ func (c *change) upsert(r *wire.Resource) {
 	case wire.KindBackend:
 		c.limitBackend(r.Ref, r.Backend)
 		c.backends.set(r.Key, r.Backend)
+		if !c.budgets.has(r.Key) {
+			c.budgets.set(r.Key, newBudget(time.Now()))
+		}
 		c.gone.remove(r.Key)
 		c.goneOrder.remove(r.Key)
 		if r.Backend.Namespace == c.engine.options.Namespace && !c.inbound.has(r.Key) {
@@ -183,6 +189,7 @@ func (c *change) remove(ref wire.Ref) {
 			}
 		}
 		c.backends.remove(ref.Key)
+		c.budgets.remove(ref.Key)
 		if c.inbound.has(ref.Key) {
 			c.inbound.remove(ref.Key)
 			c.obsolete = append(c.obsolete, plainLabels(listenerHop, ref.Key)...)

@@ -26,7 +26,9 @@ type config struct {
 	limits index[wire.Ref, *ratelimit.Limiter]
 	// sessions hold the names of endpoints for as long as the configuration is in force.
 	sessions sessionNames
-	view     *upstream.View
+	// budgets are those of the backends; they outlive configurations as long as the backend is in them.
+	budgets index[string, *budget]
+	view    *upstream.View
 	// direct reaches the cluster IPs of backends that have departed.
 	direct *upstream.View
 	mesh   wire.Mesh

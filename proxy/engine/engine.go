@@ -92,6 +92,7 @@ type Engine struct {
 	// have not sent their first request, and for what outlives requests.
 	admissions, fresh, relays tracker
 	draining                  atomic.Bool
+	failures                  failureLog
 	// mirroring has room for as many mirrored requests as may be under way.
 	mirroring chan struct{}
 	// base ends with the engine; everything that outlives a request hangs on it.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -46,8 +47,12 @@ type exchange struct {
 	source upstream.Source
 	// session is where the client wants to stay.
 	session stay
-	// received is what the hop told about the tries of the proxy before this one.
+	// received is what the hop told about the tries of the proxy before this one, tried are the endpoints
+	// that it is told in return. Only requests that came over the hop have them.
 	received upstream.Metadata
+	tried    []netip.AddrPort
+	// reached tells that an application may have seen the request.
+	reached bool
 
 	// status is what was answered, zero if nobody was left to answer.
 	status int
@@ -178,11 +183,23 @@ func answerReason(res *phttp.Response) reason.Reason {
 	return reason.Preflight
 }
 
+// hopped tells whether the request has come over the hop.
+func (x *exchange) hopped() bool { return x.received.Backend != "" }
+
 // writeHead writes the head of the answer.
 func (x *exchange) writeHead(res *phttp.Response) {
 	header := x.w.Header()
 	for _, f := range res.Header {
 		header.Add(f.Name, f.Value)
+	}
+	// Where a success came from is of no use to the proxy that waits for it; of a gRPC call it is not known
+	// yet whether it is one.
+	if x.hopped() && (res.Status >= http.StatusBadRequest || x.grpc) {
+		o := upstream.Outcome{Tried: x.tried}
+		if why := header.Get(reason.Header); why != "" && !x.reached {
+			o.NotProcessed = why
+		}
+		upstream.SetOutcome(header, o)
 	}
 	if _, ok := header["Content-Type"]; !ok {
 		// net/http would guess one.
@@ -199,26 +216,4 @@ func (x *exchange) writeHead(res *phttp.Response) {
 // finish measures the request at its end.
 func (x *exchange) finish() {
 	x.series.at(x.backend).Request(x.status, time.Since(x.start))
-}
-
-// deadline returns when the whole request must be over: the rule's timeout, what the hop's other end
-// allows, and a gRPC client's own deadline, whichever is first. It is zero if there is none.
-func (x *exchange) deadline() time.Time {
-	limit := time.Duration(*x.policy.Timeouts.Request)
-	least := func(d time.Duration) {
-		if d > 0 && (limit == 0 || d < limit) {
-			limit = d
-		}
-	}
-	least(x.received.TimeLeft)
-	if x.grpc {
-		// A value that is not valid is the application's to complain about.
-		if d, err := parseGRPCTimeout(x.head.Header.Get("Grpc-Timeout")); err == nil {
-			least(max(d, 1))
-		}
-	}
-	if limit == 0 {
-		return time.Time{}
-	}
-	return x.start.Add(limit)
 }

@@ -92,7 +92,7 @@ func (x *exchange) drawn(percent int) bool {
 // holdBack waits. It is false if the request's deadline is first.
 func (x *exchange) holdBack(delay time.Duration) bool {
 	inTime := true
-	if deadline := x.deadline(); !deadline.IsZero() {
+	if deadline := x.deadlines().whole; !deadline.IsZero() {
 		if left := time.Until(deadline); left <= delay {
 			delay, inTime = max(left, 0), false
 		}

@@ -7,7 +7,6 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
-	"slices"
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -15,10 +14,6 @@ import (
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
 )
-
-// maxRepairs is how often a request is sent again without being asked to, because a try provably did
-// not reach an application.
-const maxRepairs = 3
 
 // forward sends the request to its backend, if need be several times, and passes the answer on.
 func (x *exchange) forward() {
@@ -30,15 +25,24 @@ func (x *exchange) forward() {
 		return
 	}
 	x.resume()
+	retry := x.policy.Retry
 	t := &tries{
-		exchange: x, deadline: x.deadline(), avoid: x.received.Avoid,
-		retries: *x.policy.Retry.Attempts, repairs: *x.policy.Retry.ConnectFailures,
+		exchange: x, due: x.deadlines(), avoid: x.received.Avoid,
+		retries: *retry.Attempts, repairs: *retry.ConnectFailures, budget: x.config.budgets.get(x.key),
 	}
-	t.ctx, t.limit = withLimit(x.r.Context(), t.deadline, errDeadline)
+	if t.retries > 0 {
+		t.budget.request(x.start, retry.Budget)
+	} else {
+		t.budget.request(x.start, nil)
+	}
+	t.ctx, t.limit = withLimit(x.r.Context(), t.due.whole, errDeadline)
 	defer t.limit.cancel()
+	t.idle = newIdleLimit(time.Duration(*x.policy.Timeouts.Idle), t.limit.end)
+	defer t.idle.pause()
 	copies := x.newMirrors()
 	defer copies.end()
 	t.body = newReplay(x.r, copies.send)
+	t.body.idle = t.idle
 	defer t.body.close()
 	if t.body.empty() {
 		copies.send(nil)
@@ -48,14 +52,16 @@ func (x *exchange) forward() {
 		_ = x.rc.EnableFullDuplex()
 	}
 	for {
+		t.idle.resume()
 		a := t.try()
-		why, wait, again := t.again(a)
+		t.idle.moved()
+		wait, again := t.again(a)
 		if !again {
 			t.conclude(a)
 			return
 		}
 		a.discard()
-		t.series.at(t.backend).Retry(why)
+		t.idle.pause()
 		if !t.pause(wait) {
 			t.conclude(&attempt{ctx: t.ctx})
 			return
@@ -66,14 +72,17 @@ func (x *exchange) forward() {
 // tries are the attempts to have one request answered.
 type tries struct {
 	*exchange
-	ctx      context.Context
-	limit    limit
-	deadline time.Time
-	body     *replay
-	made     int
+	ctx   context.Context
+	due   deadlines
+	limit limit
+	idle  *idleLimit
+	body  *replay
+	made  int
 	// retries and repairs are how many of either kind are left.
 	retries, repairs int
-	avoid            []netip.AddrPort
+	budget           *budget
+	// avoid are the endpoints that tries ended at, far those at the other end of the hop.
+	avoid, far []netip.AddrPort
 }
 
 // attempt is the outcome of one try: a response, a failure, or the reason that there was no try. If all
@@ -82,10 +91,28 @@ type attempt struct {
 	response *http.Response
 	failure  *upstream.Error
 	why      reason.Reason
-	to       upstream.Endpoint
+	// to is where the request was sent, the zero Endpoint if nowhere.
+	to upstream.Endpoint
+
+	// told is what the proxy there says about the response, and far why it has made it itself. Only over the
+	// hop is there one.
+	told upstream.Outcome
+	far  reason.Reason
+	// code is the status of a gRPC response, as far as it is known before any of it is passed on.
+	code phttp.GRPCCode
 
 	ctx   context.Context
 	limit limit
+	// release lets go of the request's body; it may be nil.
+	release func() bool
+}
+
+// end ends what is left of an attempt.
+func (a *attempt) end() {
+	if a.release != nil {
+		a.release()
+	}
+	a.limit.cancel()
 }
 
 // discard lets go of an attempt whose outcome is not passed on.
@@ -94,11 +121,14 @@ func (a *attempt) discard() {
 		// Nothing is lost: the body is not wanted.
 		_ = a.response.Body.Close()
 	}
-	a.limit.cancel()
+	a.end()
 }
 
 // try sends the request once.
 func (t *tries) try() *attempt {
+	if !t.timeFor(0) {
+		return &attempt{why: reason.DeadlineExceeded}
+	}
 	endpoint, set, err := t.choose(t.ctx, t.key, t.wish())
 	switch {
 	case errors.Is(err, upstream.ErrUnknownBackend):
@@ -113,15 +143,24 @@ func (t *tries) try() *attempt {
 		t.engine.awaitCertificate(t.ctx, endpoint, t.source)
 	}
 	a := &attempt{to: endpoint}
+	if t.hopped() {
+		t.tried = append(t.tried, endpoint.Address())
+	}
 	var deadline time.Time
 	if d := time.Duration(*t.policy.Timeouts.BackendRequest); d > 0 {
 		deadline = time.Now().Add(d)
 	}
 	a.ctx, a.limit = withLimit(t.ctx, deadline, errBackendTimeout)
-	hints := &informational{exchange: t.exchange}
+	hints := &informational{exchange: t.exchange, idle: t.idle}
 	req := t.request(httptrace.WithClientTrace(a.ctx, hints.trace()))
+	if req.Body != nil && t.bounded() {
+		// Once HTTP/2 has the head of a response, net/http looks at the context again only when a read of
+		// the request's body returns.
+		a.release = context.AfterFunc(a.ctx, func() { _ = req.Body.Close() })
+	}
 	call := upstream.Call{
-		Source: t.source, Deadline: t.deadline, Attempt: t.received.Attempt + t.made, Avoid: t.avoid,
+		Source: t.source, Deadline: t.due.whole, StreamDeadline: t.due.stream,
+		Attempt: t.received.Attempt + t.made, Avoid: t.far,
 		Session: t.sessionCall(),
 	}
 	t.made++
@@ -132,8 +171,17 @@ func (t *tries) try() *attempt {
 		if !errors.As(err, &a.failure) {
 			a.failure = &upstream.Error{Reason: upstream.ReasonProtocol, Err: err}
 		}
+		t.reached = t.reached || !a.failure.NotSent
 		t.engine.options.Log.Debug("A try failed", "backend", t.key, "endpoint", endpoint.Address().String(), "error", err)
-		t.avoid = append(slices.Clip(t.avoid), endpoint.Address())
+		return a
+	}
+	t.reached = true
+	if endpoint.Kind() == upstream.KindHop {
+		a.told = upstream.TakeOutcome(a.response.Header)
+		a.far = reason.Named(a.response.Header.Get(reason.Header))
+	}
+	if t.grpc {
+		t.learnStatus(a)
 	}
 	return a
 }
@@ -166,8 +214,8 @@ func (t *tries) request(ctx context.Context) *http.Request {
 	for _, f := range t.head.Header {
 		header.Add(f.Name, f.Value)
 	}
-	if t.grpc && header.Get("Grpc-Timeout") != "" && !t.deadline.IsZero() {
-		left := time.Until(t.deadline)
+	if deadline := t.due.latest(); t.grpc && header.Get("Grpc-Timeout") != "" && !deadline.IsZero() {
+		left := time.Until(deadline)
 		header.Set("Grpc-Timeout", formatGRPCTimeout(left))
 	}
 	if isWebSocket(t.r) {
@@ -211,7 +259,7 @@ func targetURL(head *phttp.Request) *url.URL {
 
 // conclude passes on the outcome of the last attempt.
 func (t *tries) conclude(a *attempt) {
-	defer a.limit.cancel()
+	defer a.end()
 	if a.response != nil {
 		t.deliver(a)
 		return
@@ -220,13 +268,11 @@ func (t *tries) conclude(a *attempt) {
 		t.answer(a.why)
 		return
 	}
-	cause := context.Cause(a.ctx)
+	why := endReason(a.ctx)
 	switch {
-	case errors.Is(cause, errDeadline):
-		t.answer(reason.DeadlineExceeded)
-	case errors.Is(cause, errBackendTimeout):
-		t.answer(reason.BackendTimeout)
-	case cause != nil:
+	case why != "":
+		t.answer(why)
+	case a.ctx.Err() != nil:
 		// The client has gone. net/http would answer 200 otherwise.
 		panic(http.ErrAbortHandler)
 	case a.failure.Reason == upstream.ReasonRequestBody:

@@ -12,6 +12,7 @@ import (
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/tcp"
 	"weft.dev/weft/proxy/upstream"
 )
 
@@ -82,7 +83,7 @@ func (e *Engine) relayHop(c *hopConn) {
 	}
 	wish := newWish(cfg.view, m.Backend, nil, receivedSource(m))
 	wish.Prefer = cfg.sessions.find(cfg.view, m.Backend, m.Session)
-	backend, err := e.dial(e.localChooser(cfg), m.Backend, wish, upstream.Call{Avoid: m.Avoid})
+	backend, err := e.dial(e.localChooser(cfg), m.Backend, *defaultPolicy.Retry.ConnectFailures, wish, upstream.Call{Avoid: m.Avoid})
 	if err != nil {
 		why := dialReason(err)
 		e.metrics.ConnectionRefused(listenerHop, string(why))
@@ -96,7 +97,7 @@ func (e *Engine) relayHop(c *hopConn) {
 		_ = c.Close()
 		return
 	}
-	e.relay(protocolTCP, c, backend)
+	e.relay(protocolTCP, c, backend, tcp.Options{})
 }
 
 // localChooser returns how requests of the hop find endpoints: in this namespace and nowhere else.

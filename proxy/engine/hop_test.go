@@ -92,6 +92,21 @@ func stocked(peer *proxy, protocol wire.Protocol, addresses ...string) {
 	)
 }
 
+// policed gives the Service of the other namespace these endpoints and shop a route to it with a policy,
+// and returns where it is called.
+func (h *hop) policed(policy *wire.Policy, protocol wire.Protocol, endpoints ...string) string {
+	h.t.Helper()
+	for _, peer := range h.peers {
+		stocked(peer, protocol, endpoints...)
+	}
+	r := &wire.Route{
+		Kind: wire.RouteHTTP, Namespace: namespace, Name: "policed", Destinations: []string{stockKey}, Consumer: true,
+		Matches: []wire.Match{{}}, Policy: policy, Backends: []wire.WeightedBackend{{Backend: stockKey, Weight: 1}},
+	}
+	h.apply(resource(r.Key(), r))
+	return h.listen(stockKey)
+}
+
 func TestHopCarriesRequests(t *testing.T) {
 	h := newHop(t, 1, wire.ProtocolHTTP)
 	stocked(h.peers[0], wire.ProtocolHTTP, server(t, func(w http.ResponseWriter, r *http.Request) {

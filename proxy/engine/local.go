@@ -85,7 +85,11 @@ func (x *exchange) writeAnswer(why reason.Reason, res phttp.Response, body strin
 	}
 }
 
-// logAnswer writes the one line that is logged of a request that was refused or failed.
+// logAnswer writes the one line that is logged of a request that was refused or failed. Redirects and the
+// like are neither.
 func (x *exchange) logAnswer(why reason.Reason, status int) {
-	x.engine.options.Log.Debug("Answered a request", "reason", string(why), "destination", x.destination, "backend", x.key, "status", status)
+	if reason.Of(why).Text == "" {
+		return
+	}
+	x.engine.logFailure(why, "destination", x.destination, "backend", x.key, "status", status)
 }

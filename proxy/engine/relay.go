@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
@@ -24,25 +25,31 @@ const (
 func (e *Engine) relayTCP(c *conn) {
 	cfg := e.config.Load()
 	choose := e.chooser(cfg, c.target)
+	policy := c.target.policy
+	options := tcp.Options{
+		IdleTimeout: time.Duration(*policy.Timeouts.Idle),
+		MaxDuration: time.Duration(*policy.Timeouts.Stream),
+	}
 	source := c.upstreamSource(e.options.Zone)
 	wish := newWish(cfg.view, c.target.key, nil, source)
-	backend, err := e.dial(choose, c.target.key, wish, upstream.Call{Source: source})
+	backend, err := e.dial(choose, c.target.key, *policy.Retry.ConnectFailures, wish, upstream.Call{Source: source})
 	if err != nil {
-		e.options.Log.Debug("No connection to a backend", "backend", c.target.key, "error", err)
-		e.metrics.ConnectionRefused(listenerCaptured, string(dialReason(err)))
+		why := dialReason(err)
+		e.metrics.ConnectionRefused(listenerCaptured, string(why))
+		e.logFailure(why, "backend", c.target.key, "error", err)
 		c.abort()
 		return
 	}
 	defer func() { _ = c.Close() }()
 	// The relay gets the socket itself, which the kernel can splice.
-	e.relay(protocolTCP, c.Conn, backend)
+	e.relay(protocolTCP, c.Conn, backend, options)
 }
 
-// dial opens a connection for opaque bytes, to another endpoint if the first choices fail: nothing has
-// been sent then.
-func (e *Engine) dial(choose chooser, key string, wish upstream.Wish, call upstream.Call) (net.Conn, error) {
+// dial opens a connection for opaque bytes, to another endpoint if the first choices fail, as often as
+// repairs says: nothing has been sent then.
+func (e *Engine) dial(choose chooser, key string, repairs int, wish upstream.Wish, call upstream.Call) (net.Conn, error) {
 	var failed error
-	for call.Attempt = 0; call.Attempt <= maxRepairs; call.Attempt++ {
+	for call.Attempt = 0; call.Attempt <= repairs; call.Attempt++ {
 		wish.Avoid = call.Avoid
 		endpoint, set, err := choose(e.base, key, wish)
 		if err != nil {
@@ -76,11 +83,17 @@ func dialReason(err error) reason.Reason {
 	return reason.NoEndpoints
 }
 
-// relay copies between two connections until both have ended or the engine does, and closes them.
-func (e *Engine) relay(protocol string, client, backend io.ReadWriteCloser) {
-	moved, err := tcp.Relay(e.base, client, backend, tcp.Options{})
+// relay copies between two connections until both have ended, the engine does or the options say so, and
+// closes them.
+func (e *Engine) relay(protocol string, client, backend io.ReadWriteCloser, options tcp.Options) {
+	moved, err := tcp.Relay(e.base, client, backend, options)
 	e.metrics.Relayed(protocol, moved.Sent, moved.Received)
-	if err != nil {
+	switch {
+	case errors.Is(err, tcp.ErrIdle):
+		e.cut(reason.IdleTimeout, "protocol", protocol)
+	case errors.Is(err, tcp.ErrTimeout):
+		e.cut(reason.DeadlineExceeded, "protocol", protocol)
+	case err != nil:
 		e.options.Log.Debug("A relayed connection ended", "protocol", protocol, "error", err)
 	}
 }
@@ -109,6 +122,7 @@ func (t *tries) upgrade(a *attempt) {
 	// The connection lives on when request and try are over.
 	a.limit.lift()
 	t.limit.lift()
+	t.idle.pause()
 	t.status = res.StatusCode
 	if err := writeSwitch(buffered.Writer, &head); err != nil {
 		_ = client.Close()
@@ -117,7 +131,11 @@ func (t *tries) upgrade(a *attempt) {
 	}
 	t.engine.relays.begin()
 	defer t.engine.relays.end()
-	t.engine.relay(protocolWebSocket, rest(client, buffered.Reader), backend)
+	options := tcp.Options{IdleTimeout: time.Duration(*t.policy.Timeouts.Idle)}
+	if !t.due.stream.IsZero() {
+		options.MaxDuration = max(1, time.Until(t.due.stream))
+	}
+	t.engine.relay(protocolWebSocket, rest(client, buffered.Reader), backend, options)
 	// The relay may have closed only the socket inside.
 	_ = client.Close()
 }

@@ -27,6 +27,8 @@ type replay struct {
 	r *http.Request
 	// whole is called once with the body, if that has ended and did not exceed maxReplay.
 	whole func(body []byte)
+	// idle is told when bytes move.
+	idle *idleLimit
 
 	mu      sync.Mutex
 	changed sync.Cond
@@ -58,6 +60,25 @@ func (b *replay) possible() bool {
 	return b.base == 0
 }
 
+// rewind ends the body of the present try, if another try can still have it from its beginning.
+func (b *replay) rewind() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.base > 0 {
+		return false
+	}
+	b.current = nil
+	b.changed.Broadcast()
+	return true
+}
+
+// ended tells whether the whole body has arrived.
+func (b *replay) ended() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.empty() || errors.Is(b.err, io.EOF)
+}
+
 // open returns the body for one try and ends that of the try before. trailer receives the values of
 // its keys when the body has ended; it may be nil.
 func (b *replay) open(trailer http.Header) io.ReadCloser {
@@ -86,6 +107,9 @@ func (b *replay) readAhead() {
 		n, err := b.r.Body.Read(room)
 		b.mu.Lock()
 		b.buf = b.buf[:len(b.buf)+n]
+		if n > 0 {
+			b.idle.moved()
+		}
 		if err != nil {
 			b.err = err
 			if errors.Is(err, io.EOF) && b.base == 0 {
@@ -139,6 +163,7 @@ func (t *replayBody) Read(p []byte) (int, error) {
 		case t.read < b.base+len(b.buf):
 			n := copy(p, b.buf[t.read-b.base:])
 			t.read += n
+			b.idle.moved()
 			b.changed.Broadcast()
 			return n, nil
 		case b.err != nil:

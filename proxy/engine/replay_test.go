@@ -56,6 +56,29 @@ func TestLongBodyIsSentOnce(t *testing.T) {
 	}
 }
 
+// TestRewoundBodyKeepsItsBeginning: between two tries the client goes on sending.
+func TestRewoundBodyKeepsItsBeginning(t *testing.T) {
+	content := strings.Repeat("0123456789", maxReplay/5)
+	b := newReplay(bodyRequest(strings.NewReader(content)), func([]byte) {})
+	first := b.open(nil)
+	if _, err := io.ReadFull(first, make([]byte, 10)); err != nil {
+		t.Fatalf("first try: %v", err)
+	}
+	if !b.rewind() {
+		t.Fatal("the beginning is gone although the try has read little")
+	}
+	if _, err := first.Read(make([]byte, 1)); !errors.Is(err, errGivenUp) {
+		t.Errorf("a try that was given up reads on: %v", err)
+	}
+	// What arrives now fills the buffer and must not push out its beginning.
+	if got, err := io.ReadAll(b.open(nil)); err != nil || string(got) != content {
+		t.Errorf("second try got %d bytes, %v, want all %d", len(got), err, len(content))
+	}
+	if b.rewind() {
+		t.Error("a body that has outgrown the buffer was rewound")
+	}
+}
+
 func TestTryThatEndsDoesNotWaitForTheClient(t *testing.T) {
 	reader, writer := io.Pipe()
 	b := newReplay(bodyRequest(reader), func([]byte) {})

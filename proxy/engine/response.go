@@ -38,20 +38,30 @@ func (t *tries) deliver(a *attempt) {
 	for name := range res.Trailer {
 		head.Header.Add("Trailer", name)
 	}
+	if res.ContentLength < 0 && !t.due.stream.IsZero() {
+		t.limit.move(t.due.stream)
+	}
 	t.writeHead(&head)
-	err := t.copyBody(res)
-	switch {
-	case err == nil:
+	err := t.copyBody(a)
+	if err == nil {
 		t.copyTrailer(res)
-	case errors.Is(err, errClientGone):
+		return
+	}
+	gone := errors.Is(err, errClientGone)
+	why := endReason(a.ctx)
+	switch {
+	case why == "" && (gone || t.r.Context().Err() != nil):
 		// There is nobody left to tell.
-	case t.grpc:
-		t.endGRPC(a)
-	default:
-		t.engine.options.Log.Debug("A response broke off", "backend", t.key, "error", err)
+		panic(http.ErrAbortHandler)
+	case why == "":
+		why = reason.ResetAfterHeaders
+	}
+	t.engine.cut(why, "backend", t.key, "error", err)
+	if !t.grpc || gone {
 		// The client must not take what it has for the whole.
 		panic(http.ErrAbortHandler)
 	}
+	t.endGRPC(why)
 }
 
 func responseHead(res *http.Response) phttp.Response {
@@ -66,12 +76,18 @@ func responseHead(res *http.Response) phttp.Response {
 
 var errClientGone = errors.New("client has gone")
 
-// copyBody passes the body on as it comes: what has been read is sent before more is waited for.
-func (t *tries) copyBody(res *http.Response) error {
+// copyBody passes the body on as it comes: what has been read is sent before more is waited for. When the
+// attempt ends, a client that reads nothing does not keep it.
+func (t *tries) copyBody(a *attempt) error {
+	res := a.response
+	client := interrupter{rc: t.rc}
+	if t.bounded() {
+		defer client.watch(a.ctx)()
+	}
 	if res.ContentLength < 0 {
 		// It may be long until the first byte, and the head alone can be an answer (gRPC streams).
-		if err := t.rc.Flush(); err != nil {
-			return errClientGone
+		if err := t.send(&client, nil, true); err != nil {
+			return err
 		}
 	}
 	buf, _ := copyBuffers.Get().(*[copyBufferSize]byte)
@@ -80,23 +96,49 @@ func (t *tries) copyBody(res *http.Response) error {
 	for {
 		n, err := res.Body.Read(buf[:])
 		if n > 0 {
-			if _, err := t.w.Write(buf[:n]); err != nil {
-				return errClientGone
-			}
+			t.idle.moved()
 			left -= int64(n)
+			// At the end of a body of known length, net/http flushes by itself.
+			if err := t.send(&client, buf[:n], err == nil && left != 0); err != nil {
+				return err
+			}
 		}
 		switch {
 		case errors.Is(err, io.EOF):
+			if !client.begin() {
+				return context.Canceled
+			}
+			client.done()
 			return nil
 		case err != nil:
 			return err
-		case left != 0:
-			// At the end of a body of known length, net/http flushes by itself.
-			if err := t.rc.Flush(); err != nil {
-				return errClientGone
-			}
 		}
 	}
+}
+
+// bounded tells whether anything but its client can end the exchange.
+func (t *tries) bounded() bool {
+	return t.due != deadlines{} || t.idle != nil || *t.policy.Timeouts.BackendRequest > 0
+}
+
+// send passes bytes on to the client, and if flush is set at once.
+func (t *tries) send(client *interrupter, p []byte, flush bool) error {
+	if !client.begin() {
+		return context.Canceled
+	}
+	defer client.done()
+	if len(p) > 0 {
+		if _, err := t.w.Write(p); err != nil {
+			return errClientGone
+		}
+	}
+	if flush {
+		if err := t.rc.Flush(); err != nil {
+			return errClientGone
+		}
+	}
+	t.idle.moved()
+	return nil
 }
 
 // copyTrailer passes the trailer on, also what was not announced.
@@ -112,14 +154,7 @@ func (t *tries) copyTrailer(res *http.Response) {
 }
 
 // endGRPC ends a gRPC response that broke off with a status that says why, instead of resetting it.
-func (t *tries) endGRPC(a *attempt) {
-	why := reason.ResetAfterHeaders
-	switch cause := context.Cause(a.ctx); {
-	case errors.Is(cause, errDeadline):
-		why = reason.DeadlineExceeded
-	case errors.Is(cause, errBackendTimeout):
-		why = reason.BackendTimeout
-	}
+func (t *tries) endGRPC(why reason.Reason) {
 	said := reason.Of(why)
 	header := t.w.Header()
 	for _, f := range phttp.GRPCResponse(said.GRPC(), "weft: "+said.Text).Header {
@@ -133,6 +168,7 @@ func (t *tries) endGRPC(a *attempt) {
 // informational passes 1xx responses on to the client until the final response is there.
 type informational struct {
 	*exchange
+	idle *idleLimit
 	mu   sync.Mutex
 	over bool
 }
@@ -143,6 +179,7 @@ func (i *informational) trace() *httptrace.ClientTrace {
 
 // got is called by the transport, possibly in another goroutine than that of the request.
 func (i *informational) got(code int, fields textproto.MIMEHeader) error {
+	i.idle.moved()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch {

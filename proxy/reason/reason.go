@@ -45,8 +45,11 @@ const (
 	Unsendable         Reason = "unsendable"
 	DeadlineExceeded   Reason = "deadline_exceeded"
 	BackendTimeout     Reason = "backend_timeout"
-	Redirect           Reason = "redirect"
-	Preflight          Reason = "cors_preflight"
+	IdleTimeout        Reason = "idle_timeout"
+	// RetryBudgetExhausted is GEP-3388's.
+	RetryBudgetExhausted Reason = "retry_budget_exhausted"
+	Redirect             Reason = "redirect"
+	Preflight            Reason = "cors_preflight"
 )
 
 // Entry is what is known about a Reason.
@@ -79,6 +82,14 @@ func Of(r Reason) Entry {
 		return *e
 	}
 	return Entry{Reason: r, Status: http.StatusInternalServerError, Code: phttp.GRPCInternal, Text: "the request failed"}
+}
+
+// Named returns the reason of that name, or none if the name is not known.
+func Named(name string) Reason {
+	if e, ok := entries[Reason(name)]; ok {
+		return e.Reason
+	}
+	return ""
 }
 
 var entries = func() map[Reason]*Entry {

@@ -167,4 +167,16 @@ var table = []Entry{
 		Meaning: "The timeout of one try (backendRequest) has passed, and no further try was allowed.",
 		Remedy:  "Find out what is slow, raise the timeout, or allow retries.",
 	},
+	{
+		Reason: IdleTimeout, Status: http.StatusGatewayTimeout, Code: phttp.GRPCDeadlineExceeded,
+		Text:    "nothing has moved for too long",
+		Meaning: "No byte of the request or its answer has moved for as long as the idle timeout. A WebSocket or TCP connection is reset.",
+		Remedy:  "Find out which side is stuck, let it send something from time to time, or raise the timeout.",
+	},
+	{
+		Reason: RetryBudgetExhausted, Status: http.StatusServiceUnavailable,
+		Text:    "too many requests are being retried",
+		Meaning: "The request failed and may be retried, but retries to the backend have had their share of its load.",
+		Remedy:  "Find out why so many requests fail; more retries would make it worse. The share is retry.budget of a MeshPolicy.",
+	},
 }

@@ -16,6 +16,9 @@ import (
 // ErrIdle tells that a relay ended because no byte moved for Options.IdleTimeout.
 var ErrIdle = errors.New("idle timeout")
 
+// ErrTimeout tells that a relay ended at the end of Options.MaxDuration.
+var ErrTimeout = errors.New("relay took too long")
+
 // ErrShutdown tells that a relay was cut at the end of Options.Grace.
 var ErrShutdown = errors.New("shut down")
 
@@ -23,6 +26,8 @@ var ErrShutdown = errors.New("shut down")
 type Options struct {
 	// IdleTimeout ends the relay when no byte arrived from either side for so long; zero means never.
 	IdleTimeout time.Duration
+	// MaxDuration ends the relay however much it moves; zero means never.
+	MaxDuration time.Duration
 	// Grace is how long the relay may go on after its context ended.
 	Grace time.Duration
 }
@@ -38,8 +43,8 @@ type Result struct {
 // direction goes on. A failure resets both, so that nobody takes a broken stream for a complete one. TCP
 // connections (*net.TCPConn, or a struct that embeds one) are spliced by the kernel where it can.
 //
-// The error is nil if both directions ended in order; else it is the first failure, ErrIdle or
-// ErrShutdown.
+// The error is nil if both directions ended in order; else it is the first failure, ErrIdle,
+// ErrTimeout or ErrShutdown.
 func Relay(ctx context.Context, client, backend io.ReadWriteCloser, options Options) (Result, error) {
 	r := &relay{client: client, backend: backend, done: make(chan struct{})}
 	var from, to io.Reader = client, backend
@@ -55,6 +60,9 @@ func Relay(ctx context.Context, client, backend io.ReadWriteCloser, options Opti
 	watchers.Go(func() { r.enforceGrace(ctx, options.Grace) })
 	if lastByte != nil {
 		watchers.Go(func() { r.enforceIdle(lastByte, options.IdleTimeout) })
+	}
+	if options.MaxDuration > 0 {
+		watchers.Go(func() { r.enforceDuration(options.MaxDuration) })
 	}
 	directions.Wait()
 	close(r.done)
@@ -116,6 +124,16 @@ func (r *relay) enforceGrace(ctx context.Context, grace time.Duration) {
 	case <-r.done:
 	case <-timer.C:
 		r.fail(ErrShutdown)
+	}
+}
+
+func (r *relay) enforceDuration(limit time.Duration) {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+	case <-timer.C:
+		r.fail(ErrTimeout)
 	}
 }
 

@@ -229,6 +229,31 @@ func TestRelayIdleTimeout(t *testing.T) {
 	})
 }
 
+// In a bubble with fake time: a relay ends on time although bytes keep moving.
+func TestRelayMaxDuration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, nearClient := net.Pipe()
+		nearBackend, backend := net.Pipe()
+		begin := time.Now()
+		ended := make(chan error, 1)
+		go func() {
+			_, err := Relay(t.Context(), nearClient, nearBackend, Options{IdleTimeout: 10 * time.Second, MaxDuration: 20 * time.Second})
+			ended <- err
+		}()
+		for range 2 {
+			<-time.After(9 * time.Second)
+			go send(t, client, "x")
+			expect(t, backend, "x")
+		}
+		if err := <-ended; !errors.Is(err, ErrTimeout) {
+			t.Errorf("relay ended with %v, want ErrTimeout", err)
+		}
+		if got, want := time.Since(begin), 20*time.Second; got != want {
+			t.Errorf("relay ended after %v, want %v", got, want)
+		}
+	})
+}
+
 func TestRelayWithoutHalfCloseEndsAsAWhole(t *testing.T) {
 	client, nearClient := net.Pipe()
 	nearBackend, backend := net.Pipe()

@@ -35,6 +35,7 @@ type Metrics struct {
 	connectionsActive  *prometheus.GaugeVec
 	connectionsRefused *prometheus.CounterVec
 	localResponses     *prometheus.CounterVec
+	cuts               *prometheus.CounterVec
 	mirrors            *prometheus.CounterVec
 	fallbacks          *prometheus.CounterVec
 	relayedBytes       *prometheus.CounterVec
@@ -72,6 +73,10 @@ func New(seriesLimit int) *Metrics {
 			Name: "weft_local_responses_total",
 			Help: "Answers that the proxy made itself, by the reason in their weft-reason header.",
 		}, []string{"reason"}),
+		cuts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_exchanges_cut_total",
+			Help: "Responses and relayed connections that ended before they were complete, by reason.",
+		}, []string{"reason"}),
 		mirrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_mirror_requests_total",
 			Help: "Requests due to be mirrored, by outcome.",
@@ -108,7 +113,7 @@ func New(seriesLimit int) *Metrics {
 	}
 	m.backends = newBackendSeries(m.series)
 	m.registry.MustRegister(
-		m.connections, m.connectionsActive, m.connectionsRefused, m.localResponses, m.mirrors,
+		m.connections, m.connectionsActive, m.connectionsRefused, m.localResponses, m.cuts, m.mirrors,
 		m.fallbacks, m.relayedBytes, m.configSequence, m.configRejections, m.configApply, m.ready, m.draining,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -129,6 +134,10 @@ func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
 
 // LocalResponse counts an answer that the proxy made itself. reason is one of a fixed set.
 func (m *Metrics) LocalResponse(reason string) { m.localResponses.WithLabelValues(reason).Inc() }
+
+// Cut counts a response or a relayed connection that ended before it was complete, and not because its
+// client has gone. reason is one of a fixed set.
+func (m *Metrics) Cut(reason string) { m.cuts.WithLabelValues(reason).Inc() }
 
 // Mirror outcomes.
 const (

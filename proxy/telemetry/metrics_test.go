@@ -165,6 +165,7 @@ func TestConnectionsAndConfigurationAreReported(t *testing.T) {
 	m.Mirror(MirrorDropped)
 	m.Fallback(FallbackDeparted)
 	m.LocalResponse("no_route")
+	m.Cut("idle_timeout")
 	m.Relayed("TCP", 3, 5)
 
 	want := map[string]string{
@@ -175,6 +176,7 @@ func TestConnectionsAndConfigurationAreReported(t *testing.T) {
 		`weft_mirror_requests_total{outcome="dropped"`:                               "1",
 		`weft_fallbacks_total{reason="departed"`:                                     "1",
 		`weft_local_responses_total{reason="no_route"`:                               "1",
+		`weft_exchanges_cut_total{reason="idle_timeout"`:                             "1",
 		`weft_relayed_bytes_total{direction="sent",protocol="TCP"`:                   "3",
 		`weft_relayed_bytes_total{direction="received",protocol="TCP"`:               "5",
 		"weft_config_sequence 7":                                                     "",

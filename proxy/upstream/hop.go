@@ -13,16 +13,23 @@ import (
 // The metadata of the hop as HTTP fields. Whoever receives a request from anything but an authenticated
 // proxy removes them (StripMetadata).
 const (
-	FieldBackend      = "Weft-Backend"
-	FieldTimeLeft     = "Weft-Time-Left"
-	FieldAttempt      = "Weft-Attempt"
-	FieldZone         = "Weft-Zone"
-	FieldClient       = "Weft-Client"
-	FieldAvoid        = "Weft-Avoid"
-	FieldNode         = "Weft-Node"
-	FieldNotProcessed = "Weft-Not-Processed"
+	FieldBackend  = "Weft-Backend"
+	FieldTimeLeft = "Weft-Time-Left"
+	FieldAttempt  = "Weft-Attempt"
+	FieldZone     = "Weft-Zone"
+	FieldClient   = "Weft-Client"
+	FieldAvoid    = "Weft-Avoid"
+	// FieldStreamTimeLeft is in milliseconds, as FieldTimeLeft.
+	FieldStreamTimeLeft = "Weft-Stream-Time-Left"
+	FieldNode           = "Weft-Node"
 	// FieldSession is in a response as well: the name of the endpoint that has answered, if the request asked.
 	FieldSession = "Weft-Session"
+)
+
+// The metadata of responses.
+const (
+	FieldNotProcessed = "Weft-Not-Processed"
+	FieldEndpoint     = "Weft-Endpoint"
 )
 
 // Bounds of the metadata; what exceeds them is refused by the receiver and never sent.
@@ -54,6 +61,9 @@ type Metadata struct {
 	// TimeLeft until the request's deadline, whole milliseconds, at least one; zero means no deadline. It
 	// is relative, because clocks of nodes differ.
 	TimeLeft time.Duration
+	// StreamTimeLeft takes the place of TimeLeft once a response of unknown length has begun; zero means
+	// that TimeLeft stays.
+	StreamTimeLeft time.Duration
 	// Attempt counts tries from zero.
 	Attempt int
 	// Zone and Node are the client's; empty if not known.
@@ -111,8 +121,48 @@ func NotProcessedHeader(reason string) http.Header {
 	return http.Header{FieldNotProcessed: {reason}, "Content-Length": {"0"}}
 }
 
+// Outcome is what the callee's proxy tells the caller's about its tries, in the head of a response.
+type Outcome struct {
+	// NotProcessed is set if the proxy has made the answer itself and no application has seen the request:
+	// to the reason, which is for logs.
+	NotProcessed string
+	// Tried are the endpoints that its tries ended at, the last one last. At most the last MaxAvoid travel.
+	Tried []netip.AddrPort
+}
+
+// SetOutcome replaces the outcome in a response's header.
+func SetOutcome(header http.Header, o Outcome) {
+	delete(header, FieldNotProcessed)
+	delete(header, FieldEndpoint)
+	if o.NotProcessed != "" {
+		header[FieldNotProcessed] = []string{o.NotProcessed}
+	}
+	if tried := o.Tried[max(0, len(o.Tried)-MaxAvoid):]; len(tried) > 0 {
+		header[FieldEndpoint] = []string{formatAddresses(tried)}
+	}
+}
+
+// TakeOutcome removes the outcome from the header of a response that came over the hop, and returns it.
+// What is not valid is taken for absent: a hint that is lost costs less than a response that is refused. Of
+// a pod's response there is nothing left to take, see RoundTrip.
+func TakeOutcome(header http.Header) Outcome {
+	var o Outcome
+	if values := header[FieldNotProcessed]; len(values) == 1 {
+		o.NotProcessed = values[0]
+	}
+	if values := header[FieldEndpoint]; len(values) == 1 {
+		o.Tried, _ = parseAddresses(values[0])
+	}
+	delete(header, FieldNotProcessed)
+	delete(header, FieldEndpoint)
+	return o
+}
+
 // fieldOf names the metadata fields in the order of their numbers in a preface; numbers are never reused.
-var fieldOf = [...]string{1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid, 8: FieldNode, 9: FieldSession}
+var fieldOf = [...]string{
+	1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid,
+	7: FieldStreamTimeLeft, 8: FieldNode, 9: FieldSession,
+}
 
 // item is one field of the metadata in its text form, which HTTP and the preface share.
 type item struct {
@@ -130,7 +180,7 @@ func (m Metadata) encode() []item {
 	}
 	add(1, m.Backend)
 	if m.TimeLeft > 0 {
-		add(2, strconv.FormatInt(max(1, m.TimeLeft.Milliseconds()), 10))
+		add(2, formatMilliseconds(m.TimeLeft))
 	}
 	if m.Attempt > 0 {
 		add(3, strconv.Itoa(min(m.Attempt, MaxAttempt)))
@@ -142,11 +192,10 @@ func (m Metadata) encode() []item {
 		add(5, m.Client.String())
 	}
 	if len(m.Avoid) > 0 {
-		avoid := make([]string, 0, MaxAvoid)
-		for _, address := range m.Avoid[:min(len(m.Avoid), MaxAvoid)] {
-			avoid = append(avoid, address.String())
-		}
-		add(6, strings.Join(avoid, ","))
+		add(6, formatAddresses(m.Avoid[:min(len(m.Avoid), MaxAvoid)]))
+	}
+	if m.StreamTimeLeft > 0 {
+		add(7, formatMilliseconds(m.StreamTimeLeft))
 	}
 	if m.Node != "" && validNode(m.Node) {
 		add(8, m.Node)
@@ -164,9 +213,9 @@ func (m *Metadata) decode(name, value string) error {
 	case FieldBackend:
 		m.Backend, ok = value, validBackendKey(value)
 	case FieldTimeLeft:
-		var milliseconds int64
-		milliseconds, ok = decimal(value, int64(24*time.Hour/time.Millisecond)*365)
-		m.TimeLeft, ok = time.Duration(milliseconds)*time.Millisecond, ok && milliseconds > 0
+		m.TimeLeft, ok = parseMilliseconds(value)
+	case FieldStreamTimeLeft:
+		m.StreamTimeLeft, ok = parseMilliseconds(value)
 	case FieldAttempt:
 		var attempt int64
 		attempt, ok = decimal(value, MaxAttempt)
@@ -188,6 +237,18 @@ func (m *Metadata) decode(name, value string) error {
 	return nil
 }
 
+// maxTimeLeft bounds what is left until a deadline.
+const maxTimeLeft = 365 * 24 * time.Hour
+
+func formatMilliseconds(d time.Duration) string {
+	return strconv.FormatInt(max(1, min(d, maxTimeLeft).Milliseconds()), 10)
+}
+
+func parseMilliseconds(s string) (time.Duration, bool) {
+	n, ok := decimal(s, maxTimeLeft.Milliseconds())
+	return time.Duration(n) * time.Millisecond, ok && n > 0
+}
+
 // decimal parses digits without sign or leading zeros, up to a limit.
 func decimal(s string, limit int64) (int64, bool) {
 	n, err := strconv.ParseInt(s, 10, 64)
@@ -201,6 +262,17 @@ func parseAddress(s string) (netip.AddrPort, bool) {
 	}
 	address, err := netip.ParseAddrPort(s)
 	return address, err == nil && address.Addr().Zone() == ""
+}
+
+func formatAddresses(addresses []netip.AddrPort) string {
+	var out strings.Builder
+	for i, address := range addresses {
+		if i > 0 {
+			out.WriteByte(',')
+		}
+		out.WriteString(address.String())
+	}
+	return out.String()
 }
 
 func parseAddresses(s string) ([]netip.AddrPort, bool) {

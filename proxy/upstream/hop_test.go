@@ -16,7 +16,7 @@ import (
 var compareAddresses = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
 
 var fullMetadata = Metadata{
-	Backend: "bank/ledger:8080", TimeLeft: 1500 * time.Millisecond, Attempt: 2, Zone: "eu-west-1a", Node: "node-1.example",
+	Backend: "bank/ledger:8080", TimeLeft: 1500 * time.Millisecond, StreamTimeLeft: time.Hour, Attempt: 2, Zone: "eu-west-1a", Node: "node-1.example",
 	Client:  netip.MustParseAddrPort("10.1.2.3:4567"),
 	Avoid:   []netip.AddrPort{netip.MustParseAddrPort("10.1.2.4:80"), netip.MustParseAddrPort("[fd00::1]:80")},
 	Session: "Zm9v-_bar",
@@ -35,6 +35,9 @@ func TestMetadataArrivesAsSent(t *testing.T) {
 		},
 		"less than a millisecond left": {
 			Metadata{Backend: "a/b:1", TimeLeft: time.Microsecond}, Metadata{Backend: "a/b:1", TimeLeft: time.Millisecond},
+		},
+		"more time left than anybody waits": {
+			Metadata{Backend: "a/b:1", TimeLeft: 1 << 62}, Metadata{Backend: "a/b:1", TimeLeft: maxTimeLeft},
 		},
 		"absurd attempt, zone, node and session": {
 			Metadata{Backend: "a/b:1", Attempt: 1 << 30, Zone: "a,b", Node: "a_b", Session: "a b"}, Metadata{Backend: "a/b:1", Attempt: MaxAttempt},
@@ -86,6 +89,7 @@ func TestInvalidMetadataIsRefused(t *testing.T) {
 		"negative time left": {FieldBackend: {"a/b:1"}, FieldTimeLeft: {"-5"}},
 		"signed time left":   {FieldBackend: {"a/b:1"}, FieldTimeLeft: {"+5"}},
 		"endless time left":  {FieldBackend: {"a/b:1"}, FieldTimeLeft: {"99999999999999999"}},
+		"no stream time":     {FieldBackend: {"a/b:1"}, FieldStreamTimeLeft: {"0"}},
 		"attempt":            {FieldBackend: {"a/b:1"}, FieldAttempt: {"1e3"}},
 		"too many attempts":  {FieldBackend: {"a/b:1"}, FieldAttempt: {"1001"}},
 		"zone":               {FieldBackend: {"a/b:1"}, FieldZone: {"a b"}},
@@ -104,6 +108,51 @@ func TestInvalidMetadataIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if m, err := ReadMetadata(fields); !errors.Is(err, ErrMetadata) {
 				t.Errorf("read %+v, %v", m, err)
+			}
+		})
+	}
+}
+
+func TestOutcomeArrivesAsSent(t *testing.T) {
+	many := make([]netip.AddrPort, MaxAvoid+3)
+	for i := range many {
+		many[i] = netip.AddrPortFrom(netip.MustParseAddr("10.0.0.1"), uint16(i+1))
+	}
+	for name, tc := range map[string]struct{ sent, want Outcome }{
+		"nothing":       {},
+		"one pod":       {Outcome{Tried: many[:1]}, Outcome{Tried: many[:1]}},
+		"too many pods": {Outcome{Tried: many}, Outcome{Tried: many[3:]}},
+		"not processed": {Outcome{NotProcessed: "why", Tried: many[:2]}, Outcome{NotProcessed: "why", Tried: many[:2]}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			header := http.Header{"Accept": {"x"}, FieldEndpoint: {"10.9.9.9:1"}, FieldNotProcessed: {"stale"}}
+			SetOutcome(header, tc.sent)
+			if diff := cmp.Diff(tc.want, TakeOutcome(header), compareAddresses); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(http.Header{"Accept": {"x"}}, header); diff != "" {
+				t.Errorf("left behind (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestInvalidOutcomeIsAbsentAndRemoved(t *testing.T) {
+	for name, header := range map[string]http.Header{
+		"no address":    {FieldEndpoint: {"x"}},
+		"half a list":   {FieldEndpoint: {"10.0.0.1:80,"}},
+		"two fields":    {FieldEndpoint: {"10.0.0.1:80", "10.0.0.2:80"}, FieldNotProcessed: {"a", "b"}},
+		"too many":      {FieldEndpoint: {strings.Repeat("10.0.0.1:80,", MaxAvoid) + "10.0.0.1:80"}},
+		"endless":       {FieldEndpoint: {strings.Repeat("1", 1<<20)}},
+		"empty":         {FieldEndpoint: {""}, FieldNotProcessed: {""}},
+		"address alone": {FieldEndpoint: {"10.0.0.1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(Outcome{}, TakeOutcome(header), compareAddresses); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if len(header) > 0 {
+				t.Errorf("left behind: %v", header)
 			}
 		})
 	}
@@ -201,12 +250,12 @@ func FuzzReadPreface(f *testing.F) {
 }
 
 func FuzzReadMetadata(f *testing.F) {
-	f.Add("a/b:1", "1500", "2", "zone", "10.0.0.1:1", "10.0.0.1:1,[::1]:2", "a-b")
-	f.Add("", "", "", "", "", "", "")
-	f.Fuzz(func(t *testing.T, backend, timeLeft, attempt, zone, client, avoid, session string) {
+	f.Add("a/b:1", "1500", "60000", "2", "zone", "10.0.0.1:1", "10.0.0.1:1,[::1]:2", "a-b")
+	f.Add("", "", "", "", "", "", "", "")
+	f.Fuzz(func(t *testing.T, backend, timeLeft, streamTimeLeft, attempt, zone, client, avoid, session string) {
 		header := http.Header{}
 		for name, value := range map[string]string{
-			FieldBackend: backend, FieldTimeLeft: timeLeft, FieldAttempt: attempt,
+			FieldBackend: backend, FieldTimeLeft: timeLeft, FieldStreamTimeLeft: streamTimeLeft, FieldAttempt: attempt,
 			FieldZone: zone, FieldClient: client, FieldAvoid: avoid, FieldSession: session,
 		} {
 			if value != "" {

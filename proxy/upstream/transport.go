@@ -52,6 +52,9 @@ type Call struct {
 	Source Source
 	// Deadline ends the whole request, all tries included; zero means none.
 	Deadline time.Time
+	// StreamDeadline takes its place once a response of unknown length has begun; zero means that it
+	// stays.
+	StreamDeadline time.Time
 	// Attempt counts tries from zero.
 	Attempt int
 	// Avoid are endpoints that earlier tries ended at. Only the first MaxAvoid travel.
@@ -107,8 +110,9 @@ func HopServerHTTP2() *http.HTTP2Config {
 // The endpoint and its Backend decide the protocol: HTTP/1.1 or HTTP/2 with prior knowledge in plain text
 // for pods, HTTP/2 over mutual TLS for the hop. gRPC exists over HTTP/2 alone, so it is sent to pods that
 // way whatever the Backend says. Scheme and host of req.URL are replaced; Host, Header, Body,
-// ContentLength and Trailer are sent as they are, except that fields named weft-* are removed on the way
-// to and from pods and set on the hop. req itself is not modified and no User-Agent is invented.
+// ContentLength and Trailer are sent as they are, except that header fields named weft-* are removed on the
+// way to pods and set on the hop. Of what pods answer they are removed too, in headers and trailers. req
+// itself is not modified and no User-Agent is invented.
 //
 // A request with an Upgrade field takes an HTTP/1.1 connection of its own, over the hop as well, where the
 // receiver sees an opaque connection. The Body of a 101 response is an io.ReadWriteCloser with CloseWrite
@@ -269,6 +273,9 @@ func (s *Set) metadata(to Endpoint, call Call) Metadata {
 	if !call.Deadline.IsZero() {
 		m.TimeLeft = max(time.Millisecond, time.Until(call.Deadline))
 	}
+	if !call.StreamDeadline.IsZero() {
+		m.StreamTimeLeft = max(time.Millisecond, time.Until(call.StreamDeadline))
+	}
 	return m
 }
 
@@ -317,13 +324,18 @@ func (t *try) received(ctx context.Context, resp *http.Response, l lease) error 
 			Err: fmt.Errorf("%w: %.256q", errRejected, reason),
 		}
 	}
-	if t.to.kind != KindHop || t.upgrade {
+	foreign := t.to.kind != KindHop || t.upgrade
+	if foreign {
 		// What an application says is not taken for a proxy's word. The proxy at the other end of the
 		// hop has done the same, so that what is left is its own.
 		StripMetadata(resp.Header)
+		StripMetadata(resp.Trailer)
 	}
 	t.judgeHead(resp)
 	end := func(err error) {
+		if err == nil && foreign {
+			StripMetadata(resp.Trailer)
+		}
 		e.inFlight.Add(-1)
 		t.judgeEnd(ctx, resp, err)
 		if err == nil {
