@@ -223,8 +223,10 @@ func (m *Mesh) startProxy(namespace string) (*proxy, error) {
 	address := netip.AddrFrom4([4]byte{198, 18, byte(m.started >> 8), byte(m.started)})
 	m.network.set(netip.AddrPortFrom(address, wire.PortHop), hop.Addr().String())
 	return startProxy(m.control, engine.Options{
-		Namespace:  namespace,
-		Source:     &wire.Workload{Pod: ClientAccount, Namespace: namespace, ServiceAccount: ClientAccount},
+		Namespace: namespace,
+		Source: &wire.Workload{
+			Pod: ClientAccount, Namespace: namespace, ServiceAccount: ClientAccount, Node: ClientNode, Zone: ClientZone,
+		},
 		LeaveGrace: m.options.LeaveGrace,
 		Log:        m.options.Log.With("proxy", namespace),
 		Dial:       m.network.dial,

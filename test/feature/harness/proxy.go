@@ -17,6 +17,12 @@ import (
 // ClientAccount is the ServiceAccount that clients of the harness run as.
 const ClientAccount = "client"
 
+// ClientNode and ClientZone are where clients of the harness are.
+const (
+	ClientNode = "node-1"
+	ClientZone = "zone-1"
+)
+
 // drainLimit is how long a proxy's connections may take to end. Those of clients have ended before.
 const drainLimit = 10 * time.Second
 
