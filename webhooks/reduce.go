@@ -22,14 +22,13 @@ func reduceToRoute(route metav1.Object, s compile.Snapshot) compile.Snapshot {
 	case *gwv1.GRPCRoute:
 		s.GRPCRoutes = put(s.GRPCRoutes, r)
 	}
-	s.EndpointSlices, s.MeshPolicies = nil, nil
+	s.MeshPolicies = nil
 	return around(set{}, func(r metav1.Object) bool { return r == route }, s)
 }
 
 // reduceToPolicy does so for a policy: what is in its namespace, and what decides about the routes there.
 func reduceToPolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) compile.Snapshot {
 	s.MeshPolicies = put(s.MeshPolicies, policy)
-	s.EndpointSlices = nil
 	services := set{}
 	for _, service := range s.Services {
 		if service.Namespace == policy.Namespace {

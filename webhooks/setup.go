@@ -46,7 +46,7 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 	server := &Server{
 		Listen: opts.Listen, GetCertificate: serving.GetCertificate,
 		Handler: NewHandler(func(ctx context.Context) (compile.Snapshot, error) {
-			s, err := cluster.Load(ctx, mgr.GetClient())
+			s, err := cluster.Declared(ctx, mgr.GetClient())
 			s.SystemNamespace = opts.Namespace
 			return s, err
 		}, mgr.GetLogger().WithName("webhook")),

@@ -22,6 +22,20 @@ import (
 // TrustBundle, SystemNamespace), which the caller fills in. With a reader that returns cached objects
 // without copying them the result shares them: it must not be changed.
 func Load(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
+	s, err := Declared(ctx, r)
+	if err != nil {
+		return s, err
+	}
+	var slices discoveryv1.EndpointSliceList
+	if err := r.List(ctx, &slices); err != nil {
+		return s, fmt.Errorf("list %T: %w", &slices, err)
+	}
+	s.EndpointSlices = pointers(slices.Items)
+	return s, nil
+}
+
+// Declared is Load without EndpointSlices: what people have written, which is enough to judge it.
+func Declared(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 	var s compile.Snapshot
 	mesh, err := Mesh(ctx, r)
 	if err != nil {
@@ -31,18 +45,16 @@ func Load(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 
 	var namespaces corev1.NamespaceList
 	var services corev1.ServiceList
-	var slices discoveryv1.EndpointSliceList
 	var httpRoutes gwv1.HTTPRouteList
 	var grpcRoutes gwv1.GRPCRouteList
 	var policies meshv1alpha1.MeshPolicyList
-	for _, list := range []client.ObjectList{&namespaces, &services, &slices, &httpRoutes, &grpcRoutes, &policies} {
+	for _, list := range []client.ObjectList{&namespaces, &services, &httpRoutes, &grpcRoutes, &policies} {
 		if err := r.List(ctx, list); err != nil {
 			return s, fmt.Errorf("list %T: %w", list, err)
 		}
 	}
 	s.Namespaces = pointers(namespaces.Items)
 	s.Services = pointers(services.Items)
-	s.EndpointSlices = pointers(slices.Items)
 	s.HTTPRoutes = pointers(httpRoutes.Items)
 	s.GRPCRoutes = pointers(grpcRoutes.Items)
 	s.MeshPolicies = pointers(policies.Items)

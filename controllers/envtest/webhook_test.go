@@ -165,6 +165,13 @@ var _ = Describe("The webhook", func() {
 		By("warning of one that has no effect")
 		Expect(someone.creates(ctx, policy(newNamespace(ctx), "ann"))()).To(ConsistOf(ContainSubstring("NamespaceNotEnrolled")))
 
+		By("warning of one that comes second")
+		first := policy(namespace, "ann")
+		first.Name = "first"
+		Expect(user.Create(ctx, first)).To(Succeed())
+		Eventually(someone.creates(ctx, policy(namespace, "ann"))).
+			Should(ConsistOf(ContainSubstring("Conflicted: MeshPolicy " + namespace + "/first is for Namespace " + namespace + " too")))
+
 		By("saying nothing about the cluster's own namespaces")
 		Expect(someone.creates(ctx, policy("kube-system", "(ann|bob"))()).To(BeEmpty())
 
