@@ -273,6 +273,13 @@ func TestUnusablePoliciesAreRejected(t *testing.T) {
 		"an abort without status": {Fault: &wire.Fault{Abort: &wire.FaultAbort{Percent: 1}}},
 		"an unknown gRPC status":  {Fault: &wire.Fault{Abort: &wire.FaultAbort{Percent: 1, Status: 500, GRPCStatus: "FINE"}}},
 		"a delay of nothing":      {Fault: &wire.Fault{Delay: &wire.FaultDelay{Percent: 1}}},
+		"a retry on no status":    retries(1, 0, 99),
+		"a retry on success":      grpcRetries(1, "OK"),
+		"a retry on a wish":       grpcRetries(1, "TIRED"),
+		"a set of methods":        {Retry: &wire.Retry{Methods: new(wire.RetryMethods("Some"))}},
+		"a budget of too much":    {Retry: &wire.Retry{Budget: &wire.RetryBudget{Percent: new(101)}}},
+		"a budget over nothing":   {Retry: &wire.Retry{Budget: &wire.RetryBudget{Interval: new(wire.Duration)}}},
+		"a least over nothing":    {Retry: &wire.Retry{Budget: &wire.RetryBudget{MinInterval: new(wire.Duration)}}},
 		"more than all":           {Fault: &wire.Fault{Delay: &wire.FaultDelay{Percent: 101, Duration: 1}}},
 	} {
 		t.Run(name, func(t *testing.T) {

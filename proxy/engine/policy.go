@@ -2,7 +2,6 @@ package engine
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"weft.dev/weft/proxy/wire"
@@ -45,11 +44,5 @@ func validatePolicy(p *wire.Policy) error {
 	if err := validateLoadBalancing(p.LoadBalancing); err != nil {
 		return err
 	}
-	if p.Retry == nil {
-		return nil
-	}
-	if i := slices.IndexFunc(p.Retry.Codes, func(code int) bool { return code < 100 || code > 599 }); i >= 0 {
-		return fmt.Errorf("retry.codes[%d] is no status: %d", i, p.Retry.Codes[i])
-	}
-	return nil
+	return validateRetry(p.Retry)
 }

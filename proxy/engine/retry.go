@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -19,6 +20,37 @@ import (
 
 // minTry is the least time in which a try can have an answer. With less left none is made.
 const minTry = time.Millisecond
+
+// validateRetry refuses what cannot decide about a retry.
+func validateRetry(r *wire.Retry) error {
+	if r == nil {
+		return nil
+	}
+	for i, code := range r.Codes {
+		if code < 100 || code > 599 {
+			return fmt.Errorf("retry.codes[%d] is no status: %d", i, code)
+		}
+	}
+	for i, name := range r.GRPCCodes {
+		if code, ok := phttp.ParseGRPCCode(name); !ok || code == phttp.GRPCOK {
+			return fmt.Errorf("retry.grpcCodes[%d] is no failure: %q", i, name)
+		}
+	}
+	if r.Methods != nil && *r.Methods != wire.RetryIdempotent && *r.Methods != wire.RetryAll {
+		return fmt.Errorf("retry.methods is not known: %q", *r.Methods)
+	}
+	if b := r.Budget; b != nil {
+		switch {
+		case b.Percent != nil && *b.Percent > 100:
+			return fmt.Errorf("retry.budget.percent is over 100: %d", *b.Percent)
+		case b.Interval != nil && *b.Interval == 0:
+			return errors.New("retry.budget.interval is zero")
+		case b.MinInterval != nil && *b.MinInterval == 0:
+			return errors.New("retry.budget.minInterval is zero")
+		}
+	}
+	return nil
+}
 
 // outcome is what a try has come to, as far as it decides about another one. Its zero value is one that
 // another try would not change.

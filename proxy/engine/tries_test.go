@@ -283,3 +283,48 @@ func TestConnectFailuresNeedNoBudget(t *testing.T) {
 		}
 	}
 }
+
+// TestAnotherProxyIsAskedIfOneReachesNobody: the callee's proxy says that no application has seen the
+// request, so that it may go to another proxy whatever its method, if policy allows another try.
+func TestAnotherProxyIsAskedIfOneReachesNobody(t *testing.T) {
+	closed := listenLoopback(t)
+	_ = closed.Close()
+	for name, tc := range map[string]struct {
+		policy *wire.Policy
+		cut    []string // endpoints of the proxy that reaches nobody
+		// want is the reason of those that fail, "" if none does.
+		want reason.Reason
+	}{
+		"no attempts":               {policy: nil, cut: []string{closed.Addr().String()}, want: reason.Connect},
+		"attempts":                  {policy: retries(1, time.Millisecond), cut: []string{closed.Addr().String()}},
+		"no endpoints":              {policy: retries(1, time.Millisecond), want: reason.NoEndpoints},
+		"no endpoints, 503 listed":  {policy: retries(1, time.Millisecond, 503)},
+		"no endpoints, 500 listed":  {policy: retries(1, time.Millisecond, 500), want: reason.NoEndpoints},
+		"attempts but for no POSTs": {policy: wire.Overlay(retries(1, time.Millisecond, 503), &wire.Policy{Retry: &wire.Retry{Methods: new(wire.RetryIdempotent)}})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHop(t, 2, wire.ProtocolHTTP)
+			address := h.policed(tc.policy, wire.ProtocolHTTP, named(t, "alive"))
+			stocked(h.peers[0], wire.ProtocolHTTP, tc.cut...)
+			c := client(t)
+			failures := 0
+			for range 40 {
+				got := do(t, c, request(t, http.MethodPost, address, "/", strings.NewReader("order")))
+				if leaked := weftFields(got.header); len(leaked) > 0 {
+					t.Fatalf("the client sees %v", leaked)
+				}
+				if got.status == 200 {
+					continue
+				}
+				failures++
+				if got.status != 503 || got.reason() != string(tc.want) {
+					t.Fatalf("answer = %v, want 503 %s", got, tc.want)
+				}
+			}
+			if tc.want != "" && failures == 0 {
+				t.Error("nothing failed, although one of two proxies reaches nobody")
+			}
+		})
+	}
+}
