@@ -107,8 +107,8 @@ func filler(seed int64) *randfill.Filler {
 		},
 		mostly[gwv1.SessionPersistenceType](gwv1.CookieBasedSessionPersistence, gwv1.HeaderBasedSessionPersistence, "Query"),
 		mostly[gwv1.CookieLifetimeType](gwv1.SessionCookieLifetimeType, gwv1.PermanentCookieLifetimeType, "Week"),
-		mostly[gwv1.CookieName]("session", "", "a b"),
-		mostly[gwv1.HeaderName]("session", "te", ""),
+		mostly[gwv1.CookieName]("session", "", "a b", "__Host-a"),
+		mostly[gwv1.HeaderName]("session", "te", "", "Cookie"),
 		func(ref *gwv1.LocalPolicyTargetReferenceWithSectionName, c randfill.Continue) {
 			c.FillNoCustom(ref)
 			if ref.Kind = pick(c, []gwv1.Kind{"Service", "HTTPRoute", "GRPCRoute", "HTTPRoute", "Service", "Pod"}); ref.Kind != "Service" {

@@ -235,3 +235,30 @@ func TestManyTargets(t *testing.T) {
 		t.Errorf("the target is %q with %d entries", got.Target, len(got.Targets))
 	}
 }
+
+func TestEffectiveOfWhatDoesNotExist(t *testing.T) {
+	snapshot := simple("echo")
+	snapshot.HTTPRoutes = []*gwv1.HTTPRoute{routeTo("echo", "echo")}
+	for _, target := range []compile.Target{
+		{Kind: "Service", Namespace: "demo", Name: "missing"},
+		{Kind: "Service", Namespace: "demo", Name: "echo", Section: "missing"},
+		{Kind: "HTTPRoute", Namespace: "demo", Name: "echo", Section: "missing"},
+		{Kind: "GRPCRoute", Namespace: "demo", Name: "echo"},
+		{Kind: "Namespace", Namespace: "missing"},
+		{Kind: "Pod", Namespace: "demo", Name: "echo"},
+		{},
+	} {
+		if got := compile.Effective(snapshot, target); got != nil {
+			t.Errorf("%+v has the effective policy %v", target, got)
+		}
+	}
+	for _, target := range []compile.Target{
+		{Kind: "Service", Namespace: "demo", Name: "echo"},
+		{Kind: "HTTPRoute", Namespace: "demo", Name: "echo"},
+		{Kind: "Namespace", Namespace: "demo"},
+	} {
+		if got := compile.Effective(snapshot, target); len(got) != 1 || got[0].Fields != nil {
+			t.Errorf("%+v has the effective policy %v, though nobody says anything", target, got)
+		}
+	}
+}

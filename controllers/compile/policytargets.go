@@ -153,6 +153,8 @@ func (o *targetObjects) refuse(t *policyTarget) *policyRefusal {
 		return o.refuseRoute(key)
 	case key.Kind == kindService:
 		return o.refuseService(key)
+	case key.Kind != kindNamespace:
+		return notFound("there is no target of kind %s", key.Kind)
 	default:
 		return nil
 	}

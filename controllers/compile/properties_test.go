@@ -1,6 +1,7 @@
 package compile_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -16,6 +17,8 @@ import (
 
 	"weft.dev/weft/controllers/compile"
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/ratelimit"
+	"weft.dev/weft/proxy/session"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -71,8 +74,11 @@ func checkResult(t *testing.T, result compile.Result) {
 	numbers := make(map[uint16]string)
 	for _, r := range result.Resources {
 		switch {
+		case r.Backend != nil:
+			checkUsable(t, r.Ref, r.Backend.Policy)
 		case r.Destination != nil:
 			checkDestination(t, r, resources, numbers)
+			checkUsable(t, r.Ref, r.Destination.Policy)
 		case r.Route != nil:
 			checkRoute(t, r, resources)
 		}
@@ -187,6 +193,26 @@ func checkRoute(t *testing.T, r wire.Resource, resources map[wire.Ref]wire.Resou
 	}
 	if err := phttp.Check(r.Route); err != nil {
 		t.Errorf("proxies reject %s: %v", r.Ref, err)
+	}
+	checkUsable(t, r.Ref, r.Route.Policy)
+}
+
+// checkUsable: a proxy that could not use a policy would keep the resource that it had before.
+func checkUsable(t *testing.T, ref wire.Ref, p *wire.Policy) {
+	t.Helper()
+	if p == nil {
+		return
+	}
+	if len(p.Fields()) == 0 {
+		t.Errorf("%s has a policy that says nothing", ref)
+	}
+	errs := []error{ratelimit.Check(p.RateLimits), session.Check(p.SessionPersistence)}
+	if p.Fault != nil {
+		_, err := phttp.NewHeaderMatches(p.Fault.Headers)
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		t.Errorf("proxies reject %s: %v", ref, err)
 	}
 }
 

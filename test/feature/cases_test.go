@@ -22,7 +22,7 @@ import (
 // scenario is the document of kind Requests that ends a case.
 type scenario struct {
 	metav1.TypeMeta `json:",inline"`
-	// Status lists the conditions of routes that are not what a route without a flaw has, as
+	// Status lists the conditions of routes and policies that are not what those without a flaw have, as
 	// "Kind namespace/name: Type=Status Reason".
 	Status   []string  `json:"status,omitempty"`
 	Requests []request `json:"requests"`
@@ -135,7 +135,7 @@ func readCase(t *testing.T, file string) (compile.Snapshot, scenario) {
 	return objects, s
 }
 
-// flaws are the conditions that a route without a flaw does not have.
+// flaws are the conditions that a route or policy without a flaw does not have.
 func flaws(result compile.Result) []string {
 	var out []string
 	for _, route := range result.Routes {
@@ -145,6 +145,11 @@ func flaws(result compile.Result) []string {
 					out = append(out, fmt.Sprintf("%s %s: %s=%s %s", route.Kind, route.Name, c.Type, c.Status, c.Reason))
 				}
 			}
+		}
+	}
+	for _, policy := range result.Policies {
+		if c := policy.Accepted; c.Status != metav1.ConditionTrue {
+			out = append(out, fmt.Sprintf("MeshPolicy %s: %s=%s %s", policy.Name, c.Type, c.Status, c.Reason))
 		}
 	}
 	return out
