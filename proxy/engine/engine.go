@@ -21,7 +21,8 @@ import (
 type Options struct {
 	// Namespace is the one whose pods this proxy serves.
 	Namespace string
-	// Zone is the proxy's own, for choosing proxies of other namespaces nearby.
+	// Zone is the proxy's own, for choosing proxies of other namespaces nearby, and the guess at that of a
+	// client whose zone is not known.
 	Zone string
 	// Source, if set, is taken for every client instead of looking its address up, and the proxy needs
 	// no certificate to be ready. It is for configuration from files, where no operator tells who is who.
