@@ -55,6 +55,8 @@ type Endpoint struct {
 	kind   Kind
 	// probe tells that the endpoint is ejected and this request finds out whether it is well again.
 	probe bool
+	// reserved is what counts against limits already; nil if there are none.
+	reserved *reservation
 }
 
 // Address is what is dialled; engines name it in the avoid list of a retry.
@@ -85,6 +87,10 @@ func (v *View) Backend(key string) (*wire.Backend, bool) {
 // order from the worst. An endpoint to prefer comes before all of that. Endpoints that are ejected or fail
 // their health check are not used, except that an ejected one gets a single request when its time is over.
 // The error wraps ErrUnknownBackend, ErrNoEndpoints or ErrNoHealthyEndpoints.
+//
+// Limits of the Backend (wire.CircuitBreaking) make the request wait until there is room, at most as long as
+// they say and ctx lasts: then the error is an *Error, with ReasonFull if it is the limits'. What is chosen
+// counts as a request until RoundTrip or Dial has ended it, so one of them must follow, or Release.
 func (v *View) Choose(ctx context.Context, backend string, wish Wish) (Endpoint, error) {
 	t, ok := v.targets[backend]
 	if !ok {
@@ -115,6 +121,15 @@ func (v *View) ChooseLocal(ctx context.Context, backend string, wish Wish) (Endp
 }
 
 func (v *View) chooseLocal(ctx context.Context, t *target, wish Wish) (Endpoint, error) {
+	if t.service.limits.Load() != nil {
+		return v.admit(ctx, t, wish)
+	}
+	to, _, err := v.chooseWithin(t, wish)
+	return to, err
+}
+
+// chooseWithin picks an endpoint within the limits of the wish, or names the limit that all have reached.
+func (v *View) chooseWithin(t *target, wish Wish) (to Endpoint, full string, err error) {
 	state, probe, refusing, err := v.set.choose(t.service, t.direct, wish)
 	kind := KindPod
 	if (state == nil || refusing) && v.set.disconnected.Load() {
@@ -124,9 +139,13 @@ func (v *View) chooseLocal(ctx context.Context, t *target, wish Wish) (Endpoint,
 	}
 	switch {
 	case err != nil:
-		return Endpoint{}, fmt.Errorf("%w: those of %s are ejected or fail their health check", err, t.key)
+		return Endpoint{}, "", fmt.Errorf("%w: those of %s are ejected or fail their health check", err, t.key)
 	case state == nil:
-		return Endpoint{}, fmt.Errorf("%w: %s has none", ErrNoEndpoints, t.key)
+		return Endpoint{}, "", fmt.Errorf("%w: %s has none", ErrNoEndpoints, t.key)
+	case wish.limits != nil:
+		if full = wish.limits.full(state, wish.exclusive); full != "" {
+			return Endpoint{}, full, nil
+		}
 	}
-	return Endpoint{state: state, target: t, kind: kind, probe: probe}, nil
+	return Endpoint{state: state, target: t, kind: kind, probe: probe}, "", nil
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // connKey is the context key under which a connection travels into an http.Transport, whose NewClientConn
@@ -32,13 +33,30 @@ func takeConn(ctx context.Context, _, _ string) (net.Conn, error) {
 type dialing struct {
 	endpoint *endpoint
 	caller   context.Context // whose end is not the endpoint's fault
-	limited  context.Context // ends after Options.DialTimeout as well
+	limited  context.Context // ends after the time for connecting as well
 }
 
-// startDialing bounds connecting by Options.DialTimeout; the caller must call the function returned.
-func (e *endpoint) startDialing(ctx context.Context) (dialing, context.CancelFunc) {
-	limited, cancel := context.WithTimeout(ctx, e.set.options.DialTimeout)
-	return dialing{endpoint: e, caller: ctx, limited: limited}, cancel
+// startDialing bounds connecting by what the Backend's policy allows; the caller must call the function
+// returned.
+func (e Endpoint) startDialing(ctx context.Context) (dialing, context.CancelFunc) {
+	d := dialing{endpoint: e.state, caller: ctx}
+	var cancel context.CancelFunc
+	if timeout := e.connectTimeout(); timeout > 0 {
+		d.limited, cancel = context.WithTimeout(ctx, timeout)
+	} else {
+		d.limited, cancel = context.WithCancel(ctx)
+	}
+	return d, cancel
+}
+
+// connectTimeout is how long connecting may take, zero if as long as it likes. The policy is about pods;
+// proxies of the hop are the mesh's own, and have Options.DialTimeout.
+func (e Endpoint) connectTimeout() time.Duration {
+	policy := e.target.backend.Policy
+	if e.kind == KindHop || policy == nil || policy.Timeouts == nil || policy.Timeouts.Connect == nil {
+		return e.state.set.options.DialTimeout
+	}
+	return time.Duration(*policy.Timeouts.Connect)
 }
 
 // tcp opens a connection and records whether the endpoint accepts.
@@ -292,10 +310,9 @@ func (c *opaqueConn) Close() error {
 // CloseWrite ends the sending direction.
 func (c *opaqueConn) CloseWrite() error { return closeWrite(c.Conn) }
 
-// tracked makes a connection count as a request in flight.
-func (e *endpoint) tracked(c net.Conn) net.Conn {
-	e.inFlight.Add(1)
-	release := sync.OnceFunc(func() { e.inFlight.Add(-1) })
+// tracked makes a connection hold a slot until it is closed.
+func tracked(c net.Conn, held slot) net.Conn {
+	release := sync.OnceFunc(held.release)
 	if tcp, ok := c.(*net.TCPConn); ok {
 		return &opaqueTCP{TCPConn: tcp, release: release}
 	}

@@ -16,9 +16,10 @@ import (
 // so every failure is one where nothing was sent. The connection has CloseWrite; it counts as a request in
 // flight until it is closed. Failures are of type *Error.
 func (s *Set) Dial(ctx context.Context, to Endpoint, call Call) (net.Conn, error) {
-	t := &try{set: s, to: to, call: call, started: s.elapsed()}
+	t := &try{set: s, to: to, call: call, started: s.elapsed(), slot: to.claim(true)}
 	c, err := s.dialOpaque(ctx, to, call)
 	if err != nil {
+		t.slot.release()
 		if failure, ok := errors.AsType[*Error](err); ok {
 			t.judge(t.blame(ctx, failure.Reason, failure.Err))
 		}
@@ -26,12 +27,13 @@ func (s *Set) Dial(ctx context.Context, to Endpoint, call Call) (net.Conn, error
 	}
 	t.took = t.elapsed()
 	t.judge(outlier.Success)
-	return to.state.tracked(c), nil
+	return tracked(c, t.slot), nil
 }
 
 func (s *Set) dialOpaque(ctx context.Context, to Endpoint, call Call) (net.Conn, error) {
 	if to.kind != KindHop {
-		d, cancel := to.state.startDialing(ctx)
+		to.makeRoom()
+		d, cancel := to.startDialing(ctx)
 		defer cancel()
 		return d.tcp()
 	}
@@ -54,7 +56,7 @@ func (s *Set) dialOpaque(ctx context.Context, to Endpoint, call Call) (net.Conn,
 
 // dialHop makes a connection whose receiver has accepted the preface.
 func (s *Set) dialHop(ctx context.Context, to Endpoint, call Call, config *tls.Config) (net.Conn, error) {
-	d, cancel := to.state.startDialing(ctx)
+	d, cancel := to.startDialing(ctx)
 	defer cancel()
 	secured, err := d.tls(config, ALPNTCP)
 	if err != nil {
@@ -70,7 +72,10 @@ func (s *Set) dialHop(ctx context.Context, to Endpoint, call Call, config *tls.C
 // announce sends the preface and waits for its answer.
 func (s *Set) announce(ctx context.Context, c *tls.Conn, to Endpoint, call Call) error {
 	// The receiver has to connect to a pod before it answers, perhaps to a second one.
-	deadline := time.Now().Add(2 * s.options.DialTimeout)
+	var deadline time.Time
+	if timeout := podTimeout(to); timeout > 0 {
+		deadline = time.Now().Add(2 * timeout)
+	}
 	err := c.SetDeadline(deadline)
 	stop := context.AfterFunc(ctx, func() {
 		_ = c.SetDeadline(time.Unix(1, 0)) // fails only if closed already
@@ -99,4 +104,10 @@ func (s *Set) announce(ctx context.Context, c *tls.Conn, to Endpoint, call Call)
 		failure.Reason = handshakeReason(err)
 	}
 	return failure
+}
+
+// podTimeout is how long the proxy at the other end may take to connect to a pod.
+func podTimeout(to Endpoint) time.Duration {
+	to.kind = KindPod
+	return to.connectTimeout()
 }

@@ -17,6 +17,8 @@ type health struct {
 	out, failing atomic.Bool
 	// owner is the service whose policy counts, nil if none judges the endpoint.
 	owner atomic.Pointer[service]
+	// sharers are the services that the endpoint is a member of, as they are published.
+	sharers atomic.Pointer[[]*service]
 	// What the endpoint did in the interval under way, if its policy looks at intervals.
 	requests, failures, timed atomic.Uint32
 	latencies                 atomic.Int64 // the sum, in nanoseconds
@@ -232,7 +234,7 @@ func (s *Set) probe(svc *service, wish *Wish) *endpoint {
 	defer s.health.Unlock()
 	for _, e := range slices.Clone(svc.members) {
 		switch {
-		case e.unhealthy:
+		case e.unhealthy, wish.limits != nil && wish.limits.full(e, wish.exclusive) != "":
 		case e.state.Streaming(now):
 			s.move(e, e.state.Conclude(*e.owner.Load().policy.Load(), outlier.Success, now, 0), outlier.Probe)
 		case e.state.Due(now) && !slices.Contains(wish.Avoid, e.address) && (!wish.Prefer.IsValid() || wish.Prefer == e.address):
@@ -248,10 +250,14 @@ const penaltyOut = 1 << 10
 
 // against is what the state of an endpoint counts against it, added to its rank.
 func (w *Wish) against(e *endpoint) int {
+	penalty := 0
 	if e.out.Load() && w.service != nil && !w.service.panicking.Load() {
-		return penaltyOut
+		penalty = penaltyOut
 	}
-	return 0
+	if w.limits != nil && w.limits.full(e, w.exclusive) != "" {
+		penalty += penaltyFull
+	}
+	return penalty
 }
 
 // choose returns the member of a service that a request is to be sent to, nil if there is none, whether it is
@@ -265,7 +271,7 @@ func (s *Set) choose(svc *service, g *group, wish Wish) (chosen *endpoint, probe
 	}
 	wish.service = svc
 	chosen, refusing = s.pick(g, wish)
-	if chosen != nil && wish.against(chosen) > 0 {
+	if chosen != nil && wish.against(chosen)&penaltyOut > 0 {
 		return nil, false, refusing, ErrNoHealthyEndpoints
 	}
 	return chosen, false, refusing, nil

@@ -19,10 +19,12 @@ type ledger struct {
 	endpoints map[string]string
 	ejections map[string]int
 	forgotten []string
+	open      map[string]int
+	pending   int
 }
 
 func newLedger() *ledger {
-	return &ledger{endpoints: map[string]string{}, ejections: map[string]int{}}
+	return &ledger{endpoints: map[string]string{}, ejections: map[string]int{}, open: map[string]int{}}
 }
 
 func (l *ledger) Endpoints(backend string, usable, ejected, unhealthy int) {
@@ -32,6 +34,10 @@ func (l *ledger) Endpoints(backend string, usable, ejected, unhealthy int) {
 func (l *ledger) Ejected(backend, cause string) { l.ejections[backend+" "+cause]++ }
 
 func (l *ledger) Forget(backend string) { l.forgotten = append(l.forgotten, backend) }
+
+func (l *ledger) CircuitOpen(backend, limit string) { l.open[backend+" "+limit]++ }
+
+func (l *ledger) Pending(_ string, n int) { l.pending = n }
 
 // ejecting is a Set with one Backend, in virtual time.
 type ejecting struct {

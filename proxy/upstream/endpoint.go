@@ -32,6 +32,7 @@ type endpoint struct {
 	restarted atomic.Int64
 
 	health
+	occupied
 
 	mu      sync.Mutex
 	pools   map[poolKey]pool
@@ -57,7 +58,7 @@ const (
 type pool interface {
 	// acquire returns a connection on which a request may be sent at once; fresh means that none that was
 	// idle will do. Errors are of type *Error.
-	acquire(ctx context.Context, fresh bool) (lease, error)
+	acquire(ctx context.Context, to Endpoint, fresh bool) (lease, error)
 	// drain closes idle connections; active ones are closed when their requests have finished, later ones
 	// after one use.
 	drain()
@@ -146,4 +147,39 @@ func (e *endpoint) probe(now time.Duration) {
 func (e *endpoint) refusalTime() time.Duration {
 	doublings := min(max(1, e.refusals.Load()), 16) - 1
 	return min(firstRefusal<<doublings, lastRefusal)
+}
+
+// idle is how many HTTP/1.1 connections wait for a request.
+func (e *endpoint) idle() int {
+	p := e.http1Pool()
+	if p == nil {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.idle)
+}
+
+// closeLongestIdle closes the HTTP/1.1 connection that has waited the longest and tells whether there was
+// one.
+func (e *endpoint) closeLongestIdle() bool {
+	p := e.http1Pool()
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	taken := p.takeLocked(min(1, len(p.idle)))
+	p.mu.Unlock()
+	for _, l := range taken {
+		l.discard()
+	}
+	return len(taken) > 0
+}
+
+// http1Pool returns the pool of HTTP/1.1 connections, nil if there has been none.
+func (e *endpoint) http1Pool() *http1Pool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p, _ := e.pools[poolKey{protocol: poolHTTP1}].(*http1Pool)
+	return p
 }

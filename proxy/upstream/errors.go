@@ -14,7 +14,7 @@ type Reason uint8
 const (
 	// ReasonConnect means that the connection was refused or could not be made.
 	ReasonConnect Reason = iota + 1
-	// ReasonConnectTimeout means that connecting took longer than Options.DialTimeout.
+	// ReasonConnectTimeout means that connecting took longer than the Backend's policy allows.
 	ReasonConnectTimeout
 	// ReasonIdentity means that there is no certificate for the source, or that one side of the hop refused
 	// the other's.
@@ -37,13 +37,17 @@ const (
 	// ReasonRequest means that the request cannot be expressed in the protocol, or the Endpoint's Backend is not
 	// HTTP; no other endpoint would do better.
 	ReasonRequest
+	// ReasonFull means that a limit of the Backend is reached; no other endpoint would do better.
+	ReasonFull
+	// ReasonEndpointFull means that a limit of the endpoint is reached; another one may have room.
+	ReasonEndpointFull
 )
 
 var reasonNames = [...]string{
 	ReasonConnect: "connect", ReasonConnectTimeout: "connect-timeout", ReasonIdentity: "identity",
 	ReasonRefused: "refused", ReasonStale: "stale", ReasonReset: "reset", ReasonProtocol: "protocol",
 	ReasonTimeout: "timeout", ReasonCanceled: "canceled", ReasonRequestBody: "request-body",
-	ReasonRequest: "request",
+	ReasonRequest: "request", ReasonFull: "full", ReasonEndpointFull: "endpoint-full",
 }
 
 // String returns the value used in logs and metric labels, such as "connect" or "connect-timeout".
@@ -69,6 +73,9 @@ type Error struct {
 
 // Error implements error.
 func (e *Error) Error() string {
+	if !e.Endpoint.IsValid() {
+		return fmt.Sprintf("%s: %v", e.Reason, e.Err)
+	}
 	return fmt.Sprintf("endpoint %s: %s: %v", e.Endpoint, e.Reason, e.Err)
 }
 

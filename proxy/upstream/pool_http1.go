@@ -26,7 +26,7 @@ type http1Lease struct {
 	since  time.Time // idle since; zero before the first use
 }
 
-func (p *http1Pool) acquire(ctx context.Context, fresh bool) (lease, error) {
+func (p *http1Pool) acquire(ctx context.Context, to Endpoint, fresh bool) (lease, error) {
 	for !fresh {
 		l := p.pop()
 		if l == nil {
@@ -38,7 +38,8 @@ func (p *http1Pool) acquire(ctx context.Context, fresh bool) (lease, error) {
 		}
 		l.discard() // the peer has closed it meanwhile
 	}
-	d, cancel := p.endpoint.startDialing(ctx)
+	to.makeRoom()
+	d, cancel := to.startDialing(ctx)
 	defer cancel()
 	raw, err := d.tcp()
 	if err != nil {

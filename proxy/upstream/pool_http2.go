@@ -33,6 +33,7 @@ type http2Pool struct {
 // dialCall is a connection being made for all who wait for it. It goes on when they give up, because the
 // next request will want it; but not in a drained pool.
 type dialCall struct {
+	to      Endpoint // as the first of them wanted it
 	config  *tls.Config
 	waiting int // guarded by the pool's mutex
 	cancel  context.CancelFunc
@@ -45,12 +46,14 @@ type http2Conn struct {
 	client  *http.ClientConn
 	retired atomic.Bool
 	used    atomic.Bool
+	// release is called when the connection has ended, any number of times.
+	release func()
 }
 
 // acquire needs no care for fresh: a connection that is closed or closing has no stream left.
-func (p *http2Pool) acquire(ctx context.Context, _ bool) (lease, error) {
+func (p *http2Pool) acquire(ctx context.Context, to Endpoint, _ bool) (lease, error) {
 	for renewals := 0; ; {
-		l, call, err := p.tryAcquire()
+		l, call, err := p.tryAcquire(to)
 		if l != nil || err != nil {
 			return l, err
 		}
@@ -73,7 +76,7 @@ func (p *http2Pool) acquire(ctx context.Context, _ bool) (lease, error) {
 }
 
 // tryAcquire returns a lease, or a call to wait for before trying again.
-func (p *http2Pool) tryAcquire() (lease, *dialCall, error) {
+func (p *http2Pool) tryAcquire(to Endpoint) (lease, *dialCall, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// Asked with the pool locked, so that the answers are used in the order in which they were given.
@@ -86,15 +89,24 @@ func (p *http2Pool) tryAcquire() (lease, *dialCall, error) {
 		p.retireLocked()
 		p.config, p.call = config, nil
 	}
-	p.conns = slices.DeleteFunc(p.conns, func(c *http2Conn) bool { return c.client.Err() != nil })
+	p.conns = slices.DeleteFunc(p.conns, func(c *http2Conn) bool {
+		if c.client.Err() == nil {
+			return false
+		}
+		c.release()
+		return true
+	})
 	for _, c := range p.conns {
 		if c.client.Reserve() == nil {
 			return p.leaseLocked(c), nil, nil
 		}
 	}
 	if p.call == nil {
+		if err := to.reserveShared(); err != nil {
+			return nil, nil, err
+		}
 		ctx, cancel := context.WithCancel(context.Background())
-		p.call = &dialCall{config: config, cancel: cancel, done: make(chan struct{})}
+		p.call = &dialCall{to: to, config: config, cancel: cancel, done: make(chan struct{})}
 		go p.connect(ctx, p.call)
 	}
 	p.call.waiting++
@@ -150,7 +162,13 @@ func (s *Set) clientConfig(key poolKey, e *endpoint) (*tls.Config, error) {
 // connect makes a connection and wakes those who wait for it.
 func (p *http2Pool) connect(ctx context.Context, call *dialCall) {
 	defer call.cancel()
-	c, err := p.dial(ctx, call.config)
+	call.to.makeRoom()
+	c, err := p.dial(ctx, call.to, call.config)
+	if err != nil {
+		call.to.releaseShared()
+	} else {
+		c.release = sync.OnceFunc(call.to.releaseShared)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -167,8 +185,8 @@ func (p *http2Pool) connect(ctx context.Context, call *dialCall) {
 	close(call.done)
 }
 
-func (p *http2Pool) dial(ctx context.Context, config *tls.Config) (*http2Conn, error) {
-	d, cancel := p.endpoint.startDialing(ctx)
+func (p *http2Pool) dial(ctx context.Context, to Endpoint, config *tls.Config) (*http2Conn, error) {
+	d, cancel := to.startDialing(ctx)
 	defer cancel()
 	if config == nil {
 		raw, err := d.tcp()
@@ -212,7 +230,7 @@ func (d dialing) http2(transport *http.Transport, scheme string, c net.Conn, gre
 		}
 		return nil, d.failed(reason, err)
 	}
-	conn := &http2Conn{client: client}
+	conn := &http2Conn{client: client, release: func() {}}
 	client.SetStateHook(func(*http.ClientConn) { conn.closeIfDone() })
 	return conn, nil
 }
@@ -255,6 +273,7 @@ func (c *http2Conn) retire() {
 func (c *http2Conn) closeIfDone() {
 	if c.retired.Load() && c.client.InFlight() == 0 {
 		closeQuietly(c.client)
+		c.release()
 	}
 }
 

@@ -16,6 +16,10 @@ type Measures interface {
 	Endpoints(backend string, usable, ejected, unhealthy int)
 	// Ejected counts an ejection. cause is one of package outlier's.
 	Ejected(backend, cause string)
+	// CircuitOpen counts a request that was refused because a limit of its Backend is reached: connections,
+	// requests, endpoint_connections or endpoint_requests. Pending tells how many wait.
+	CircuitOpen(backend, limit string)
+	Pending(backend string, n int)
 	// Forget ends what was measured of a Backend that is not configured any longer.
 	Forget(backend string)
 }
@@ -29,13 +33,21 @@ func (unmeasured) Endpoints(string, int, int, int) {}
 // Ejected implements Measures.
 func (unmeasured) Ejected(string, string) {}
 
+// CircuitOpen implements Measures.
+func (unmeasured) CircuitOpen(string, string) {}
+
+// Pending implements Measures.
+func (unmeasured) Pending(string, int) {}
+
 // Forget implements Measures.
 func (unmeasured) Forget(string) {}
 
 // service is what a Set remembers about a Backend whose endpoints it picks itself, or about the proxies of
 // a namespace, across changes of their configuration.
 type service struct {
-	key    string
+	key string
+	breaker
+
 	policy atomic.Pointer[outlier.Policy]
 	// panicking tells that too few members are usable, so that all are used.
 	panicking atomic.Bool
@@ -102,12 +114,14 @@ func (e *endpoint) join(svc *service) {
 	if !found {
 		e.services = slices.Insert(slices.Clone(e.services), at, svc)
 		e.owner.Store(e.services[0])
+		e.sharers.Store(new(e.services))
 	}
 }
 
 // leave ends a membership. With the last one the state ends, too: nobody is left to judge it.
 func (e *endpoint) leave(svc *service) {
 	e.services = slices.DeleteFunc(slices.Clone(e.services), func(s *service) bool { return s == svc })
+	e.sharers.Store(new(e.services))
 	if len(e.services) > 0 {
 		e.owner.Store(e.services[0])
 		return

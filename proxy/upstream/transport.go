@@ -123,17 +123,16 @@ func HopServerHTTP2() *http.HTTP2Config {
 // end before is what makes an HTTP/1.1 connection reusable.
 func (s *Set) RoundTrip(ctx context.Context, to Endpoint, call Call, req *http.Request) (*http.Response, error) {
 	e := to.state
-	e.inFlight.Add(1)
+	grpc, upgrade := isGRPC(req.Header.Get("Content-Type")), req.Header.Get("Upgrade") != ""
 	begin := s.elapsed()
 	e.asked(begin)
 	t := &try{
-		set: s, to: to, call: call, started: begin,
-		upgrade: req.Header.Get("Upgrade") != "",
-		grpc:    isGRPC(req.Header.Get("Content-Type")),
+		set: s, to: to, call: call, started: begin, upgrade: upgrade, grpc: grpc,
+		slot: to.claim(exclusive(to.target.backend.Protocol, grpc, upgrade)),
 	}
 	resp, err := t.send(ctx, req)
 	if err != nil {
-		e.inFlight.Add(-1)
+		t.slot.release()
 		took := t.elapsed()
 		e.failed(err, took, begin+took)
 		if (err.Reason == ReasonTimeout || err.Reason == ReasonCanceled) && !err.NotSent {
@@ -150,6 +149,7 @@ func (s *Set) RoundTrip(ctx context.Context, to Endpoint, call Call, req *http.R
 type try struct {
 	set     *Set
 	to      Endpoint
+	slot    slot
 	call    Call
 	upgrade bool
 	grpc    bool
@@ -211,7 +211,7 @@ func (t *try) acquire(ctx context.Context, fresh bool) (lease, error) {
 	case backend.Protocol == wire.ProtocolH2C, t.grpc:
 		key.protocol = poolH2C
 	}
-	return t.to.state.pool(key).acquire(ctx, fresh)
+	return t.to.state.pool(key).acquire(ctx, t.to, fresh)
 }
 
 // acquireUpgrade makes a connection for one request that will turn into something else.
@@ -220,7 +220,7 @@ func (t *try) acquireUpgrade(ctx context.Context) (lease, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, cancel := t.to.state.startDialing(ctx)
+	d, cancel := t.to.startDialing(ctx)
 	defer cancel()
 	l, err := d.http1(nil, raw)
 	if err != nil {
@@ -336,18 +336,19 @@ func (t *try) received(ctx context.Context, resp *http.Response, l lease) error 
 		if err == nil && foreign {
 			StripMetadata(resp.Trailer)
 		}
-		e.inFlight.Add(-1)
 		t.judgeEnd(ctx, resp, err)
 		if err == nil {
 			l.release()
 		} else {
 			l.discard()
 		}
+		// Only now, so that whoever waits for it finds the connection.
+		t.slot.release()
 	}
 	writable, upgraded := resp.Body.(io.ReadWriteCloser)
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols && upgraded:
-		resp.Body = &upgradedBody{ReadWriteCloser: writable, end: func() { e.inFlight.Add(-1) }}
+		resp.Body = &upgradedBody{ReadWriteCloser: writable, end: t.slot.release}
 	case resp.Body == http.NoBody:
 		end(nil)
 	default:

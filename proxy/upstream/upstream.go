@@ -43,7 +43,8 @@ type Options struct {
 	Identity Identity
 	// DialContext opens TCP connections. Default: a net.Dialer with keep-alive probes.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
-	// DialTimeout bounds connecting, TLS and protocol handshake included. Default: 2 s.
+	// DialTimeout bounds connecting, TLS and protocol handshake included, where the Backend's policy says
+	// nothing. Default: 2 s.
 	DialTimeout time.Duration
 	// IdleTimeout closes connections that were not used for so long. Default: 60 s.
 	IdleTimeout time.Duration
@@ -170,6 +171,7 @@ func (s *Set) Update(resources Resources) *View {
 		proxies: make(map[string]*group, len(resources.Proxies)),
 		hops:    make(map[string]*service, len(resources.Proxies)),
 	}
+	replicas := next.Replicas()
 	// What is kept must be held before what is replaced is released, or a shared endpoint would be
 	// drained between the two.
 	var released []*group
@@ -177,9 +179,16 @@ func (s *Set) Update(resources Resources) *View {
 		was := old.targets[key]
 		if was != nil && was.backend == backend && old.resources.Endpoints[key] == resources.Endpoints[key] {
 			next.targets[key] = was
+			if was.service != nil && replicas != old.Replicas() {
+				was.service.limit(limitsOf(backend.Policy, replicas))
+			}
 			continue
 		}
-		next.targets[key] = s.newTarget(key, backend, resources.Endpoints[key], was)
+		t := s.newTarget(key, backend, resources.Endpoints[key], was)
+		if t.service != nil {
+			t.service.limit(limitsOf(backend.Policy, replicas))
+		}
+		next.targets[key] = t
 		if was != nil {
 			released = append(released, was.direct, was.fallback)
 		}

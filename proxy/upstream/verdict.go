@@ -44,7 +44,8 @@ func (t *try) blame(ctx context.Context, reason Reason, err error) outlier.Verdi
 			return outlier.Neutral
 		}
 		return outlier.Failure
-	case ReasonIdentity, ReasonRefused, ReasonStale, ReasonTimeout, ReasonCanceled, ReasonRequestBody, ReasonRequest:
+	case ReasonIdentity, ReasonRefused, ReasonStale, ReasonTimeout, ReasonCanceled, ReasonRequestBody, ReasonRequest,
+		ReasonFull, ReasonEndpointFull:
 		// Either ours, or the endpoint says that it is leaving.
 	}
 	return outlier.Neutral

@@ -22,6 +22,14 @@ type Wish struct {
 	// the zone of this proxy.
 	Zone, Node string
 
+	// GRPC and Upgrade say what kind of request it is: the first shares its connection with others, the
+	// second has one for itself whatever the Backend's protocol is. They matter to limits of connections.
+	GRPC, Upgrade bool
+
+	// limits are those in force, nil if there are none; exclusive tells that the request needs a connection
+	// for itself.
+	limits    *limits
+	exclusive bool
 	// service is that of the Backend; its endpoints that are out of use come last.
 	service *service
 }
