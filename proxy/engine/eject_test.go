@@ -102,8 +102,9 @@ func TestTimeoutsOfThePolicyEject(t *testing.T) {
 		grpc   string
 		want   bool
 	}{
-		"backendRequest":        {policy: timeouts(0, time.Millisecond), want: true},
-		"the client's deadline": {grpc: "1m"},
+		"backendRequest":        {policy: timeouts(0, 5*time.Millisecond), want: true},
+		"request":               {policy: timeouts(5*time.Millisecond, 0), want: true},
+		"the client's deadline": {grpc: "5m"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hang := func(_ http.ResponseWriter, r *http.Request) {

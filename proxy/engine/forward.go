@@ -35,7 +35,7 @@ func (x *exchange) forward() {
 	} else {
 		t.budget.request(x.start, nil)
 	}
-	t.ctx, t.limit = withLimit(x.r.Context(), t.due.whole, errDeadline)
+	t.ctx, t.limit = withLimit(x.r.Context(), t.due.whole, t.due.cause)
 	defer t.limit.cancel()
 	t.idle = newIdleLimit(time.Duration(*x.policy.Timeouts.Idle), t.limit.end)
 	defer t.idle.pause()
@@ -130,6 +130,9 @@ func (t *tries) try() *attempt {
 		return &attempt{why: reason.DeadlineExceeded}
 	}
 	endpoint, set, err := t.choose(t.ctx, t.key, t.wish())
+	if failure, ok := errors.AsType[*upstream.Error](err); ok {
+		return &attempt{failure: failure, ctx: t.ctx}
+	}
 	switch {
 	case errors.Is(err, upstream.ErrUnknownBackend):
 		return &attempt{why: reason.UnknownBackend}

@@ -14,7 +14,10 @@ import (
 
 // The causes with which the context of a request or a try ends.
 var (
-	errDeadline       = errors.New("deadline exceeded")
+	errDeadline = errors.New("deadline exceeded")
+	// errRequestTimeout is the deadline that our own policy has set, which counts against an endpoint; one
+	// that a client has set, itself or through its proxy, does not.
+	errRequestTimeout = fmt.Errorf("%w: %w", errDeadline, upstream.ErrTooSlow)
 	errBackendTimeout = fmt.Errorf("backend request timeout: %w", upstream.ErrTooSlow)
 	errIdle           = errors.New("idle timeout")
 	errAnswered       = errors.New("answered")
@@ -39,6 +42,8 @@ type deadlines struct {
 	// stream takes the place of whole once a response of unknown length has begun. Zero means that whole
 	// stays.
 	stream time.Time
+	// cause is errDeadline, or for whole errRequestTimeout.
+	cause error
 }
 
 // latest is the time after which the request is over in any case, zero if there is none.
@@ -64,7 +69,10 @@ func (x *exchange) deadlines() deadlines {
 			}
 		}
 	}
-	var d deadlines
+	d := deadlines{cause: errDeadline}
+	if whole == time.Duration(*x.policy.Timeouts.Request) {
+		d.cause = errRequestTimeout
+	}
 	if whole > 0 {
 		d.whole = x.start.Add(whole)
 	}
@@ -102,7 +110,8 @@ func withLimit(ctx context.Context, deadline time.Time, cause error) (context.Co
 func (l *limit) move(deadline time.Time) {
 	l.lift()
 	if !deadline.IsZero() {
-		l.timer = time.AfterFunc(time.Until(deadline), func() { l.end(l.cause) })
+		cause := l.cause
+		l.timer = time.AfterFunc(time.Until(deadline), func() { l.end(cause) })
 	}
 }
 

@@ -26,6 +26,8 @@ func failureReason(err *upstream.Error) reason.Reason {
 		return reason.Unsendable
 	case upstream.ReasonRequestBody:
 		return reason.BadRequest
+	case upstream.ReasonFull, upstream.ReasonEndpointFull:
+		return reason.CircuitOpen
 	case upstream.ReasonStale, upstream.ReasonReset:
 	}
 	return reason.ResetBeforeHeaders
@@ -56,6 +58,10 @@ func localResponse(said *reason.Entry, grpc bool) (res phttp.Response, body stri
 // answer answers the request with what the proxy says for a reason, and more fields.
 func (x *exchange) answer(why reason.Reason, more ...phttp.Field) {
 	said := reason.Of(why)
+	if why == reason.CircuitOpen {
+		// There is room again as soon as a request ends, but who comes back at once finds the others there.
+		more = append(more, phttp.Field{Name: "Retry-After", Value: "1"})
+	}
 	x.say(&said, more...)
 }
 

@@ -39,6 +39,7 @@ func (t *tries) deliver(a *attempt) {
 		head.Header.Add("Trailer", name)
 	}
 	if res.ContentLength < 0 && !t.due.stream.IsZero() {
+		t.limit.cause = errDeadline // a stream that is long is no fault of its endpoint
 		t.limit.move(t.due.stream)
 	}
 	t.writeHead(&head)

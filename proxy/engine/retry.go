@@ -193,7 +193,9 @@ func failed(a *attempt) outcome {
 		if errors.Is(context.Cause(a.ctx), errBackendTimeout) {
 			o.why, o.unasked = telemetry.RetryTimeout, !o.sent
 		}
-	case upstream.ReasonRequestBody, upstream.ReasonRequest:
+	case upstream.ReasonEndpointFull:
+		o.why, o.unasked = telemetry.RetryUnprocessed, true
+	case upstream.ReasonRequestBody, upstream.ReasonRequest, upstream.ReasonFull:
 	}
 	return o
 }

@@ -36,6 +36,7 @@ const (
 	UnknownBackend     Reason = "unknown_backend"
 	NoEndpoints        Reason = "no_endpoints"
 	NoHealthyEndpoints Reason = "no_healthy_endpoints"
+	CircuitOpen        Reason = "circuit_open"
 	Connect            Reason = "connect_failure"
 	Identity           Reason = "identity_failure"
 	NotProcessed       Reason = "not_processed"

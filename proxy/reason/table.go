@@ -114,6 +114,12 @@ var table = []Entry{
 		Remedy:  "Look at weft_upstream_endpoints and weft_upstream_ejections_total for which and why, and at the pods.",
 	},
 	{
+		Reason: CircuitOpen, Status: http.StatusServiceUnavailable,
+		Text:    "the backend has as many requests as it may",
+		Meaning: "A limit of circuitBreaking is reached, and the request could not wait or has waited as long as it may. It was not sent.",
+		Remedy:  "It is safe to send the request again after the time in Retry-After. weft_circuit_breaker_open_total says which limit it is; add pods, or raise it.",
+	},
+	{
 		Reason: Connect, Status: http.StatusServiceUnavailable,
 		Text:    "no connection to the backend",
 		Meaning: "No connection could be made to any of the endpoints that were tried.",

@@ -20,6 +20,8 @@ type backendSeries struct {
 	table     *seriesTable
 	endpoints *prometheus.GaugeVec
 	ejections *prometheus.CounterVec
+	open      *prometheus.CounterVec
+	pending   *prometheus.GaugeVec
 
 	mu sync.Mutex
 	// known are the series of each Backend, by the functions that delete them.
@@ -41,11 +43,19 @@ func newBackendSeries(table *seriesTable) *backendSeries {
 			Name: "weft_upstream_ejections_total",
 			Help: "Ejections of endpoints, by the cause: consecutive_failures, success_rate, latency, or a failed probe.",
 		}, []string{"backend", "cause"}),
+		open: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_circuit_breaker_open_total",
+			Help: "Requests and connections that were not sent because a limit of their backend is reached, by the limit.",
+		}, []string{"backend", "limit"}),
+		pending: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "weft_circuit_breaker_pending",
+			Help: "Requests and connections that wait because a limit of their backend is reached.",
+		}, []string{"backend"}),
 	}
 }
 
 func (b *backendSeries) collectors() []prometheus.Collector {
-	return []prometheus.Collector{b.endpoints, b.ejections}
+	return []prometheus.Collector{b.endpoints, b.ejections, b.open, b.pending}
 }
 
 // admit tells whether a series may be used, which it becomes known by. b.mu is held.
@@ -99,6 +109,16 @@ func (m *Metrics) Endpoints(backend string, usable, ejected, unhealthy int) {
 // Ejected counts an ejection. cause is one of a fixed set.
 func (m *Metrics) Ejected(backend, cause string) {
 	m.backends.count(m.backends.ejections, "ejections", backend, cause)
+}
+
+// CircuitOpen counts a request that was refused because of a limit, which is one of a fixed set.
+func (m *Metrics) CircuitOpen(backend, limit string) {
+	m.backends.count(m.backends.open, "open", backend, limit)
+}
+
+// Pending records how many requests wait because of a limit.
+func (m *Metrics) Pending(backend string, n int) {
+	m.backends.gauge(m.backends.pending, "pending", n, backend)
 }
 
 // Forget ends the metrics of a backend that is not configured any longer.

@@ -56,3 +56,25 @@ func TestSeriesOfBackendsAreBounded(t *testing.T) {
 		t.Errorf("there is no room after others were forgotten: %v", got)
 	}
 }
+
+func TestLimitsOfBackends(t *testing.T) {
+	m := New(0)
+	m.Pending("shop/cart:80", 0)
+	m.Pending("shop/till:80", 2)
+	m.CircuitOpen("shop/till:80", "requests")
+	want := map[string]string{
+		`weft_circuit_breaker_open_total{backend="shop/till:80",limit="requests"`: "1",
+	}
+	if diff := cmp.Diff(want, scrape(t, m, "weft_circuit_breaker_open")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	m.Pending("shop/till:80", 0)
+	want = map[string]string{`weft_circuit_breaker_pending{backend="shop/till:80"`: "0"}
+	if diff := cmp.Diff(want, scrape(t, m, "weft_circuit_breaker_pending")); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	m.Forget("shop/till:80")
+	if got := scrape(t, m, "weft_circuit"); len(got) > 0 {
+		t.Errorf("left: %v", got)
+	}
+}
