@@ -40,11 +40,11 @@ var (
 		split:    splitPlan{requests: 100_000, limit: 110 * time.Second},
 	}
 	shortPlan = plan{
-		slow:     slowPlan{warmUp: time.Second, slow: 2500 * time.Millisecond, recovery: 3 * time.Second},
-		sweep:    offerPlan{warmUp: 500 * time.Millisecond, judged: time.Second},
-		storm:    offerPlan{warmUp: 500 * time.Millisecond, judged: 1500 * time.Millisecond},
-		overload: offerPlan{warmUp: 2 * time.Second, judged: 2 * time.Second},
-		split:    splitPlan{requests: 10_000, limit: 10 * time.Second},
+		slow:     slowPlan{warmUp: time.Second, slow: 2 * time.Second, recovery: 3 * time.Second},
+		sweep:    offerPlan{warmUp: 500 * time.Millisecond, judged: 1500 * time.Millisecond},
+		storm:    offerPlan{warmUp: 500 * time.Millisecond, judged: 2 * time.Second},
+		overload: offerPlan{warmUp: 2 * time.Second, judged: 1500 * time.Millisecond},
+		split:    splitPlan{requests: 10_000, limit: 8 * time.Second},
 	}
 )
 
