@@ -139,7 +139,9 @@ func (a *Agent) reconcileLocked(p *pod) {
 		report.Captured, report.Reason = p.capturing, reasonNotConfigured
 	default:
 		report.Captured, report.Reason = a.apply(p, capture)
-		p.settleLate(capture != nil && p.inForce)
+		if p.settleLate(capture != nil && p.inForce) {
+			a.Log.Warn("containers of a pod ran before its rules were in force", "namespace", p.sandbox.Namespace, "pod", p.sandbox.Name, "gap", p.gap)
+		}
 	}
 	if guardErr != nil {
 		a.Metrics.errors.WithLabelValues("guard").Inc()
@@ -178,20 +180,22 @@ func (a *Agent) apply(p *pod, capture *wire.Capture) (captured bool, reason stri
 // served tells that every captured port of a family has a proxy to go to.
 func served(t rules.Table) bool { return len(t.Ports) == 0 || len(t.Proxies) > 0 }
 
-// settleLate decides, with the first rules in force, whether they came late.
-func (p *pod) settleLate(captured bool) {
+// settleLate decides, with the first rules in force, whether they came late. It is true once if they did.
+func (p *pod) settleLate(captured bool) bool {
 	due := p.due
 	p.due = time.Time{}
 	if p.exposed.IsZero() && !due.IsZero() && time.Now().After(due) {
 		p.exposed, p.unguarded = due, true
 	}
 	if p.exposed.IsZero() {
-		return
+		return false
 	}
-	if p.unguarded || captured {
+	late := p.unguarded || captured
+	if late {
 		p.late, p.gap = true, time.Since(p.exposed)
 	}
 	p.exposed = time.Time{}
+	return late
 }
 
 func joinReasons(a, b string) string {
