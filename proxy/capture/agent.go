@@ -44,6 +44,7 @@ type Netns interface {
 	Refresh() error
 	Check() (repaired bool, err error)
 	Forget(proxies []netip.Addr) (int, error)
+	ForgetUnanswered(proxies []netip.Addr) (int, error)
 	Close() error
 }
 
@@ -100,7 +101,8 @@ func New(config Config) *Agent {
 		pods:       map[string]*pod{},
 		captures:   map[string]*wire.Capture{},
 	}
-	a.probes = newProber(config.Probe, a.proxyChanged)
+	a.probes = newProber(config.Probe)
+	a.probes.changed, a.probes.lost = a.proxyChanged, a.proxyLost
 	return a
 }
 

@@ -30,8 +30,10 @@ type netns struct {
 	guarded   []netip.Addr
 	refreshed int
 	forgotten []netip.Addr
-	damaged   bool
-	closed    bool
+	// unanswered counts, by proxy, how often the connections that it has not answered on were forgotten.
+	unanswered map[netip.Addr]int
+	damaged    bool
+	closed     bool
 	// applyErrs, guardErr and refreshErr are returned by the next calls; hang blocks Apply until it is closed.
 	applyErrs  []error
 	guardErr   error
@@ -95,6 +97,18 @@ func (n *netns) Forget(proxies []netip.Addr) (int, error) {
 	return len(proxies), nil
 }
 
+func (n *netns) ForgetUnanswered(proxies []netip.Addr) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.unanswered == nil {
+		n.unanswered = map[netip.Addr]int{}
+	}
+	for _, proxy := range proxies {
+		n.unanswered[proxy]++
+	}
+	return len(proxies), nil
+}
+
 func (n *netns) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -117,6 +131,18 @@ func (n *netns) state() (proxies []netip.Addr, captures bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.tables.IPv4.Proxies), n.tables.IPv4.Captures()
+}
+
+// losses returns how often all connections to a proxy were forgotten, and how often the unanswered ones.
+func (n *netns) losses(proxy netip.Addr) (all, unanswered int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, forgotten := range n.forgotten {
+		if forgotten == proxy {
+			all++
+		}
+	}
+	return all, n.unanswered[proxy]
 }
 
 func (n *netns) refreshes() int {

@@ -63,28 +63,31 @@ func (a *Agent) maintainPod(p *pod) {
 	}
 }
 
-// proxyChanged puts the pods of a namespace in line with the health of a proxy. When it is lost, the
-// connections that the kernel still sends to it are forgotten.
-func (a *Agent) proxyChanged(proxy netip.Addr, namespace string, lost bool) {
-	up, down := a.probes.count()
-	a.Log.Info("a proxy has changed", "namespace", namespace, "proxy", proxy, "lost", lost,
-		"accepts", a.probes.live(proxy), "liveProxies", up, "otherProxies", down)
-	a.mu.Lock()
-	pods := a.podsWhere(func(p *pod) bool { return p.netns != nil && p.sandbox.Namespace == namespace })
-	a.mu.Unlock()
-	a.reconcileAll(pods)
-	if !lost {
-		return
+// proxyChanged puts the pods of a namespace in line with the health of a proxy.
+func (a *Agent) proxyChanged(proxy netip.Addr, namespace string, now health) {
+	if now == dead {
+		a.Metrics.evictions.Inc()
 	}
-	a.Metrics.evictions.Inc()
+	up, down := a.probes.count()
+	a.Log.Info("a proxy has changed", "namespace", namespace, "proxy", proxy, "lost", now == dead,
+		"accepts", a.probes.live(proxy), "liveProxies", up, "otherProxies", down)
+	a.reconcileAll(a.podsOf(namespace))
+}
+
+// proxyLost has the pods of a namespace forget connections that the kernel still sends to a dead proxy.
+func (a *Agent) proxyLost(proxy netip.Addr, namespace string, which connections) {
+	forget := Netns.ForgetUnanswered
+	if which == all {
+		forget = Netns.Forget
+	}
 	var forgotten atomic.Int64
-	inParallel(pods, func(p *pod) {
+	inParallel(a.podsOf(namespace), func(p *pod) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.ended || p.proxy() {
 			return
 		}
-		count, err := p.netns.Forget([]netip.Addr{proxy})
+		count, err := forget(p.netns, []netip.Addr{proxy})
 		forgotten.Add(int64(count))
 		if err != nil {
 			a.Metrics.errors.WithLabelValues("forget").Inc()
@@ -92,6 +95,16 @@ func (a *Agent) proxyChanged(proxy netip.Addr, namespace string, lost bool) {
 		}
 	})
 	a.Metrics.forgotten.Add(float64(forgotten.Load()))
+	if count := forgotten.Load(); count > 0 || which == all {
+		a.Log.Info("connections to a lost proxy are forgotten", "namespace", namespace, "proxy", proxy, "connections", count, "all", which == all)
+	}
+}
+
+// podsOf returns the pods of a namespace that can have rules.
+func (a *Agent) podsOf(namespace string) []*pod {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.podsWhere(func(p *pod) bool { return p.netns != nil && p.sandbox.Namespace == namespace })
 }
 
 // prove runs the canary at once and then in every canaryInterval, and reports what it proves.

@@ -11,6 +11,10 @@ const (
 	probeInterval = time.Second
 	// failureLimit is how many probes in a row must go unanswered before a proxy is out.
 	failureLimit = 2
+	// burialLimit is how many must go unanswered before nothing is left of its connections. Two say little
+	// on a node that is out of breath, and what a proxy that lives after all sends on a connection that its
+	// pod has forgotten is lost.
+	burialLimit = 15
 	// departedFor is how long a proxy that the operator no longer lists is probed on, so that
 	// connections to it are not left hanging if it dies while it drains.
 	departedFor = 5 * time.Minute
@@ -29,12 +33,24 @@ const (
 	dead
 )
 
+// connections are those of the pods to a proxy that is lost.
+type connections int
+
+const (
+	// unanswered ones wait for a sign of life.
+	unanswered connections = iota
+	all
+)
+
 // prober probes the proxies in use, each once in a probeInterval, and remembers how they are.
 type prober struct {
 	probe func(context.Context, netip.Addr) Verdict
-	// changed is called after the health of a proxy has changed; lost tells that it is dead now.
-	changed func(proxy netip.Addr, namespace string, lost bool)
-	wake    chan struct{}
+	// changed is called after the health of a proxy has changed.
+	changed func(proxy netip.Addr, namespace string, now health)
+	// lost is called, after changed, with the connections to a dead proxy that are to be forgotten: all once
+	// it is certain that it is gone, and before that, after each probe without an answer, the unanswered ones.
+	lost func(proxy netip.Addr, namespace string, forget connections)
+	wake chan struct{}
 
 	mu      sync.Mutex
 	proxies map[netip.Addr]*probed
@@ -45,16 +61,20 @@ type probed struct {
 	namespace string
 	health    health
 	failures  int
-	asked     bool
-	probing   bool
+	// silent counts the probes in a row to which not even its address has answered.
+	silent int
+	// gone tells that all connections to it are forgotten.
+	gone    bool
+	asked   bool
+	probing bool
 	// answered is closed after the first probe.
 	answered chan struct{}
 	// departed is when the operator ceased to list it; zero while it does.
 	departed time.Time
 }
 
-func newProber(probe func(context.Context, netip.Addr) Verdict, changed func(netip.Addr, string, bool)) *prober {
-	return &prober{probe: probe, changed: changed, wake: make(chan struct{}, 1), proxies: map[netip.Addr]*probed{}}
+func newProber(probe func(context.Context, netip.Addr) Verdict) *prober {
+	return &prober{probe: probe, wake: make(chan struct{}, 1), proxies: map[netip.Addr]*probed{}}
 }
 
 // use sets the proxies in use, by address, with their namespaces. New ones are probed at once; the
@@ -141,7 +161,7 @@ func (p *prober) round(ctx context.Context, probes *sync.WaitGroup, due func(*pr
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for address, known := range p.proxies {
-		if !known.departed.IsZero() && (known.health == dead || time.Since(known.departed) > departedFor) {
+		if !known.departed.IsZero() && (known.gone || time.Since(known.departed) > departedFor) {
 			delete(p.proxies, address)
 			continue
 		}
@@ -172,10 +192,37 @@ func (p *prober) observe(address netip.Addr, known *probed, verdict Verdict) {
 		known.asked = false
 		p.wakeUp()
 	}
+	forget, lost := known.loss(verdict)
 	p.mu.Unlock()
 	if before != after && current {
-		p.changed(address, known.namespace, after == dead)
+		p.changed(address, known.namespace, after)
 	}
+	if lost && current {
+		p.lost(address, known.namespace, forget)
+	}
+}
+
+// loss tells whether connections to a proxy are to be forgotten after a probe, and which.
+func (k *probed) loss(verdict Verdict) (forget connections, lost bool) {
+	switch verdict {
+	case Silent:
+		k.silent++
+	case Unknown:
+	default:
+		k.silent = 0
+	}
+	if k.health != dead {
+		k.gone = false
+		return 0, false
+	}
+	switch {
+	case k.gone || verdict != Refused && verdict != Silent:
+		return 0, false
+	case verdict == Refused || k.silent >= burialLimit:
+		k.gone = true
+		return all, true
+	}
+	return unanswered, true
 }
 
 // ended tells that a proxy of this node has ended, which no probe needs to find out.

@@ -6,14 +6,40 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
+// unanswered is for how many seconds at most, by the kernel's defaults, an established connection is tracked
+// while something that was sent has not been acknowledged (nf_conntrack_tcp_timeout_unacknowledged and
+// nf_conntrack_tcp_timeout_max_retrans). Without that it is days.
+const unanswered = 300
+
 // Forget deletes the connection tracking entries that translate to one of the addresses and returns
-// how many there were. What is sent next on such a connection is translated anew: the
+// how many there were. What the pod sends next on such a connection is translated anew: the
 // retransmission of an unanswered first packet reaches a proxy that lives, and an established
-// connection is reset instead of hanging.
+// connection is reset.
+//
+// It is for proxies that are gone for certain. What one that lives sends on a forgotten connection is taken
+// for a stranger's and reset, and a pod that waits for it never learns of that.
 func (n *Netns) Forget(proxies []netip.Addr) (int, error) {
+	return n.forget(proxies, func(*netlink.ConntrackFlow) bool { return true })
+}
+
+// ForgetUnanswered is Forget for proxies that seem to be gone: it leaves alone the connections on which the
+// proxy has acknowledged everything, so that one which lives after all can go on answering. A connection
+// that it left alone is unanswered as soon as the pod sends on it.
+func (n *Netns) ForgetUnanswered(proxies []netip.Addr) (int, error) {
+	return n.forget(proxies, func(flow *netlink.ConntrackFlow) bool {
+		tcp, ok := flow.ProtoInfo.(*netlink.ProtoInfoTCP)
+		if !ok {
+			return false
+		}
+		return tcp.State == nl.TCP_CONNTRACK_SYN_SENT || tcp.State == nl.TCP_CONNTRACK_ESTABLISHED && flow.TimeOut <= unanswered
+	})
+}
+
+func (n *Netns) forget(proxies []netip.Addr, match func(*netlink.ConntrackFlow) bool) (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	handle, err := n.handle(unix.NETLINK_NETFILTER)
@@ -21,13 +47,13 @@ func (n *Netns) Forget(proxies []netip.Addr) (int, error) {
 		return 0, err
 	}
 	defer handle.Close()
-	dead := map[netip.Addr]bool{}
+	filter := translated{to: map[netip.Addr]bool{}, match: match}
 	for _, proxy := range proxies {
-		dead[proxy.Unmap()] = true
+		filter.to[proxy.Unmap()] = true
 	}
 	var deleted uint
 	for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		count, familyErr := handle.ConntrackDeleteFilters(netlink.ConntrackTable, f, translated(dead))
+		count, familyErr := handle.ConntrackDeleteFilters(netlink.ConntrackTable, f, filter)
 		deleted += count
 		err = errors.Join(err, familyErr)
 	}
@@ -37,8 +63,12 @@ func (n *Netns) Forget(proxies []netip.Addr) (int, error) {
 	return int(deleted), nil
 }
 
-// translated selects connections to some other address that were sent to one of its own.
-type translated map[netip.Addr]bool
+// translated selects, among connections to some other address that were sent to one of its own, those that
+// match.
+type translated struct {
+	to    map[netip.Addr]bool
+	match func(*netlink.ConntrackFlow) bool
+}
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (t translated) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
@@ -47,5 +77,5 @@ func (t translated) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
 		return false
 	}
 	answering, ok := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	return ok && answering != meant && t[answering.Unmap()]
+	return ok && answering != meant && t.to[answering.Unmap()] && t.match(flow)
 }

@@ -188,25 +188,61 @@ func TestPortsComeAndGo(t *testing.T) {
 // A first packet that a dead proxy never answers is sent again by the client's kernel; after the entry
 // is forgotten it reaches the proxy that lives.
 func TestForgottenConnectionReachesAnotherProxy(t *testing.T) {
+	for name, forget := range map[string]func(*kernel.Netns, []netip.Addr) (int, error){
+		"all": (*kernel.Netns).Forget, "unanswered": (*kernel.Netns).ForgetUnanswered,
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachFamily(t, func(t *testing.T, l *lab) {
+				must(t, l.client.Apply(l.tables(l.silent)))
+				dialed := make(chan error, 1)
+				go func() {
+					conn, err := l.dial(l.addressing.client, l.vip)
+					if err == nil {
+						err = conn.Close()
+					}
+					dialed <- err
+				}()
+				until(t, "the first packet", func() bool { return l.tracked(t, l.silent) })
+				must(t, l.client.Apply(l.tables(l.proxy)))
+				count, err := forget(l.client, []netip.Addr{l.silent})
+				must(t, err)
+				if count != 1 {
+					t.Errorf("forgot %d connections, want 1", count)
+				}
+				accept(t, l.captured)
+				must(t, <-dialed)
+			})
+		})
+	}
+}
+
+// A proxy that is taken for dead and lives answers on the connections that it has. One that is dead does not
+// acknowledge what the client sends; then the client learns of it.
+func TestUnansweredConnectionsAreReset(t *testing.T) {
 	eachFamily(t, func(t *testing.T, l *lab) {
-		must(t, l.client.Apply(l.tables(l.silent)))
-		dialed := make(chan error, 1)
-		go func() {
-			conn, err := l.dial(l.addressing.client, l.vip)
-			if err == nil {
-				err = conn.Close()
-			}
-			dialed <- err
-		}()
-		until(t, "the first packet", func() bool { return l.tracked(t, l.silent) })
-		must(t, l.client.Apply(l.tables(l.proxy)))
-		count, err := l.client.Forget([]netip.Addr{l.silent})
-		must(t, err)
-		if count != 1 {
-			t.Errorf("forgot %d connections, want 1", count)
+		forget := func() int {
+			count, err := l.client.ForgetUnanswered([]netip.Addr{l.proxy})
+			must(t, err)
+			return count
 		}
-		accept(t, l.captured)
-		must(t, <-dialed)
+		must(t, l.client.Apply(l.tables(l.proxy)))
+		client, server := l.call(t, l.captured)
+		exchange(t, client, server)
+		must(t, l.client.Apply(l.tables(l.second)))
+		until(t, "acknowledgement", func() bool { return l.acknowledged(t, client) })
+		if count := forget(); count != 0 {
+			t.Errorf("forgot %d connections that are answered", count)
+		}
+		exchange(t, client, server)
+
+		l.unplug(t, l.proxy)
+		_, err := client.Write([]byte{1})
+		must(t, err)
+		until(t, "an unanswered connection", func() bool { return forget() == 1 })
+		must(t, client.SetReadDeadline(time.Now().Add(deadline)))
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("the client's connection ends with %v, want a reset", err)
+		}
 	})
 }
 

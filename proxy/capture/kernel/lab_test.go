@@ -41,7 +41,7 @@ const number = 30001
 // addressing is what the pods of a lab are called in one family.
 type addressing struct {
 	client, foreign, proxy, second netip.Addr
-	// silent is an address that is routed and never answers.
+	// silent is an address that never answers.
 	silent netip.Addr
 	vip    netip.AddrPort
 	bits   int
@@ -51,13 +51,13 @@ var families = map[string]addressing{
 	"IPv4": {
 		client: netip.MustParseAddr("192.0.2.1"), foreign: netip.MustParseAddr("192.0.2.9"),
 		proxy: netip.MustParseAddr("192.0.2.2"), second: netip.MustParseAddr("192.0.2.3"),
-		silent: netip.MustParseAddr("203.0.113.9"),
+		silent: netip.MustParseAddr("192.0.2.7"),
 		vip:    netip.MustParseAddrPort("198.51.100.10:80"), bits: 24,
 	},
 	"IPv6": {
 		client: netip.MustParseAddr("2001:db8::1"), foreign: netip.MustParseAddr("2001:db8::9"),
 		proxy: netip.MustParseAddr("2001:db8::2"), second: netip.MustParseAddr("2001:db8::3"),
-		silent: netip.MustParseAddr("2001:db8:2::9"),
+		silent: netip.MustParseAddr("2001:db8::7"),
 		vip:    netip.MustParseAddrPort("[2001:db8:1::10]:80"), bits: 64,
 	},
 }
@@ -84,6 +84,7 @@ func eachFamily(t *testing.T, test func(*testing.T, *lab)) {
 			}
 			must(t, kernel.Join(l.client, l.server, own, others))
 			must(t, l.client.Route(a.proxy))
+			l.unplug(t, a.silent)
 			must(t, l.server.Apply(rules.Build(rules.Pod{Proxy: true}, "", nil)))
 			l.captured = l.listen(t, fmt.Sprintf(":%d", wire.PortCaptured))
 			l.service = l.listen(t, a.vip.String())
@@ -237,6 +238,31 @@ func (l *lab) tracked(t *testing.T, to netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// acknowledged tells whether the other side has acknowledged everything that was sent on a connection.
+func (l *lab) acknowledged(t *testing.T, conn *net.TCPConn) bool {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	must(t, err)
+	var info *unix.TCPInfo
+	var optionErr error
+	must(t, raw.Control(func(fd uintptr) { info, optionErr = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }))
+	must(t, optionErr)
+	return info.Unacked == 0
+}
+
+// unplug makes what the client sends to an address get lost on the link.
+func (l *lab) unplug(t *testing.T, address netip.Addr) {
+	t.Helper()
+	must(t, l.client.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		nobody := net.HardwareAddr{2, 0, 0, 0, 0, 1}
+		return netlink.NeighSet(&netlink.Neigh{LinkIndex: link.Attrs().Index, IP: address.AsSlice(), HardwareAddr: nobody, State: netlink.NUD_PERMANENT})
+	}))
 }
 
 // intact reports what a check finds damaged. A change of somebody else's makes it read everything.
