@@ -189,3 +189,7 @@ bench-propagation: mesh ## from an edit of an HTTPRoute to its first effect, bes
 .PHONY: bench-resilience
 bench-resilience: ## slow instances, retry storms, overload and splits, in this process; BENCHFLAGS=-short for a minute
 	@go run ./test/bench/resilience $(BENCHFLAGS)
+
+.PHONY: bench-nodeloss
+bench-nodeloss: mesh ## how long requests fail after a node is lost without notice
+	@go test -tags e2e -count=1 -v -run '^TestNodeLoss$$' ./test/e2e -args -figures $(CURDIR)/build/bench/nodeloss.json

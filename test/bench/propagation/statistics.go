@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"weft.dev/weft/test/bench/figures"
 )
 
 // goalDifference is how much later than a bare watch a request may see an edit, at the median.
@@ -111,64 +113,29 @@ func table(rows []row) string {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// result is one figure. Those with a goal tell whether this run met it. Value is nil if nothing was
-// measured, and no goal is met then.
-type result struct {
-	Name  string   `json:"name"`
-	Value *float64 `json:"value"`
-	Unit  string   `json:"unit"`
-	Goal  string   `json:"goal,omitempty"`
-	Met   *bool    `json:"met,omitempty"`
-}
-
-// String formats a result with a goal.
-func (r result) String() string {
-	verdict := "met"
-	if r.Met == nil || !*r.Met {
-		verdict = "not met"
-	}
-	value := "none"
-	if r.Value != nil {
-		value = fmt.Sprintf("%.2f %s", *r.Value, r.Unit)
-	}
-	return fmt.Sprintf("%s: %s, goal %s: %s", r.Name, value, r.Goal, verdict)
-}
-
-// figure returns a result without a goal.
-func figure(name string, value float64, unit string) result {
-	return result{Name: name, Value: &value, Unit: unit}
-}
-
-// atMost gives a result its goal and says whether it meets it.
-func (r result) atMost(limit float64) result {
-	met := r.Value != nil && *r.Value <= limit
-	r.Goal, r.Met = fmt.Sprintf("<= %g", limit), &met
-	return r
-}
-
 // results are the goals first, then every distribution.
-func (m *measurement) results(rows []row) []result {
-	difference := result{Name: "effect p50 minus watch p50", Unit: "ms"}
+func (m *measurement) results(rows []row) []figures.Figure {
+	difference := figures.Figure{Name: "effect p50 minus watch p50", Unit: "ms"}
 	if effect, watch := rows[0].values, rows[1].values; len(effect) > 0 && len(watch) > 0 {
-		difference = figure(difference.Name, milliseconds(percentile(effect, 0.5)-percentile(watch, 0.5)), difference.Unit)
+		difference = figures.New(difference.Name, milliseconds(percentile(effect, 0.5)-percentile(watch, 0.5)), difference.Unit)
 	}
-	spacing := result{Name: "mean time between probes", Unit: "ms"}
+	spacing := figures.Figure{Name: "mean time between probes", Unit: "ms"}
 	if m.requests > 0 {
-		spacing = figure(spacing.Name, milliseconds(m.elapsed)/float64(m.requests), spacing.Unit)
+		spacing = figures.New(spacing.Name, milliseconds(m.elapsed)/float64(m.requests), spacing.Unit)
 	}
-	out := []result{
-		difference.atMost(milliseconds(goalDifference)),
-		spacing.atMost(milliseconds(goalSpacing)),
-		figure("edits without effect", float64(m.never()), "edits").atMost(0),
-		figure("answers other than 200", float64(m.failed), "answers").atMost(0),
-		figure("answers from the wrong backend", float64(m.wrong), "answers").atMost(0),
-		figure("edits", float64(len(m.edits)), "edits"),
-		figure("requests", float64(m.requests), "requests"),
+	out := []figures.Figure{
+		difference.AtMost(milliseconds(goalDifference)),
+		spacing.AtMost(milliseconds(goalSpacing)),
+		figures.New("edits without effect", float64(m.never()), "edits").AtMost(0),
+		figures.New("answers other than 200", float64(m.failed), "answers").AtMost(0),
+		figures.New("answers from the wrong backend", float64(m.wrong), "answers").AtMost(0),
+		figures.New("edits", float64(len(m.edits)), "edits"),
+		figures.New("requests", float64(m.requests), "requests"),
 	}
 	for _, r := range rows {
 		for _, q := range quantiles {
 			if len(r.values) > 0 {
-				out = append(out, figure(r.name+" "+q.name, milliseconds(percentile(r.values, q.p)), "ms"))
+				out = append(out, figures.New(r.name+" "+q.name, milliseconds(percentile(r.values, q.p)), "ms"))
 			}
 		}
 	}
