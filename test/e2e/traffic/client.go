@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -124,7 +125,8 @@ func (c *Client) doHTTP(ctx context.Context, r *Request, a *Answer) error {
 		// Its type is hidden, so that net/http cannot repeat the request by itself.
 		body = io.MultiReader(strings.NewReader(r.Body))
 	}
-	req, err := http.NewRequestWithContext(ctx, r.Method, r.URL, body)
+	at := &stage{}
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, at.trace()), r.Method, r.URL, body)
 	if err != nil {
 		return err
 	}
@@ -137,7 +139,7 @@ func (c *Client) doHTTP(ctx context.Context, r *Request, a *Answer) error {
 	}
 	res, err := c.transport(transportKey{r.Protocol, r.Source}).RoundTrip(req)
 	if err != nil {
-		return err
+		return at.wrap(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	a.Status, a.Header = res.StatusCode, res.Header
@@ -150,7 +152,7 @@ func (c *Client) doHTTP(ctx context.Context, r *Request, a *Answer) error {
 	}
 	data := slices.Concat(first[:n], rest)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("body: %w", err)
+		return at.wrap(fmt.Errorf("body: %w", err))
 	}
 	a.read(data)
 	return nil
