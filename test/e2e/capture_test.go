@@ -170,14 +170,6 @@ func TestOptOut(t *testing.T) {
 		}
 		return ""
 	})
-	direct := func(client *testbed.Pod) func(a *traffic.Answer) string {
-		return func(a *traffic.Answer) string {
-			if wrong := from("v1")(a); wrong != "" || !client.Has(a.Echo.Peer) || a.Echo.Get(traffic.MarkHeader) != "" {
-				return wrong + ", or through a proxy"
-			}
-			return ""
-		}
-	}
 	always(t, pod, traffic.Request{URL: "http://optout"}, direct(pod))
 	always(t, w.client, traffic.Request{URL: "http://optout-service"}, direct(w.client))
 

@@ -75,6 +75,19 @@ func from(version string) func(*traffic.Answer) string {
 	}
 }
 
+// direct says what is wrong with an answer of v1 that must have gone past the proxies.
+func direct(sender *testbed.Pod) func(*traffic.Answer) string {
+	return func(a *traffic.Answer) string {
+		switch wrong := from("v1")(a); {
+		case wrong != "":
+			return wrong
+		case !sender.Has(a.Echo.Peer) || a.Echo.Get(traffic.MarkHeader) != "":
+			return "through a proxy"
+		}
+		return ""
+	}
+}
+
 // local says what is wrong with an answer that a proxy must have made itself.
 func local(status int, reason string) func(*traffic.Answer) string {
 	return func(a *traffic.Answer) string {

@@ -1,5 +1,5 @@
 // Command app is what runs in the pods of the end-to-end tests. `app serve` is a backend for every
-// protocol of the mesh and, as a client, does what it is commanded to (see package traffic); `app once`
+// protocol of the mesh, if asked to also for other proxies, and, as a client, does what it is commanded to (see package traffic); `app once`
 // sends one request as its first instruction and leaves the answer as its termination message; `app forge`
 // sends requests with an address that belongs to another pod.
 package main
@@ -38,12 +38,13 @@ func run(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	protocol := flags.String("protocol", string(traffic.HTTP1), "protocol to send with")
+	hop := flags.String("hop", "", "folder with tls.crt and tls.key, to serve TCP of the hop with as well")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
 	switch {
 	case args[0] == "serve":
-		return serve(ctx)
+		return serve(ctx, *hop)
 	case args[0] == "once" && flags.NArg() == 1:
 		client := traffic.NewClient()
 		defer client.Close()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -23,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"weft.dev/weft/proxy/wire"
 	"weft.dev/weft/test/e2e/traffic"
 )
 
@@ -62,8 +62,8 @@ func (b *backend) admit() traffic.Behaviour {
 	return b.behaviour
 }
 
-// serve runs every server until ctx ends.
-func serve(ctx context.Context) error {
+// serve runs every server until ctx ends, that of the hop if there is a folder with its certificate.
+func serve(ctx context.Context, hop string) error {
 	b := &backend{seen: map[string]int{}}
 	control := (&traffic.Controller{}).Handler()
 	control.HandleFunc("GET /seen/{key}", func(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +71,7 @@ func serve(ctx context.Context) error {
 		defer b.mu.Unlock()
 		fmt.Fprint(w, b.seen[r.PathValue("key")])
 	})
-	ended := make(chan error, 5)
+	ended := make(chan error, 6)
 	port := &httpPort{handler: b, failed: ended}
 	control.HandleFunc("POST /behaviour", b.behave(port))
 	if err := port.open(); err != nil {
@@ -92,6 +92,13 @@ func serve(ctx context.Context) error {
 	l, err := listen(portGRPC)
 	if err != nil {
 		return err
+	}
+	if hop != "" {
+		l, err := listen(wire.PortHop)
+		if err != nil {
+			return err
+		}
+		go func() { ended <- serveHop(l, hop) }()
 	}
 	calls := grpc.NewServer(grpc.UnknownServiceHandler(b.call))
 	go func() { ended <- calls.Serve(l) }()
@@ -212,16 +219,10 @@ func serveLines(l net.Listener, first bool) error {
 		go func() {
 			defer func() { _ = conn.Close() }()
 			echo := self(conn.LocalAddr(), conn.RemoteAddr().String())
-			out := json.NewEncoder(conn)
-			if first && out.Encode(echo) != nil {
+			if first && json.NewEncoder(conn).Encode(echo) != nil {
 				return
 			}
-			for lines := bufio.NewScanner(conn); lines.Scan(); {
-				echo.Body = lines.Text()
-				if out.Encode(echo) != nil {
-					return
-				}
-			}
+			answerLines(conn, echo)
 		}()
 	}
 }

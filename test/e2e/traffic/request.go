@@ -96,7 +96,9 @@ type Echo struct {
 	// Peer is the address that the connection comes from, without the port.
 	Peer string `json:"peer"`
 	// Local is the address and port that the connection came to.
-	Local  string `json:"local"`
+	Local string `json:"local"`
+	// Caller is the identity that the other side has proven, where the backend itself ends the hop.
+	Caller string `json:"caller,omitempty"`
 	Proto  string `json:"proto,omitempty"`
 	Method string `json:"method,omitempty"`
 	Path   string `json:"path,omitempty"`
