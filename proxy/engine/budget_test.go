@@ -180,3 +180,15 @@ func TestBudgetCountsWhatComesAtOnce(t *testing.T) {
 		t.Errorf("%d retries of %d requests, want %d", total, goroutines*each, want)
 	}
 }
+
+// BenchmarkBudget counts the requests that all pass one budget at once.
+func BenchmarkBudget(b *testing.B) {
+	l := budgetLimits(20, 10*time.Second, 10, time.Second)
+	counted := newBudget(time.Now())
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			counted.request(time.Now(), l)
+		}
+	})
+}
