@@ -69,6 +69,7 @@ type World struct {
 	woken chan struct{}
 
 	numbers numberStore
+	inForce inForce
 
 	// published are the compiled resources that the hub has, nil before the first pass; retired are
 	// those among them that are kept only until no node captures them any more.
@@ -163,7 +164,9 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 		return reconcile.Result{}, err
 	}
 	snapshot.Starting = w.starting
+	snapshot.MeshPolicies = w.inForce.recall(snapshot.MeshPolicies)
 	result := compile.Compile(snapshot)
+	w.inForce = rememberInForce(result.Policies)
 	if err := w.numbers.save(ctx, result.Numbers); err != nil {
 		return reconcile.Result{}, err
 	}
