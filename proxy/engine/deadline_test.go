@@ -154,38 +154,60 @@ func h2Listener(t *testing.T, code chan<- http2.ErrCode) string {
 	return l.Addr().String()
 }
 
-// TestTheHopsDeadlineNeedsNoPolicy: the callee's proxy is told how much time is left, and no more.
+// TestTheHopsDeadlineNeedsNoPolicy: the callee's proxy is told how much time is left, and takes no more,
+// whether the backend works or the request waits for its turn.
 func TestTheHopsDeadlineNeedsNoPolicy(t *testing.T) {
-	ended := make(chan struct{})
-	address := server(t, func(_ http.ResponseWriter, r *http.Request) {
-		<-r.Context().Done()
-		close(ended)
-	})
-	h := newHop(t, 1, wire.ProtocolHTTP)
-	stocked(h.peers[0], wire.ProtocolHTTP, address)
-	// The caller is a proxy that gives no sign after it has sent the request.
-	set := upstream.NewSet(upstream.Options{Namespace: namespace, Identity: h.engine.identity, DialContext: h.dial})
-	t.Cleanup(set.Close)
-	view := set.Update(upstream.Resources{
-		Backends: map[string]*wire.Backend{stockKey: {Namespace: stock, Service: "api", Port: 80, Protocol: wire.ProtocolHTTP, Meshed: true}},
-		Proxies:  h.engine.builder.proxies.publish(),
-	})
-	endpoint, err := view.Choose(t.Context(), stockKey, upstream.Wish{})
-	if err != nil {
-		t.Fatalf("choose: %v", err)
+	for _, waits := range []bool{false, true} {
+		t.Run(fmt.Sprint("waits ", waits), func(t *testing.T) {
+			ended := make(chan struct{})
+			address := server(t, func(_ http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done()
+				close(ended)
+			})
+			h := newHop(t, 1, wire.ProtocolHTTP)
+			stocked(h.peers[0], wire.ProtocolHTTP, address)
+			if waits {
+				h.peers[0].apply(resource(stockKey, &wire.Backend{
+					Namespace: stock, Service: "api", Port: 80, Protocol: wire.ProtocolHTTP, Meshed: true,
+					Policy: &wire.Policy{CircuitBreaking: &wire.CircuitBreaking{
+						MaxRequests: new(1), MaxPendingRequests: new(1), PendingTimeout: new(wire.Duration(patience)),
+					}},
+				}))
+				held, err := h.peers[0].engine.upstream.Choose(t.Context(), stockKey, upstream.Wish{})
+				if err != nil {
+					t.Fatalf("choose: %v", err)
+				}
+				defer held.Release()
+				close(ended)
+			}
+			// The caller is a proxy that gives no sign after it has sent the request.
+			set := upstream.NewSet(upstream.Options{Namespace: namespace, Identity: h.engine.identity, DialContext: h.dial})
+			t.Cleanup(set.Close)
+			view := set.Update(upstream.Resources{
+				Backends: map[string]*wire.Backend{stockKey: {Namespace: stock, Service: "api", Port: 80, Protocol: wire.ProtocolHTTP, Meshed: true}},
+				Proxies:  h.engine.builder.proxies.publish(),
+			})
+			endpoint, err := view.Choose(t.Context(), stockKey, upstream.Wish{})
+			if err != nil {
+				t.Fatalf("choose: %v", err)
+			}
+			req := request(t, http.MethodGet, "api.stock", "/", nil)
+			res, err := set.RoundTrip(req.Context(), endpoint, upstream.Call{
+				Source: upstream.Source{ServiceAccount: "client"}, Deadline: time.Now().Add(brief),
+			}, req)
+			if err != nil {
+				t.Fatalf("round trip: %v", err)
+			}
+			defer func() { _ = res.Body.Close() }()
+			if res.StatusCode != http.StatusGatewayTimeout || res.Header.Get(reason.Header) != string(reason.DeadlineExceeded) {
+				t.Errorf("answer = %d %s, want 504 deadline_exceeded", res.StatusCode, res.Header.Get(reason.Header))
+			}
+			receive(t, ended)
+			if o := upstream.TakeOutcome(res.Header); (o.NotProcessed != "") != waits {
+				t.Errorf("the proxy says not processed %q, want it only of what waited", o.NotProcessed)
+			}
+		})
 	}
-	req := request(t, http.MethodGet, "api.stock", "/", nil)
-	res, err := set.RoundTrip(req.Context(), endpoint, upstream.Call{
-		Source: upstream.Source{ServiceAccount: "client"}, Deadline: time.Now().Add(brief),
-	}, req)
-	if err != nil {
-		t.Fatalf("round trip: %v", err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	if res.StatusCode != http.StatusGatewayTimeout || res.Header.Get(reason.Header) != string(reason.DeadlineExceeded) {
-		t.Errorf("answer = %d %s, want 504 deadline_exceeded", res.StatusCode, res.Header.Get(reason.Header))
-	}
-	receive(t, ended)
 }
 
 // TestNoTimeForAnotherTry: a wait that the deadline would end is not begun.

@@ -210,8 +210,10 @@ var madeAnswers = map[reason.Reason]outcome{
 	reason.Protocol:           {why: telemetry.RetryReset},
 	// Another proxy or a later time may do better, but only who has listed the status wants more load where
 	// there may be too much of it.
-	reason.NoEndpoints: {why: telemetry.RetryStatus, answered: true},
-	reason.RateLimited: {why: telemetry.RetryStatus, answered: true},
+	reason.NoEndpoints:        {why: telemetry.RetryStatus, answered: true},
+	reason.NoHealthyEndpoints: {why: telemetry.RetryStatus, answered: true},
+	reason.CircuitOpen:        {why: telemetry.RetryStatus, answered: true},
+	reason.RateLimited:        {why: telemetry.RetryStatus, answered: true},
 
 	// The request, or the time that it has, is the same for every other try.
 	reason.BadRequest:        {},
@@ -232,8 +234,11 @@ func madeAnswer(a *attempt) outcome {
 	return o
 }
 
-// leave remembers where an attempt ended, so that the next one goes elsewhere.
+// leave remembers where an attempt ended, if it began, so that the next one goes elsewhere.
 func (t *tries) leave(a *attempt) {
+	if a.to == (upstream.Endpoint{}) {
+		return
+	}
 	if a.to.Kind() == upstream.KindHop {
 		t.far = append(t.far, a.told.Tried...)
 		t.far = t.far[max(0, len(t.far)-upstream.MaxAvoid):]
