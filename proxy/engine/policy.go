@@ -41,6 +41,9 @@ func validatePolicy(p *wire.Policy) error {
 	if p == nil {
 		return nil
 	}
+	if err := validateProtection(p); err != nil {
+		return err
+	}
 	if err := validateLoadBalancing(p.LoadBalancing); err != nil {
 		return err
 	}

@@ -276,12 +276,3 @@ func (s *Set) choose(svc *service, g *group, wish Wish) (chosen *endpoint, probe
 	}
 	return chosen, false, refusing, nil
 }
-
-// setHealthy takes in the verdict of a health check.
-func (s *Set) setHealthy(e *endpoint, healthy bool) {
-	s.health.Lock()
-	defer s.health.Unlock()
-	e.unhealthy = !healthy
-	e.setState(e.state)
-	s.publish(e.services...)
-}

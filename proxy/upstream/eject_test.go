@@ -113,7 +113,7 @@ func (x *ejecting) wantUsed(want ...int) {
 
 func (x *ejecting) wantState(want string) {
 	x.Helper()
-	if got := x.ledger.endpoints[webKey]; got != want {
+	if got := x.endpoints[webKey]; got != want {
 		x.Errorf("endpoints: %s, want %s", got, want)
 	}
 }
@@ -271,7 +271,7 @@ func TestPanic(t *testing.T) {
 func TestNoHealthyEndpoints(t *testing.T) {
 	x := newEjecting(t, 2, func(p *wire.OutlierEjection) { p.PanicPercent = new(0) })
 	x.answer(1, 5, outlier.Failure, 0)
-	x.set.setHealthy(x.set.endpoints[at(2)].endpoint, false)
+	x.set.setHealthy(t.Context(), x.set.endpoints[at(2)].endpoint, false)
 	x.wantState("0 usable, 1 ejected, 1 unhealthy")
 	if _, err := x.set.Choose(t.Context(), webKey, Wish{}); !errors.Is(err, ErrNoHealthyEndpoints) || errors.Is(err, ErrNoEndpoints) {
 		t.Errorf("error %v", err)
@@ -279,7 +279,7 @@ func TestNoHealthyEndpoints(t *testing.T) {
 	x.pass(5 * time.Second)
 	x.concludeProbe(outlier.Success)
 	x.wantUsed(1)
-	x.set.setHealthy(x.set.endpoints[at(2)].endpoint, true)
+	x.set.setHealthy(t.Context(), x.set.endpoints[at(2)].endpoint, true)
 	x.wantUsed(1, 2)
 }
 

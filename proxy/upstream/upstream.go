@@ -114,6 +114,7 @@ type Set struct {
 	mu        sync.Mutex // serializes Update and Close
 	endpoints map[netip.AddrPort]*held
 	services  map[string]*service
+	checks    checks
 	closed    bool
 
 	// health guards the states of endpoints and the memberships in services; s.mu may be held.
@@ -151,7 +152,7 @@ type target struct {
 
 // NewSet returns an empty Set. Close releases its connections.
 func NewSet(options Options) *Set {
-	s := &Set{options: options.withDefaults(), endpoints: map[netip.AddrPort]*held{}, services: map[string]*service{}}
+	s := &Set{options: options.withDefaults(), endpoints: map[netip.AddrPort]*held{}, services: map[string]*service{}, checks: newChecks()}
 	s.start = s.options.Now()
 	s.http1, s.h2c, s.hop = newTransports(s.options)
 	s.current.Store(&View{set: s})
@@ -219,6 +220,7 @@ func (s *Set) Update(resources Resources) *View {
 		}
 	}
 	s.current.Store(next)
+	s.updateChecks(next)
 	for _, g := range released {
 		s.release(g)
 	}
@@ -248,15 +250,17 @@ func (s *Set) Choose(ctx context.Context, backend string, wish Wish) (Endpoint, 
 // know pods that this proxy does not. It never replaces the hop: that would be plain text.
 func (s *Set) SetDisconnected(disconnected bool) { s.disconnected.Store(disconnected) }
 
-// Close closes idle connections and lets active ones finish. A closed Set still sends, but keeps no
+// Close closes idle connections, lets active ones finish, and ends health checks. A closed Set still sends, but keeps no
 // connection for reuse.
 func (s *Set) Close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
+	s.stopChecks()
 	for _, h := range s.endpoints {
 		h.drain()
 	}
+	s.mu.Unlock()
+	s.checks.ended.Wait()
 }
 
 // hops tells whether a Backend is reached through the proxies of its namespace.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -81,7 +82,7 @@ func TestVerdictOnResponses(t *testing.T) {
 		case 2, 4, 13, 14, 15:
 			want = outlier.Failure
 		}
-		status := fmt.Sprint(code)
+		status := strconv.Itoa(code)
 		rows["gRPC head "+status] = row{rpcKey, grpc(status, ""), want}
 		rows["gRPC trailer "+status] = row{rpcKey, grpc("", status), want}
 	}
