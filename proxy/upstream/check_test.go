@@ -32,16 +32,16 @@ func TestVitals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := vitals{healthy: true}
-			got := ""
+			var got []byte
 			for _, c := range tc.checks {
 				v = v.after(c == '+', policy)
 				if v.healthy {
-					got += "+"
+					got = append(got, '+')
 				} else {
-					got += "-"
+					got = append(got, '-')
 				}
 			}
-			if got != tc.want {
+			if string(got) != tc.want {
 				t.Errorf("after %s: %s, want %s", tc.checks, got, tc.want)
 			}
 		})
