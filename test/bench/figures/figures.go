@@ -34,6 +34,13 @@ func (f Figure) AtMost(limit float64) Figure {
 	return f
 }
 
+// AtLeast is AtMost for a figure that is to be high.
+func (f Figure) AtLeast(limit float64) Figure {
+	met := f.Value != nil && *f.Value >= limit
+	f.Goal, f.Met = fmt.Sprintf(">= %g", limit), &met
+	return f
+}
+
 // String formats a figure for people.
 func (f Figure) String() string {
 	text := f.Name + ": none"

@@ -30,6 +30,18 @@ func TestFigures(t *testing.T) {
 			figure: figures.New("recovery", 5.01, "s").AtMost(5), want: "recovery: 5.01 s, goal <= 5: not met",
 			json: `{"name":"recovery","value":5.01,"unit":"s","goal":"<= 5","met":false}`,
 		},
+		"a least value that is just reached": {
+			figure: figures.New("goodput", 85, "%").AtLeast(85), want: "goodput: 85.00 %, goal >= 85: met",
+			json: `{"name":"goodput","value":85,"unit":"%","goal":">= 85","met":true}`,
+		},
+		"a least value that is not reached": {
+			figure: figures.New("goodput", 84.9, "%").AtLeast(85), want: "goodput: 84.90 %, goal >= 85: not met",
+			json: `{"name":"goodput","value":84.9,"unit":"%","goal":">= 85","met":false}`,
+		},
+		"a least value of nothing measured": {
+			figure: figures.Figure{Name: "goodput", Unit: "%"}.AtLeast(0), want: "goodput: none, goal >= 0: not met",
+			json: `{"name":"goodput","value":null,"unit":"%","goal":">= 0","met":false}`,
+		},
 		"a goal of nothing measured": {
 			figure: figures.Figure{Name: "recovery", Unit: "s"}.AtMost(5), want: "recovery: none, goal <= 5: not met",
 			json: `{"name":"recovery","value":null,"unit":"s","goal":"<= 5","met":false}`,

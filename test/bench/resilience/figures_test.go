@@ -174,7 +174,7 @@ func TestSplitFigures(t *testing.T) {
 
 func TestVerdict(t *testing.T) {
 	t.Parallel()
-	good, bad := figures.New("p99", 5, "ms").AtMost(5), atLeast(figures.New("goodput", 80, "%"), 85)
+	good, bad := figures.New("p99", 5, "ms").AtMost(5), figures.New("goodput", 80, "%").AtLeast(85)
 	if got, want := verdict([]figures.Figure{good, figures.New("load", 1, "")}), "all of 1 goals were met"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}

@@ -59,7 +59,7 @@ func overload(ctx context.Context, random *rand.Rand, p plan) ([]figures.Figure,
 		goodput := figures.New(side.name+": goodput", percentage(o.goodput, capacity.goodput), "% of capacity")
 		p99 := took(side.name+": p99 of those answered 200", o.p99)
 		if side.goal {
-			goodput, p99 = atLeast(goodput, overloadLeast), p99.AtMost(math.Round(milliseconds(overloadBound(capacity.goodput))))
+			goodput, p99 = goodput.AtLeast(overloadLeast), p99.AtMost(math.Round(milliseconds(overloadBound(capacity.goodput))))
 		}
 		out = append(append(out, goodput, p99), offeredFigures(side.name, o)...)
 		qualities = append(qualities, o.quality)

@@ -217,7 +217,7 @@ func splitFigures(protocol string, results []splitResult, requests int) []figure
 		out = append(out, splitFigure(fmt.Sprintf("%d%% on %s", r.percent, protocol), r.percent, r.first, n))
 	}
 	return append(out,
-		atLeast(figures.New(protocol+": requests for each share", float64(fewest), "requests"), float64(requests)),
+		figures.New(protocol+": requests for each share", float64(fewest), "requests").AtLeast(float64(requests)),
 		figures.New(protocol+": not answered 200", float64(failed), "requests").AtMost(0),
 	)
 }

@@ -74,7 +74,7 @@ func storm(ctx context.Context, random *rand.Rand, p plan) ([]figures.Figure, er
 		}
 		goodput := figures.New(side.name+": goodput", percentage(o.goodput, capacity.goodput), "% of capacity")
 		if side.goal {
-			goodput = atLeast(goodput, stormLeast)
+			goodput = goodput.AtLeast(stormLeast)
 		}
 		out = append(out, goodput,
 			figures.New(side.name+": tries for each request", o.tries/o.load, ""),

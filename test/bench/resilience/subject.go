@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"time"
@@ -131,10 +130,3 @@ func took(name string, d time.Duration) figures.Figure {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-// atLeast gives a figure that is to be high its goal and says whether it meets it.
-func atLeast(f figures.Figure, limit float64) figures.Figure {
-	met := f.Value != nil && *f.Value >= limit
-	f.Goal, f.Met = fmt.Sprintf(">= %g", limit), &met
-	return f
-}
