@@ -35,9 +35,7 @@ func (w *world) effective(t Target, routes []*route) []meshv1alpha1.EffectivePol
 	case t.isRoute():
 		return w.effectiveRoute(t, routes)
 	case t.Kind == kindService:
-		whole := t
-		whole.Section = ""
-		levels = append(levels, w.policies.inForce[whole])
+		levels = append(levels, w.policies.inForce[t.whole()])
 		if t.Section != "" {
 			levels = append(levels, w.policies.inForce[t])
 		}

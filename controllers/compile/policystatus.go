@@ -58,7 +58,7 @@ const (
 
 func (w *world) policyStatuses(routes []*route, resources []wire.Resource) []PolicyStatus {
 	var statuses []PolicyStatus
-	concerned := byNamespace(resources, w.policies.all)
+	parts := byTarget(resources, w.policies.all)
 	for _, p := range w.policies.all {
 		s := PolicyStatus{
 			Name:       namespacedName(p.object),
@@ -71,7 +71,7 @@ func (w *world) policyStatuses(routes []*route, resources []wire.Resource) []Pol
 		for _, t := range p.targets {
 			status := TargetStatus{Ref: *t.ref.DeepCopy(), Accepted: p.accepted(t)}
 			if status.Accepted.Status == metav1.ConditionTrue {
-				status.Awaited = w.awaited(t.key, concerned[t.key.Namespace])
+				status.Awaited = w.awaited(t.key, parts[t.key.whole()])
 			}
 			s.Targets = append(s.Targets, status)
 			if t.refused == nil || t.refused.reason == gwv1.PolicyReasonConflicted {
@@ -160,28 +160,36 @@ func (p *policy) targetText() string {
 	return text
 }
 
-// byNamespace gives each namespace with a policy those resources that its policies can concern.
-func byNamespace(resources []wire.Resource, all []*policy) map[string][]*wire.Resource {
-	concerned := make(map[string][]*wire.Resource)
+// byTarget gives each target of a policy, without its section, those resources that the policy is part of.
+func byTarget(resources []wire.Resource, all []*policy) map[Target][]*wire.Resource {
+	parts := make(map[Target][]*wire.Resource)
 	for _, p := range all {
-		concerned[p.object.Namespace] = nil
+		for _, t := range p.targets {
+			parts[t.key.whole()] = nil
+		}
+	}
+	add := func(t Target, r *wire.Resource) {
+		_, wanted := parts[t]
+		if wanted && (r.Scope == wire.ScopeMesh || r.Scope == wire.ScopeNamespace(t.Namespace)) {
+			parts[t] = append(parts[t], r)
+		}
 	}
 	for i := range resources {
-		r := &resources[i]
-		var namespace string
-		switch {
+		switch r := &resources[i]; {
 		case r.Destination != nil:
-			namespace = r.Destination.Namespace
+			add(Target{Kind: kindService, Namespace: r.Destination.Namespace, Name: r.Destination.Service}, r)
+			add(namespaceTarget(r.Destination.Namespace), r)
 		case r.Backend != nil:
-			namespace = r.Backend.Namespace
+			add(Target{Kind: kindService, Namespace: r.Backend.Namespace, Name: r.Backend.Service}, r)
+			add(namespaceTarget(r.Backend.Namespace), r)
 		case r.Route != nil:
-			namespace = r.Route.Namespace
-		}
-		if _, has := concerned[namespace]; has && (r.Scope == wire.ScopeMesh || r.Scope == wire.ScopeNamespace(namespace)) {
-			concerned[namespace] = append(concerned[namespace], r)
+			add(Target{Kind: string(r.Route.Kind), Namespace: r.Route.Namespace, Name: r.Route.Name}, r)
+			if r.Route.Consumer {
+				add(namespaceTarget(r.Route.Namespace), r)
+			}
 		}
 	}
-	return concerned
+	return parts
 }
 
 // awaited is what a policy for a target is part of. Only the proxies of the target's own namespace
@@ -189,7 +197,7 @@ func byNamespace(resources []wire.Resource, all []*policy) map[string][]*wire.Re
 func (w *world) awaited(t Target, resources []*wire.Resource) []Awaited {
 	var everywhere, own []wire.Held
 	for _, r := range resources {
-		if !w.concerns(t, r) {
+		if t.Section != "" && t.Section != w.sectionOf(r) {
 			continue
 		}
 		held := wire.Held{Ref: r.Ref, Version: r.Version}
@@ -213,28 +221,18 @@ func (w *world) awaited(t Target, resources []*wire.Resource) []Awaited {
 	return awaited
 }
 
-// concerns tells whether the policy of a target is part of a resource of the target's namespace.
-func (w *world) concerns(t Target, r *wire.Resource) bool {
+// sectionOf is the name of the rule or port that a resource is.
+func (w *world) sectionOf(r *wire.Resource) string {
 	switch {
-	case r.Route != nil && t.Kind == kindNamespace:
-		return r.Route.Consumer
 	case r.Route != nil:
-		return t.Kind == string(r.Route.Kind) && t.Name == r.Route.Name && (t.Section == "" || t.Section == r.Route.RuleName)
-	case t.Kind == kindNamespace:
-		return true
-	case t.Kind != kindService:
-		return false
+		return r.Route.RuleName
+	case r.Destination != nil:
+		return w.portName(r.Destination.Namespace, r.Destination.Service, r.Destination.Port)
+	default:
+		return w.portName(r.Backend.Namespace, r.Backend.Service, r.Backend.Port)
 	}
-	p := place{service: types.NamespacedName{Namespace: t.Namespace, Name: t.Name}}
-	if d := r.Destination; d != nil {
-		p.port = d.Port
-		return d.Service == t.Name && w.hasSection(p, t.Section)
-	}
-	p.port = r.Backend.Port
-	return r.Backend.Service == t.Name && w.hasSection(p, t.Section)
 }
 
-// hasSection tells whether a port has the name that a section asks for, if it does.
-func (w *world) hasSection(p place, section string) bool {
-	return section == "" || w.port(p).Name == section
+func (w *world) portName(namespace, service string, port uint16) string {
+	return w.port(place{service: types.NamespacedName{Namespace: namespace, Name: service}, port: port}).Name
 }

@@ -38,6 +38,12 @@ func (t Target) isRoute() bool {
 	return t.Kind == string(wire.RouteHTTP) || t.Kind == string(wire.RouteGRPC)
 }
 
+// whole is the object that a target is or is a section of.
+func (t Target) whole() Target {
+	t.Section = ""
+	return t
+}
+
 // String is how messages name a target.
 func (t Target) String() string {
 	switch {
@@ -161,8 +167,7 @@ func (o *targetObjects) refuse(t *policyTarget) *policyRefusal {
 }
 
 func (o *targetObjects) refuseRoute(key Target) *policyRefusal {
-	whole := key
-	whole.Section = ""
+	whole := key.whole()
 	rules, exists := o.rules[whole]
 	switch {
 	case !exists:
@@ -177,8 +182,7 @@ func (o *targetObjects) refuseRoute(key Target) *policyRefusal {
 }
 
 func (o *targetObjects) refuseService(key Target) *policyRefusal {
-	whole := key
-	whole.Section = ""
+	whole := key.whole()
 	svc := o.world.services[types.NamespacedName{Namespace: key.Namespace, Name: key.Name}]
 	if svc == nil {
 		return notFound("%s does not exist", whole)
