@@ -197,6 +197,29 @@ func TestShutdownCutsWhatDoesNotEnd(t *testing.T) {
 	}
 }
 
+// TestAcceptingThatBeginsTooLate: a signal may come before the process has begun to accept. That is no
+// failure, and nothing is accepted.
+func TestAcceptingThatBeginsTooLate(t *testing.T) {
+	p := newProxy(t)
+	if err := p.engine.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	captured, hop := listenLoopback(t), listenLoopback(t)
+	for name, err := range map[string]error{
+		"captured": p.engine.ServeCaptured(Direct(captured, key("cart"))), "hop": p.engine.ServeHop(hop),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, l := range []net.Listener{captured, hop} {
+		if c, err := net.Dial("tcp", l.Addr().String()); err == nil {
+			_ = c.Close()
+			t.Error("a connection is accepted after the end")
+		}
+	}
+}
+
 // TestPeersOfALeavingProxyFailNoRequest ends the proxy at the other end of the hop under load.
 func TestPeersOfALeavingProxyFailNoRequest(t *testing.T) {
 	h := newHop(t, 2, wire.ProtocolHTTP)

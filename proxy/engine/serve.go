@@ -82,10 +82,10 @@ func (e *Engine) ServeHop(l net.Listener) error {
 	return e.accept(l, e.admitHop)
 }
 
-// accept runs admit in a goroutine per connection, then what that returns.
+// accept runs admit in a goroutine per connection, then what that returns. After Shutdown it accepts nothing.
 func (e *Engine) accept(l net.Listener, admit func(net.Conn) (serve func())) error {
 	if !e.listeners.add(l) {
-		return errors.Join(errShutdown, l.Close())
+		return l.Close()
 	}
 	// Accepting fails for a while when the process has too many open files.
 	const maxPause = time.Second
