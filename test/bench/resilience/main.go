@@ -103,12 +103,24 @@ func run(ctx context.Context, seed uint64, p plan, only, out string) error {
 		return fmt.Errorf("there is no scenario %q", only)
 	}
 	fmt.Printf("%3.0fs done\n\n%s\n", time.Since(began).Seconds(), figures.Table(all))
+	fmt.Print(busy(all))
 	fmt.Println(verdict(all))
 	if err := figures.Write(out, all); err != nil {
 		return err
 	}
 	fmt.Println("written to", out)
 	return nil
+}
+
+// busy says, in a line each, of which scenarios the requests were sent so late that their times mean little.
+func busy(all []figures.Figure) string {
+	var b strings.Builder
+	for _, f := range all {
+		if s, ok := strings.CutSuffix(f.Name, ": "+lateFigure); ok && *f.Value > milliseconds(lateLimit) {
+			fmt.Fprintf(&b, "%s: the machine was busy with other things, and times mean little: requests were sent %.0f ms late\n", s, *f.Value)
+		}
+	}
+	return b.String()
 }
 
 // verdict sums up the goals, and names those that were not met.

@@ -105,8 +105,12 @@ func qualityOf(outcomes []outcome, late []time.Duration) quality {
 	return quality{broke: len(withStatus(outcomes, broke)), late: quantile(late, 0.99)}
 }
 
-// lateLimit is how late requests may be sent for times to mean something.
-const lateLimit = 20 * time.Millisecond
+// lateFigure is the figure of how late requests were sent. It says something about the machine, so it has no
+// goal; beyond lateLimit times mean little.
+const (
+	lateFigure = "requests sent late p99"
+	lateLimit  = 20 * time.Millisecond
+)
 
 // worst are the figures of the worst of several loads.
 func worst(all ...quality) []figures.Figure {
@@ -117,7 +121,7 @@ func worst(all ...quality) []figures.Figure {
 	}
 	return []figures.Figure{
 		figures.New("requests cut off", float64(w.broke), "requests").AtMost(0),
-		figures.New("requests sent late p99", milliseconds(w.late), "ms").AtMost(milliseconds(lateLimit)),
+		figures.New(lateFigure, milliseconds(w.late), "ms"),
 	}
 }
 
