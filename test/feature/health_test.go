@@ -84,7 +84,7 @@ func TestInstancesThatAreNotWell(t *testing.T) {
 			apply(t, m, with(t, fiveWith(`
   retry: {attempts: 4, codes: [500, 502, 503], backoff: {base: 1ms, max: 10ms}, budget: {percent: 100}}
   outlierEjection: {consecutiveFailures: 2, ejectionTime: 1m, maxEjectedPercent: 60}`)))
-			handle(t, m, tc.name+"-slow", func(http.ResponseWriter, *http.Request) { <-time.After(100 * time.Millisecond) })
+			handle(t, m, tc.name+"-slow", func(http.ResponseWriter, *http.Request) { <-time.After(time.Second) })
 			handle(t, m, tc.name+"-failing", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
 			handle(t, m, tc.name+"-dying", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 			if err := m.Refuse(pod(t, m, tc.name+"-closed")); err != nil {
@@ -192,7 +192,8 @@ func TestHealthChecks(t *testing.T) {
 			t.Parallel()
 			m := start(t)
 			apply(t, m, with(t, fiveWith(`
-  healthCheck: {type: HTTP, path: /healthz, interval: 100ms, unhealthyThreshold: 2}`)))
+  healthCheck: {type: HTTP, path: /healthz, interval: 3s, timeout: 3s, unhealthyThreshold: 1}
+  outlierEjection: {panicPercent: 0}`)))
 			asked := make(chan struct{}, 1)
 			handle(t, m, tc.name+"-failing", func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/healthz" {
