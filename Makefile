@@ -50,6 +50,10 @@ test: packages ## unit, golden, feature and envtest tests with the race detector
 	KUBEBUILDER_ASSETS=$${KUBEBUILDER_ASSETS:-$$assets} CGO_ENABLED=1 go test -race -json -timeout 15m $(TESTFLAGS) ./... \
 		| go run ./test/report -name test -out build/test/unit.txt
 
+.PHONY: soak-authz
+soak-authz: ## compare the authorization engine with its reference a million times
+	go test ./test/authz -run TestAgainstReference -v -pairs 1000000
+
 .PHONY: lint
 lint: $(LINT) ## golangci-lint with kube-api-linter
 	$(LINT) run --allow-parallel-runners ./...

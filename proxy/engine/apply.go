@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"weft.dev/weft/proxy/authz"
 	"weft.dev/weft/proxy/ratelimit"
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
@@ -29,6 +30,8 @@ type builder struct {
 	proxies      shared[string, *wire.Proxies]
 	certificates shared[string, *wire.Certificate]
 	workloads    shared[netip.Addr, *wire.Workload]
+	// authorizations are those in force, with what stands for those that cannot be used.
+	authorizations shared[string, *authz.Policy]
 
 	departed queue
 	// gone are backends that were configured until lately and have a cluster IP.
@@ -85,6 +88,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 		r := &delta.Upserted[i]
 		if err := validate(r); err != nil {
 			c.reject(r, err)
+			c.closeFor(r)
 			continue
 		}
 		usable = append(usable, r)
@@ -101,6 +105,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 		direct:   old.direct,
 		mesh:     old.mesh,
 		strays:   old.strays,
+		policies: old.policies,
 		replaced: make(chan struct{}),
 	}
 	if c.backends.changed() || c.endpoints.changed() || c.proxies.changed() {
@@ -116,6 +121,10 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 	if c.mesh != nil {
 		next.mesh = *c.mesh
 	}
+	authorized := c.authorizations.changed()
+	if authorized {
+		next.policies = authz.NewPolicies(slices.Collect(maps.Values(c.authorizations.publish())))
+	}
 	next.destinations = c.destinations.index
 	next.departed = c.leaving.index
 	next.numbers = c.numbers.index
@@ -130,6 +139,9 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 	}
 	for _, labels := range c.obsolete {
 		e.metrics.Drop(labels)
+	}
+	if authorized || len(c.obsolete) > 0 {
+		e.metrics.ForgetDecisions(func(d telemetry.Decision) bool { return c.forgotten(d) })
 	}
 	for _, rejection := range c.rejected {
 		e.metrics.ConfigRejected(string(rejection.Kind))
@@ -168,6 +180,8 @@ func (c *change) upsert(r *wire.Resource) {
 		c.proxies.set(r.Key, r.Proxies)
 	case wire.KindWorkload:
 		c.workloads.set(r.Workload.Address.Unmap(), r.Workload)
+	case wire.KindAuthorization:
+		c.authorize(r)
 	case wire.KindDestination, wire.KindMesh, wire.KindCertificate, wire.KindCapture:
 		// claimNumbers and updateIdentity take these, because they judge them together.
 	}
@@ -204,6 +218,8 @@ func (c *change) remove(ref wire.Ref) {
 		}
 	case wire.KindCertificate:
 		c.certificates.remove(ref.Key)
+	case wire.KindAuthorization:
+		c.authorizations.remove(ref.Key)
 	case wire.KindMesh, wire.KindCapture:
 		// Without a mesh there is no trust to fall back to, so the last one stays.
 	}

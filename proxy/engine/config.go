@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 
+	"weft.dev/weft/proxy/authz"
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/ratelimit"
 	"weft.dev/weft/proxy/telemetry"
@@ -32,6 +33,8 @@ type config struct {
 	// direct reaches the cluster IPs of backends that have departed.
 	direct *upstream.View
 	mesh   wire.Mesh
+	// policies say who may call the Services of this namespace.
+	policies authz.Policies
 	// replaced is closed when another configuration is in force.
 	replaced chan struct{}
 }

@@ -131,7 +131,7 @@ func (x *exchange) serve(d *destination) {
 	}
 	if d.table == nil {
 		x.backend, x.key = 0, d.key
-		if !x.measured(d.measures) {
+		if !x.forbidden(x.key, &x.head) && !x.measured(d.measures) {
 			x.forward()
 		}
 		return
@@ -156,19 +156,24 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 		x.writeAnswer(answerReason(res), *res, "")
 		return
 	}
-	if x.measured(d.ruleMeasures[route]) {
-		return
-	}
 	x.session = x.stayOfRoute(route)
 	i, ok := x.pick(rule)
 	if !ok {
-		x.answer(reason.NoBackend)
+		if !x.measured(d.ruleMeasures[route]) {
+			x.answer(reason.NoBackend)
+		}
+		return
+	}
+	// Filters of the backend come after the measures, and who may call before them: it is decided by what the
+	// backend will see, and who may not call takes nothing from the limits of others.
+	var chosen phttp.Request
+	answered := x.filters.BackendRequest(i, &x.head, &chosen)
+	if answered == nil && x.forbidden(rule.Backend(i), &chosen) || x.measured(d.ruleMeasures[route]) {
 		return
 	}
 	x.backend, x.key = i, rule.Backend(i)
-	var chosen phttp.Request
-	if res := x.filters.BackendRequest(i, &x.head, &chosen); res != nil {
-		x.writeAnswer(answerReason(res), *res, "")
+	if answered != nil {
+		x.writeAnswer(answerReason(answered), *answered, "")
 		return
 	}
 	x.head = chosen

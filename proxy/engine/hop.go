@@ -74,6 +74,13 @@ func (e *Engine) relayHop(c *hopConn) {
 	}
 	_ = c.SetReadDeadline(time.Time{})
 	cfg := e.config.Load()
+	if e.forbids(cfg, c.peer, receivedSource(m), m.Backend, nil) {
+		e.metrics.ConnectionRefused(listenerHop, string(reason.AuthorizationDenied))
+		e.logFailure(reason.AuthorizationDenied, "backend", m.Backend)
+		_ = upstream.WriteReject(c, string(reason.AuthorizationDenied))
+		_ = c.Close()
+		return
+	}
 	if e.tooMany(cfg, c, m.Backend) {
 		e.metrics.ConnectionRefused(listenerHop, string(reason.RateLimited))
 		// Each proxy has its own part of a limit, so that the sender may try another one.
@@ -157,6 +164,9 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 	x.key = x.received.Backend
 	if x.series != cfg.strays {
 		x.backend = 0
+	}
+	if x.forbidden(x.key, &x.head) {
+		return
 	}
 	x.forward()
 }

@@ -17,6 +17,9 @@ func failureReason(err *upstream.Error) reason.Reason {
 	case upstream.ReasonIdentity:
 		return reason.Identity
 	case upstream.ReasonRefused:
+		if err.Rejection() == string(reason.AuthorizationDenied) {
+			return reason.AuthorizationDenied
+		}
 		return reason.NotProcessed
 	case upstream.ReasonProtocol:
 		return reason.Protocol

@@ -138,16 +138,25 @@ func (e *Engine) tooMany(cfg *config, c *hopConn, key string) bool {
 
 // caller returns the SPIFFE ID of the workload that a request comes from.
 func (c *config) caller(r *http.Request) string {
+	return c.peer(r).String()
+}
+
+// peer returns the workload that a request comes from, as it has been proven.
+func (c *config) peer(r *http.Request) identity.PeerID {
 	switch from := r.Context().Value(connKey{}).(type) {
 	case *conn:
-		id := identity.PeerID{
-			TrustDomain: c.mesh.TrustDomain, Namespace: from.source.Namespace, ServiceAccount: from.source.ServiceAccount,
-		}
-		return id.String()
+		return from.peer(c)
 	case *hopConn:
-		return from.peer.String()
+		return from.peer
 	}
-	return ""
+	return identity.PeerID{}
+}
+
+// peer returns the workload at the other end, in a configuration's trust domain.
+func (c *conn) peer(cfg *config) identity.PeerID {
+	return identity.PeerID{
+		TrustDomain: cfg.mesh.TrustDomain, Namespace: c.source.Namespace, ServiceAccount: c.source.ServiceAccount,
+	}
 }
 
 // validateMeasures refuses limits, faults and sessions that cannot be applied.

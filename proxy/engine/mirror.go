@@ -42,7 +42,7 @@ func (x *exchange) newMirrors() *mirrors {
 func (m *mirrors) send(body []byte) {
 	m.sent = true
 	for i := range m.copies {
-		if !m.within(&m.copies[i]) {
+		if to := &m.copies[i]; m.forbids(to.Backend, &to.Request) || !m.within(to) {
 			m.engine.metrics.Mirror(telemetry.MirrorDropped)
 			continue
 		}

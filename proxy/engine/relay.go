@@ -31,6 +31,12 @@ func (e *Engine) relayTCP(c *conn) {
 		MaxDuration: time.Duration(*policy.Timeouts.Stream),
 	}
 	source := c.upstreamSource(e.options.Zone)
+	if e.forbids(cfg, c.peer(cfg), source, c.target.key, nil) {
+		e.metrics.ConnectionRefused(listenerCaptured, string(reason.AuthorizationDenied))
+		e.logFailure(reason.AuthorizationDenied, "backend", c.target.key)
+		c.abort()
+		return
+	}
 	wish := newWish(cfg.view, c.target.key, nil, source)
 	backend, err := e.dial(choose, c.target.key, *policy.Retry.ConnectFailures, wish, upstream.Call{Source: source})
 	if err != nil {
@@ -64,6 +70,9 @@ func (e *Engine) dial(choose chooser, key string, repairs int, wish upstream.Wis
 			return backend, nil
 		}
 		failed = err
+		if dialReason(err) == reason.AuthorizationDenied {
+			break // as every other proxy there would say
+		}
 		call.Avoid = append(call.Avoid, endpoint.Address())
 	}
 	return nil, failed

@@ -183,6 +183,9 @@ func failed(a *attempt) outcome {
 	case upstream.ReasonConnect, upstream.ReasonConnectTimeout, upstream.ReasonIdentity:
 		o.why, o.unasked = telemetry.RetryConnect, !o.sent
 	case upstream.ReasonRefused:
+		if said.Reason == reason.AuthorizationDenied {
+			return outcome{} // as every other proxy there would say
+		}
 		o.why, o.unasked = telemetry.RetryUnprocessed, !o.sent
 	case upstream.ReasonStale:
 		// An idle connection may be closed by its other end just as it is used again.
@@ -222,6 +225,9 @@ var madeAnswers = map[reason.Reason]outcome{
 	reason.UnknownBackend:    {},
 	reason.Unsendable:        {},
 	reason.DeadlineExceeded:  {},
+
+	// So are the policies.
+	reason.AuthorizationDenied: {},
 }
 
 // madeAnswer says what an answer that the other proxy has made itself has come to.

@@ -43,6 +43,8 @@ func validate(r *wire.Resource) error {
 		return validateWorkload(r.Key, r.Workload)
 	case wire.KindMesh, wire.KindCertificate:
 		return nil
+	case wire.KindAuthorization:
+		return validateAuthorization(r.Key, r.Authorization)
 	case wire.KindCapture:
 		return errors.New("capture is for node agents, not for proxies")
 	}

@@ -63,6 +63,12 @@ var table = []Entry{
 		Remedy:  "Add a rule that matches it, for example one without matches.",
 	},
 	{
+		Reason: AuthorizationDenied, Status: http.StatusForbidden,
+		Text:    "the caller is not allowed to do this",
+		Meaning: "The MeshAuthorizations of the Service, its port or its namespace do not allow the request or connection. Clients are not told which one.",
+		Remedy:  "The proxies of the Service's namespace log the policy and the rule, and count them in weft_authorization_decisions_total.",
+	},
+	{
 		Reason: RateLimited, Status: http.StatusTooManyRequests, Code: phttp.GRPCResourceExhausted,
 		Text:    "there are too many requests",
 		Meaning: "A rate limit of the route or the Service is used up; the fields RateLimit and RateLimit-Policy say which, and Retry-After for how long.",

@@ -29,7 +29,8 @@ type Metrics struct {
 	registry *prometheus.Registry
 	series   *seriesTable
 	measureMetrics
-	backends *backendSeries
+	backends  *backendSeries
+	decisions *decisionSeries
 
 	connections        *prometheus.CounterVec
 	connectionsActive  *prometheus.GaugeVec
@@ -112,6 +113,7 @@ func New(seriesLimit int) *Metrics {
 		}),
 	}
 	m.backends = newBackendSeries(m.series)
+	m.decisions = newDecisionSeries(m.series)
 	m.registry.MustRegister(
 		m.connections, m.connectionsActive, m.connectionsRefused, m.localResponses, m.cuts, m.mirrors,
 		m.fallbacks, m.relayedBytes, m.configSequence, m.configRejections, m.configApply, m.ready, m.draining,
@@ -121,6 +123,7 @@ func New(seriesLimit int) *Metrics {
 	m.registry.MustRegister(m.series.collectors()...)
 	m.registry.MustRegister(m.collectors()...)
 	m.registry.MustRegister(m.backends.collectors()...)
+	m.registry.MustRegister(m.decisions.vec)
 	return m
 }
 

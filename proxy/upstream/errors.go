@@ -79,6 +79,15 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("endpoint %s: %s: %v", e.Endpoint, e.Reason, e.Err)
 }
 
+// Rejection returns the reason that the proxy at the other end of the hop gave for not processing what it was
+// sent, "" if that is not what happened.
+func (e *Error) Rejection() string {
+	if r, ok := errors.AsType[rejection](e.Err); ok {
+		return r.reason
+	}
+	return ""
+}
+
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 

@@ -34,8 +34,16 @@ const (
 	answerReject = 1
 )
 
-// errRejected is what Dial reports when the receiver rejected the preface.
+// errRejected is what a request or a preface comes to that the receiver did not process.
 var errRejected = errors.New("not processed")
+
+// rejection is errRejected with the reason that the receiver gave.
+type rejection struct{ reason string }
+
+func (r rejection) Error() string { return fmt.Sprintf("%v: %.256q", errRejected, r.reason) }
+
+// Is makes a rejection equal to errRejected.
+func (r rejection) Is(target error) bool { return target == errRejected }
 
 // WritePreface opens an opaque connection: the dialling side sends it first.
 func WritePreface(w io.Writer, m Metadata) error {
@@ -132,7 +140,7 @@ func readAnswer(r io.Reader) error {
 	case answerAccept:
 		return nil
 	case answerReject:
-		return fmt.Errorf("%w: %q", errRejected, reason)
+		return rejection{string(reason)}
 	default:
 		return fmt.Errorf("answer to preface is %d", header[0])
 	}

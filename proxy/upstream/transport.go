@@ -321,7 +321,7 @@ func (t *try) received(ctx context.Context, resp *http.Response, l lease) error 
 		l.release()
 		return &Error{
 			Reason: ReasonRefused, Endpoint: e.address, NotSent: true,
-			Err: fmt.Errorf("%w: %.256q", errRejected, reason),
+			Err: rejection{reason},
 		}
 	}
 	foreign := t.to.kind != KindHop || t.upgrade

@@ -22,6 +22,8 @@ const (
 	KindWorkload    Kind = "Workload"
 	KindCertificate Kind = "Certificate"
 	KindCapture     Kind = "Capture"
+	// KindAuthorization is received by the proxies of its namespace alone.
+	KindAuthorization Kind = "Authorization"
 )
 
 // Ref identifies a resource within everything the operator publishes. Key holds every part of the
@@ -72,6 +74,8 @@ type Resource struct {
 	Workload    *Workload    `json:"workload,omitempty"`
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Capture     *Capture     `json:"capture,omitempty"`
+
+	Authorization *Authorization `json:"authorization,omitempty"`
 }
 
 // New wraps content into a Resource and computes its version. content must be a pointer to one of
@@ -98,6 +102,8 @@ func New(key string, scope Scope, origin Origin, content any) Resource {
 		r.Kind, r.Certificate = KindCertificate, c
 	case *Capture:
 		r.Kind, r.Capture = KindCapture, c
+	case *Authorization:
+		r.Kind, r.Authorization = KindAuthorization, c
 	default:
 		panic(fmt.Sprintf("wire: %T is no resource content", content))
 	}
@@ -147,7 +153,7 @@ type content struct {
 	content any
 }
 
-func (r *Resource) contents() [9]content {
+func (r *Resource) contents() [10]content {
 	return [...]content{
 		{KindMesh, r.Mesh != nil, r.Mesh},
 		{KindDestination, r.Destination != nil, r.Destination},
@@ -158,6 +164,7 @@ func (r *Resource) contents() [9]content {
 		{KindWorkload, r.Workload != nil, r.Workload},
 		{KindCertificate, r.Certificate != nil, r.Certificate},
 		{KindCapture, r.Capture != nil, r.Capture},
+		{KindAuthorization, r.Authorization != nil, r.Authorization},
 	}
 }
 

@@ -1,0 +1,215 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/wire"
+)
+
+// request is a Request with what rules look at more than once.
+type request struct {
+	*Request
+	client netip.Addr
+	// paths are the readings of the path, set where there is HTTP.
+	paths [phttp.Readings]string
+}
+
+func newRequest(in *Request) *request {
+	r := &request{Request: in, client: in.Client.Unmap().WithZone("")}
+	if in.HTTP != nil {
+		r.paths = phttp.ReadPath(in.HTTP.Path)
+	}
+	return r
+}
+
+// rule is a compiled wire.AuthorizationRule. The zero value matches everything.
+type rule struct {
+	from []source
+	to   []operation
+}
+
+// source and operation match if every part of them does.
+type (
+	source    struct{ parts []sourcePart }
+	operation struct {
+		ports []uint16
+		// http looks into a request.
+		http []httpPart
+	}
+)
+
+// sourcePart and httpPart tell whether a request matches; deny whether the rule denies, which matters where
+// there are several ways to see it.
+type (
+	sourcePart func(r *request, deny bool) bool
+	httpPart   func(r *request, deny bool) bool
+)
+
+func (x *rule) matches(r *request, deny bool) bool {
+	from := func(s source) bool {
+		return !slices.ContainsFunc(s.parts, func(part sourcePart) bool { return !part(r, deny) })
+	}
+	to := func(o operation) bool { return o.matches(r, deny) }
+	return (len(x.from) == 0 || slices.ContainsFunc(x.from, from)) && (len(x.to) == 0 || slices.ContainsFunc(x.to, to))
+}
+
+func (o *operation) matches(r *request, deny bool) bool {
+	if len(o.ports) > 0 && !slices.Contains(o.ports, r.Port) {
+		return false
+	}
+	if r.HTTP == nil {
+		// What the bytes are cannot be known: nothing is allowed for being a certain request, and what might
+		// be one that is denied is denied.
+		return len(o.http) == 0 || deny
+	}
+	return !slices.ContainsFunc(o.http, func(part httpPart) bool { return !part(r, deny) })
+}
+
+var errNoAction = errors.New("action is neither Allow nor Deny")
+
+func newRules(a *wire.Authorization) ([]rule, error) {
+	if a.Action != wire.AuthorizationAllow && a.Action != wire.AuthorizationDeny {
+		return nil, errNoAction
+	}
+	if slices.ContainsFunc(a.Targets, func(t wire.AuthorizationTarget) bool { return t.Service == "" }) {
+		return nil, errors.New("a target has no Service")
+	}
+	rules := make([]rule, len(a.Rules))
+	for i := range a.Rules {
+		for j := range a.Rules[i].From {
+			s, err := newSource(&a.Rules[i].From[j])
+			if err != nil {
+				return nil, fmt.Errorf("rules[%d].from[%d].%w", i, j, err)
+			}
+			rules[i].from = append(rules[i].from, s)
+		}
+		for j := range a.Rules[i].To {
+			o, err := newOperation(&a.Rules[i].To[j])
+			if err != nil {
+				return nil, fmt.Errorf("rules[%d].to[%d].%w", i, j, err)
+			}
+			rules[i].to = append(rules[i].to, o)
+		}
+	}
+	return rules, nil
+}
+
+// oneOf returns a part that matches if one of its values does.
+func oneOf[T any](values []T, matches func(r *request, value T) bool) sourcePart {
+	return func(r *request, _ bool) bool {
+		return slices.ContainsFunc(values, func(value T) bool { return matches(r, value) })
+	}
+}
+
+func newSource(in *wire.AuthorizationSource) (source, error) {
+	var s source
+	if len(in.ServiceAccounts) > 0 {
+		s.parts = append(s.parts, oneOf(in.ServiceAccounts, func(r *request, sa wire.ServiceAccount) bool {
+			return sa.Namespace == r.Namespace && sa.Name == r.ServiceAccount
+		}))
+	}
+	if len(in.Namespaces) > 0 {
+		s.parts = append(s.parts, oneOf(in.Namespaces, func(r *request, namespace string) bool { return namespace == r.Namespace }))
+	}
+	if len(in.SPIFFE) > 0 {
+		patterns := make([]spiffePattern, len(in.SPIFFE))
+		for i, text := range in.SPIFFE {
+			var ok bool
+			if patterns[i], ok = parseSPIFFE(text); !ok {
+				return s, fmt.Errorf("spiffe[%d]: %q is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>", i, text)
+			}
+		}
+		s.parts = append(s.parts, oneOf(patterns, func(r *request, p spiffePattern) bool { return p.matches(r) }))
+	}
+	if len(in.IPBlocks) > 0 {
+		blocks := make([]ipBlock, len(in.IPBlocks))
+		for i := range in.IPBlocks {
+			var err error
+			if blocks[i], err = newIPBlock(&in.IPBlocks[i]); err != nil {
+				return s, fmt.Errorf("ipBlocks[%d].%w", i, err)
+			}
+		}
+		s.parts = append(s.parts, func(r *request, deny bool) bool {
+			if !r.client.IsValid() {
+				return deny
+			}
+			return slices.ContainsFunc(blocks, func(b ipBlock) bool { return b.contains(r.client) })
+		})
+	}
+	if len(s.parts) == 0 {
+		return s, errors.New("it is empty")
+	}
+	return s, nil
+}
+
+// spiffePattern is a SPIFFE ID of which any part may be "*".
+type spiffePattern struct{ trustDomain, namespace, serviceAccount string }
+
+func parseSPIFFE(text string) (spiffePattern, bool) {
+	rest, ok := strings.CutPrefix(text, "spiffe://")
+	parts := strings.Split(rest, "/")
+	if !ok || len(parts) != 5 || parts[1] != "ns" || parts[3] != "sa" {
+		return spiffePattern{}, false
+	}
+	p := spiffePattern{parts[0], parts[2], parts[4]}
+	for _, part := range []string{p.trustDomain, p.namespace, p.serviceAccount} {
+		if part == "" || part != "*" && strings.ContainsFunc(part, func(c rune) bool {
+			return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_'
+		}) {
+			return spiffePattern{}, false
+		}
+	}
+	return p, true
+}
+
+func (p spiffePattern) matches(r *request) bool {
+	return (p.trustDomain == "*" || p.trustDomain == r.TrustDomain) &&
+		(p.namespace == "*" || p.namespace == r.Namespace) &&
+		(p.serviceAccount == "*" || p.serviceAccount == r.ServiceAccount)
+}
+
+// ipBlock is a network without parts of it.
+type ipBlock struct {
+	network netip.Prefix
+	except  []netip.Prefix
+}
+
+func newIPBlock(in *wire.IPBlock) (ipBlock, error) {
+	var b ipBlock
+	var ok bool
+	if b.network, ok = parseCIDR(in.CIDR); !ok {
+		return b, fmt.Errorf("cidr: %q is no network", in.CIDR)
+	}
+	for i, text := range in.Except {
+		network, ok := parseCIDR(text)
+		if !ok {
+			return b, fmt.Errorf("except[%d]: %q is no network", i, text)
+		}
+		b.except = append(b.except, network)
+	}
+	return b, nil
+}
+
+// parseCIDR brings networks of mapped addresses into the form of the addresses that they are compared with.
+func parseCIDR(text string) (netip.Prefix, bool) {
+	network, err := netip.ParsePrefix(text)
+	if err != nil {
+		return network, false
+	}
+	if network.Addr().Is4In6() {
+		if network.Bits() < 96 {
+			return network, false
+		}
+		network = netip.PrefixFrom(network.Addr().Unmap(), network.Bits()-96)
+	}
+	return network.Masked(), true
+}
+
+func (b *ipBlock) contains(a netip.Addr) bool {
+	return b.network.Contains(a) && !slices.ContainsFunc(b.except, func(n netip.Prefix) bool { return n.Contains(a) })
+}
