@@ -1,7 +1,8 @@
 // Package upstream owns everything about sending to a backend: choosing an endpoint, the connections to
 // it, the hop to the proxies of another namespace, and the state that decides which endpoint is good
-// (requests in flight, latency, refused connections). That state belongs to the endpoint's address: it
-// outlives configuration changes and is shared by all routes.
+// and how much more it may be given (requests in flight, latency, ejections, health checks, limits). That
+// state belongs to the endpoint's address or to the Backend: it outlives configuration changes and is shared
+// by all routes.
 //
 // The package must not decide whether a request is repeated. It lets an application see a request at most
 // once and says precisely what is known about a failure (see Error); retries, budgets and deadlines belong
