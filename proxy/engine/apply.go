@@ -403,7 +403,7 @@ func clusterIPs(backends map[string]*wire.Backend) upstream.Resources {
 	}
 	for key, backend := range backends {
 		plain := *backend
-		plain.Meshed = false
+		plain.Meshed, plain.Policy = false, nil // as if the mesh were not there
 		r.Backends[key] = &plain
 		r.Endpoints[key] = &wire.Endpoints{Endpoints: []wire.Endpoint{
 			{Address: netip.AddrPortFrom(backend.Addresses[0], backend.Port)},
