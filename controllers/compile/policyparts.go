@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -42,7 +43,7 @@ func (r *policyReader) healthCheck(in *meshv1alpha1.HealthCheck) *wire.HealthChe
 		r.refuse("healthCheck.path", "it is for type HTTP")
 	case out.Type == wire.HealthCheckHTTP:
 		out.Path = cmp.Or(in.Path, "/")
-		if !healthPath.MatchString(out.Path) {
+		if _, err := url.ParseRequestURI(out.Path); err != nil || !healthPath.MatchString(out.Path) {
 			r.refuse("healthCheck.path", "%q is not an absolute path", in.Path)
 		}
 	}
