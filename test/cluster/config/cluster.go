@@ -35,18 +35,22 @@ type Node struct {
 
 // Local returns the one cluster that a machine can have: two nodes in two zones, the control plane on
 // the first. The IPv6 ranges are of a unique local prefix (RFC 4193) that spells "weft".
+//
+// Addresses of pods are given in turn. Whoever on a node's bridge knew the pod that had one before sends to
+// that one's device for up to ten seconds, since the network plugin does not announce the new one: so there
+// are more addresses than a cluster that runs tests for a day has pods.
 func Local() Cluster {
 	return Cluster{
 		Nodes: []Node{
 			{
 				Name: "node1", Zone: "zone-a",
 				IPv4: netip.MustParseAddr("10.250.0.11"), IPv6: netip.MustParseAddr("fd77:6566:7400::11"),
-				Pods4: netip.MustParsePrefix("10.244.1.0/24"), Pods6: netip.MustParsePrefix("fd77:6566:7401:1::/64"),
+				Pods4: netip.MustParsePrefix("10.244.16.0/20"), Pods6: netip.MustParsePrefix("fd77:6566:7401:1::/64"),
 			},
 			{
 				Name: "node2", Zone: "zone-b",
 				IPv4: netip.MustParseAddr("10.250.0.12"), IPv6: netip.MustParseAddr("fd77:6566:7400::12"),
-				Pods4: netip.MustParsePrefix("10.244.2.0/24"), Pods6: netip.MustParsePrefix("fd77:6566:7401:2::/64"),
+				Pods4: netip.MustParsePrefix("10.244.32.0/20"), Pods6: netip.MustParsePrefix("fd77:6566:7401:2::/64"),
 			},
 		},
 		NodeNetwork4: netip.MustParsePrefix("10.250.0.0/24"), NodeNetwork6: netip.MustParsePrefix("fd77:6566:7400::/64"),

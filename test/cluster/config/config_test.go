@@ -309,8 +309,8 @@ func TestNodeSpec(t *testing.T) {
 func TestNodePatch(t *testing.T) {
 	c := Local()
 	for i, want := range []string{
-		`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}},"spec":{"podCIDR":"10.244.1.0/24","podCIDRs":["10.244.1.0/24","fd77:6566:7401:1::/64"]}}`,
-		`{"spec":{"podCIDR":"10.244.2.0/24","podCIDRs":["10.244.2.0/24","fd77:6566:7401:2::/64"]}}`,
+		`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}},"spec":{"podCIDR":"10.244.16.0/20","podCIDRs":["10.244.16.0/20","fd77:6566:7401:1::/64"]}}`,
+		`{"spec":{"podCIDR":"10.244.32.0/20","podCIDRs":["10.244.32.0/20","fd77:6566:7401:2::/64"]}}`,
 	} {
 		got, err := NodePatch(c, c.Nodes[i])
 		if err != nil {

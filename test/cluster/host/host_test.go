@@ -21,10 +21,10 @@ ip -n weft-node1 link set eth0 up
 ip -n weft-node1 route add default via 10.250.0.1
 ip -n weft-node1 route add default via fd77:6566:7400::1
 ip -n weft-node1 link add cni0 address 02:77:65:66:74:01 type bridge mcast_snooping 0
-ip -n weft-node1 addr add 10.244.1.1/24 dev cni0
+ip -n weft-node1 addr add 10.244.16.1/20 dev cni0
 ip -n weft-node1 addr add fd77:6566:7401:1::1/64 dev cni0 nodad
 ip -n weft-node1 link set cni0 up
-ip -n weft-node1 route add 10.244.2.0/24 via 10.250.0.12
+ip -n weft-node1 route add 10.244.32.0/20 via 10.250.0.12
 ip -n weft-node1 route add fd77:6566:7401:2::/64 via fd77:6566:7400::12`
 	if diff := cmp.Diff(want, join(createNodeNetwork(c, c.Nodes[0]))); diff != "" {
 		t.Errorf("createNodeNetwork() (-want +got):\n%s", diff)
