@@ -144,7 +144,7 @@ func TestTookOfNothing(t *testing.T) {
 
 func TestSplitFigures(t *testing.T) {
 	t.Parallel()
-	const share, count, failures = "20% on it", "it: requests for each share", "it: not answered 200"
+	const share, count, failures, connections = "20% on it", "it: requests for each share", "it: not answered 200", "it: connections"
 	tests := map[string]struct {
 		result splitResult
 		want   map[string]bool
@@ -152,29 +152,29 @@ func TestSplitFigures(t *testing.T) {
 	}{
 		"the declared share is in the interval": {
 			splitResult{percent: 20, first: 2100, second: 7900},
-			map[string]bool{share: true, count: true, failures: true}, "19.691 <= 20 <= 22.371",
+			map[string]bool{share: true, count: true, failures: true, connections: true}, "19.691 <= 20 <= 22.371",
 		},
 		"it is just outside": {
 			splitResult{percent: 20, first: 2133, second: 7867},
-			map[string]bool{share: false, count: true, failures: true}, "20.013 <= 20 <= 22.709",
+			map[string]bool{share: false, count: true, failures: true, connections: true}, "20.013 <= 20 <= 22.709",
 		},
 		"there were fewer requests than planned": {
 			splitResult{percent: 20, first: 2000, second: 7999},
-			map[string]bool{share: true, count: false, failures: true}, "18.718 <= 20 <= 21.350",
+			map[string]bool{share: true, count: false, failures: true, connections: true}, "18.718 <= 20 <= 21.350",
 		},
 		"requests failed": {
 			splitResult{percent: 20, first: 2000, second: 8000, failed: 1},
-			map[string]bool{share: true, count: true, failures: false}, "18.717 <= 20 <= 21.348",
+			map[string]bool{share: true, count: true, failures: false, connections: true}, "18.717 <= 20 <= 21.348",
 		},
 		"nothing was counted": {
 			splitResult{percent: 20},
-			map[string]bool{share: false, count: false, failures: true}, "0.000 <= 20 <= 100.000",
+			map[string]bool{share: false, count: false, failures: true, connections: true}, "0.000 <= 20 <= 100.000",
 		},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := splitFigures("it", []splitResult{tc.result}, 10_000)
+			got := splitFigures(&splitProtocol{name: "it"}, []splitResult{tc.result}, 10_000, 2)
 			if diff := cmp.Diff(tc.want, met(got)); diff != "" {
 				t.Errorf("met (-want +got):\n%s", diff)
 			}
@@ -182,6 +182,21 @@ func TestSplitFigures(t *testing.T) {
 				t.Errorf("goal %q, want %q", got[0].Goal, tc.goal)
 			}
 		})
+	}
+}
+
+func TestSplitFiguresCountConnections(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		one         bool
+		connections int
+		want        bool
+	}{{true, 1, true}, {true, 2, false}, {false, 1, false}, {false, 9, true}} {
+		p := &splitProtocol{name: "it", one: tc.one}
+		got := met(splitFigures(p, []splitResult{{percent: 50, first: 1, second: 1}}, 2, tc.connections))
+		if got["it: connections"] != tc.want {
+			t.Errorf("%d connections, one only: %t; met is %t", tc.connections, tc.one, !tc.want)
+		}
 	}
 }
 
