@@ -92,14 +92,17 @@ type captureInputs struct {
 	// destinations are those that are published and not retired, in the order of their keys.
 	destinations []wire.Resource
 	routes       []wire.Resource
-	// routed holds scope and key of each destination that a route is attached to.
-	routed map[[2]string]bool
+	// routed holds scope and key of each destination that a route is attached to, authorized the keys of those
+	// that an authorization is for.
+	routed     map[[2]string]bool
+	authorized map[string]bool
 }
 
 func (i *captureInputs) equal(other *captureInputs) bool {
 	same := func(a, b wire.Resource) bool { return a.Ref == b.Ref && a.Version == b.Version && a.Scope == b.Scope }
 	return i.revision == other.revision ||
-		slices.EqualFunc(i.destinations, other.destinations, same) && maps.Equal(i.routed, other.routed)
+		slices.EqualFunc(i.destinations, other.destinations, same) && maps.Equal(i.routed, other.routed) &&
+			maps.Equal(i.authorized, other.authorized)
 }
 
 // inputs returns what is to be captured now.
@@ -108,6 +111,7 @@ func (w *World) inputs() captureInputs {
 		return w.capturing
 	}
 	now := captureInputs{revision: w.revision, routed: map[[2]string]bool{}}
+	var authorizations []wire.Resource
 	for ref, r := range w.published {
 		switch _, retired := w.retired[ref]; {
 		case ref.Kind == wire.KindDestination && !retired && r.Destination.Number != 0:
@@ -117,8 +121,11 @@ func (w *World) inputs() captureInputs {
 			for _, key := range r.Route.Destinations {
 				now.routed[[2]string{string(r.Scope), key}] = true
 			}
+		case ref.Kind == wire.KindAuthorization:
+			authorizations = append(authorizations, r)
 		}
 	}
+	now.authorized = compile.Authorized(authorizations, now.destinations)
 	slices.SortFunc(now.destinations, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
 	return now
 }
@@ -148,6 +155,7 @@ func (w *World) recapture(namespace string, before captured) captured {
 	var routed map[string]bool
 	if len(w.ready[namespace]) > 0 || w.joined[namespace] {
 		routed = compile.Routed(namespace, w.capturing.routes)
+		maps.Copy(routed, w.capturing.authorized)
 	} // else no proxy has ever been ready, and what a route decides about must not be refused for want of one
 	now.resource = compile.Capture(namespace, programmed, routed, w.ready[namespace])
 	return now

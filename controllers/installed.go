@@ -27,6 +27,7 @@ var needed = []schema.GroupResource{
 	{Group: gwv1.GroupName, Resource: "httproutes"},
 	{Group: gwv1.GroupName, Resource: "grpcroutes"},
 	{Group: meshv1alpha1.GroupVersion.Group, Resource: "meshpolicies"},
+	{Group: meshv1alpha1.GroupVersion.Group, Resource: "meshauthorizations"},
 }
 
 // errInstalled ends the operator when everything is installed, so that it starts anew with its watches.

@@ -19,12 +19,12 @@ package controllers
 // +kubebuilder:rbac:groups="",resources=namespaces;nodes;pods;services,verbs=get;list;watch
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
 // +kubebuilder:rbac:groups=gateway.networking.k8s.io,resources=grpcroutes;httproutes,verbs=get;list;watch
-// +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshpolicies,verbs=get;list;watch
-// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=grpcroutes.gateway.networking.k8s.io;httproutes.gateway.networking.k8s.io;meshpolicies.mesh.weft.dev,verbs=get
+// +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshauthorizations;meshpolicies,verbs=get;list;watch
+// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=grpcroutes.gateway.networking.k8s.io;httproutes.gateway.networking.k8s.io;meshauthorizations.mesh.weft.dev;meshpolicies.mesh.weft.dev,verbs=get
 
 // The Mesh, statuses and Events.
 // +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshes,verbs=create;get;list;watch
-// +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshes/status;meshpolicies/status,verbs=update
+// +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshauthorizations/status;meshes/status;meshpolicies/status,verbs=update
 // +kubebuilder:rbac:groups=gateway.networking.k8s.io,resources=grpcroutes/status;httproutes/status,verbs=update
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 

@@ -101,6 +101,27 @@ func TestCapturesAreMadeAnewOnlyWhenTheyChange(t *testing.T) {
 		t.Errorf("%d ports are routed, want 1", routed)
 	}
 
+	// Without a proxy that could say where a call comes from, what has an authorization is refused, too.
+	for name, audit := range map[string]bool{"audited": true, "enforced": false} {
+		a := &wire.Authorization{Namespace: "shop-1", Name: name, Audit: audit, Targets: []wire.AuthorizationTarget{{Service: "web-1"}}}
+		if audit {
+			a.Targets = nil
+		}
+		r := wire.New(a.Key(), wire.ScopeNamespace("shop-1"), wire.Origin{}, a)
+		w.published[r.Ref] = r
+	}
+	w.revision++
+	w.capture()
+	routed = 0
+	for _, port := range w.captures()["shop-1"].Ports {
+		if port.Routed {
+			routed++
+		}
+	}
+	if routed != 2 {
+		t.Errorf("%d ports are routed or authorized, want 2", routed)
+	}
+
 	delete(w.enrolled, "shop-2")
 	w.capture()
 	if _, stays := w.captured["shop-2"]; stays || w.capturedSeq == seq {

@@ -32,6 +32,7 @@ func (w *World) sources(c cache.Cache) []source.TypedSource[topic] {
 		watch(c, &gwv1.HTTPRoute{}, specChanged[*gwv1.HTTPRoute](w, string(wire.RouteHTTP)), topicConfig),
 		watch(c, &gwv1.GRPCRoute{}, specChanged[*gwv1.GRPCRoute](w, string(wire.RouteGRPC)), topicConfig),
 		watch(c, &meshv1alpha1.MeshPolicy{}, specChanged[*meshv1alpha1.MeshPolicy](w, status.KindPolicy), topicConfig),
+		watch(c, &meshv1alpha1.MeshAuthorization{}, specChanged[*meshv1alpha1.MeshAuthorization](w, status.KindAuthorization), topicConfig),
 		watch(c, &corev1.Pod{}, podChanged, topicPods),
 		watch(c, &corev1.Node{}, nodeChanged, topicPods),
 		source.TypedKind(c, &discoveryv1.EndpointSlice{}, handler.TypedEnqueueRequestsFromMapFunc(

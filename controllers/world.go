@@ -83,6 +83,10 @@ type World struct {
 	podsOf map[string]bool
 	// nodes are all nodes, true for those whose agent is ready.
 	nodes map[string]bool
+	// accounts are the ServiceAccounts that the last pass has seen pods run as, nil if nothing depends on them;
+	// otherAccounts tells that there are others now.
+	accounts      map[types.NamespacedName]bool
+	otherAccounts bool
 	// revision grows when what is published other than endpoints changes.
 	revision uint64
 	// captured is what nodes are told, by namespace, made from capturing; capturedSeq is the publication
@@ -134,7 +138,7 @@ func (w *World) Reconcile(ctx context.Context, t topic) (reconcile.Result, error
 		return reconcile.Result{}, w.endpoints(ctx, t.service)
 	case topicPods:
 		result, err := w.pods(ctx)
-		if err != nil || !w.joining() {
+		if err != nil || !w.joining() && !w.otherAccounts {
 			return result, err
 		}
 		return w.compile(ctx)
@@ -165,6 +169,9 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	}
 	snapshot.Starting = w.starting
 	snapshot.MeshPolicies = w.inForce.recall(snapshot.MeshPolicies)
+	if snapshot.ServiceAccounts, err = w.serviceAccounts(ctx, len(snapshot.MeshAuthorizations)); err != nil {
+		return reconcile.Result{}, err
+	}
 	result := compile.Compile(snapshot)
 	w.inForce = rememberInForce(result.Policies)
 	if err := w.numbers.save(ctx, result.Numbers); err != nil {
@@ -180,11 +187,25 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(next)))
 	w.setEnrolled(result.Enrolled, seq)
 	stale := status.Stale(snapshot.HTTPRoutes, snapshot.GRPCRoutes, result.Routes)
-	w.Status.Replace(append(result.Routes, stale...), result.Policies)
+	w.Status.Replace(append(result.Routes, stale...), result.Policies, result.Authorizations)
 	if w.podsOf == nil || !maps.Equal(w.served(), w.podsOf) {
 		return w.pods(ctx)
 	}
 	return w.acknowledged()
+}
+
+// serviceAccounts returns those that pods run as, if there are authorizations that may name them.
+func (w *World) serviceAccounts(ctx context.Context, authorizations int) (map[types.NamespacedName]bool, error) {
+	w.accounts, w.otherAccounts = nil, false
+	if authorizations == 0 {
+		return nil, nil
+	}
+	pods, err := cluster.Pods(ctx, w.Client)
+	if err != nil {
+		return nil, err
+	}
+	w.accounts = compile.ServiceAccounts(pods)
+	return w.accounts, nil
 }
 
 // endpoints is the side path of one Service: no route is compiled.
@@ -241,6 +262,7 @@ func (w *World) pods(ctx context.Context) (reconcile.Result, error) {
 	served := w.served()
 	w.ready = compile.ReadyProxies(pods, served, zones)
 	w.nodes = agents(nodes, pods, w.SystemNamespace)
+	w.otherAccounts = w.accounts != nil && !maps.Equal(w.accounts, compile.ServiceAccounts(pods))
 	// Whoever is waited for must be known before anybody can acknowledge anything.
 	w.open()
 	w.Hub.Replace(distribute.LayerWorkloads, compile.Workloads(pods, sandboxes(w.Hub.Nodes()), served, zones))

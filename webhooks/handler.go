@@ -193,6 +193,8 @@ func decode(request *admissionv1.AdmissionRequest) (metav1.Object, error) {
 		object = &meshv1alpha1.Mesh{}
 	case schema.GroupKind{Group: meshv1alpha1.GroupName, Kind: "MeshPolicy"}:
 		object = &meshv1alpha1.MeshPolicy{}
+	case schema.GroupKind{Group: meshv1alpha1.GroupName, Kind: "MeshAuthorization"}:
+		object = &meshv1alpha1.MeshAuthorization{}
 	case schema.GroupKind{Group: gwv1.GroupName, Kind: "HTTPRoute"}:
 		object = &gwv1.HTTPRoute{}
 	case schema.GroupKind{Group: gwv1.GroupName, Kind: "GRPCRoute"}:

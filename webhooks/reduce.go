@@ -22,26 +22,37 @@ func reduceToRoute(route metav1.Object, s compile.Snapshot) compile.Snapshot {
 	case *gwv1.GRPCRoute:
 		s.GRPCRoutes = put(s.GRPCRoutes, r)
 	}
-	s.MeshPolicies = nil
+	s.MeshPolicies, s.MeshAuthorizations = nil, nil
 	return around(set{}, func(r metav1.Object) bool { return r == route }, s)
 }
 
 // reduceToPolicy does so for a policy: what is in its namespace, and what decides about the routes there.
 func reduceToPolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) compile.Snapshot {
-	s.MeshPolicies = put(s.MeshPolicies, policy)
-	services := set{}
-	for _, service := range s.Services {
-		if service.Namespace == policy.Namespace {
-			services[nameOf(service)] = true
-		}
-	}
-	s = around(services, func(r metav1.Object) bool { return r.GetNamespace() == policy.Namespace }, s)
+	s.MeshPolicies, s.MeshAuthorizations = put(s.MeshPolicies, policy), nil
+	s = aroundNamespace(policy.Namespace, s)
 	namespaces := map[string]bool{policy.Namespace: true}
 	for _, service := range s.Services {
 		namespaces[service.Namespace] = true
 	}
 	s.MeshPolicies = filter(s.MeshPolicies, func(p *meshv1alpha1.MeshPolicy) bool { return namespaces[p.Namespace] })
 	return s
+}
+
+// reduceToAuthorization does so for an authorization. Others do not matter to it.
+func reduceToAuthorization(authorization *meshv1alpha1.MeshAuthorization, s compile.Snapshot) compile.Snapshot {
+	s.MeshPolicies, s.MeshAuthorizations = nil, []*meshv1alpha1.MeshAuthorization{authorization}
+	return aroundNamespace(authorization.Namespace, s)
+}
+
+// aroundNamespace keeps a namespace's Services and what decides about its routes.
+func aroundNamespace(namespace string, s compile.Snapshot) compile.Snapshot {
+	services := set{}
+	for _, service := range s.Services {
+		if service.Namespace == namespace {
+			services[nameOf(service)] = true
+		}
+	}
+	return around(services, func(r metav1.Object) bool { return r.GetNamespace() == namespace }, s)
 }
 
 // around returns what decides about the routes that central picks: their Services, the routes that use one of

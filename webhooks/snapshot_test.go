@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,7 +28,7 @@ func decodeObject(t testing.TB, document string) metav1.Object {
 		t.Fatalf("%v in:\n%s", err, document)
 	}
 	kinds := map[string]metav1.Object{
-		"Mesh": &meshv1alpha1.Mesh{}, "MeshPolicy": &meshv1alpha1.MeshPolicy{}, "Namespace": &corev1.Namespace{}, "Service": &corev1.Service{},
+		"Mesh": &meshv1alpha1.Mesh{}, "MeshPolicy": &meshv1alpha1.MeshPolicy{}, "MeshAuthorization": &meshv1alpha1.MeshAuthorization{}, "Namespace": &corev1.Namespace{}, "Service": &corev1.Service{},
 		"HTTPRoute": &gwv1.HTTPRoute{}, "GRPCRoute": &gwv1.GRPCRoute{},
 	}
 	object, ok := kinds[head.Kind]
@@ -51,6 +52,8 @@ func readSnapshot(t testing.TB, documents ...string) compile.Snapshot {
 				s.Mesh = o
 			case *meshv1alpha1.MeshPolicy:
 				s.MeshPolicies = put(s.MeshPolicies, o)
+			case *meshv1alpha1.MeshAuthorization:
+				s.MeshAuthorizations = put(s.MeshAuthorizations, o)
 			case *corev1.Namespace:
 				s.Namespaces = put(s.Namespaces, o)
 			case *corev1.Service:
@@ -102,6 +105,11 @@ func TestReducedSnapshotsSayTheSame(t *testing.T) {
 			p.Name = fmt.Sprintf("%s-%d", p.Name, i)
 			together.MeshPolicies = append(together.MeshPolicies, p)
 		}
+		for _, a := range s.MeshAuthorizations {
+			a = a.DeepCopy()
+			a.Name = fmt.Sprintf("%s-%d", a.Name, i)
+			together.MeshAuthorizations = append(together.MeshAuthorizations, a)
+		}
 		for _, service := range s.Services {
 			together.Services = put(together.Services, service)
 		}
@@ -125,6 +133,18 @@ func compareReduced(t *testing.T, name string, s compile.Snapshot) {
 		got := verdictOn(compile.Compile(reduceToPolicy(policy, s)).Policies, policy)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: MeshPolicy %s (-whole +reduced):\n%s", name, nameOf(policy), diff)
+		}
+	}
+	for _, authorization := range s.MeshAuthorizations {
+		i := slices.IndexFunc(all.Authorizations, func(a compile.AuthorizationStatus) bool { return a.Name == nameOf(authorization) })
+		want, got := all.Authorizations[i], compile.Compile(reduceToAuthorization(authorization, s)).Authorizations[0]
+		for _, status := range []*compile.AuthorizationStatus{&want, &got} {
+			for j := range status.Targets {
+				status.Targets[j].Awaited = nil // nobody is told
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: MeshAuthorization %s (-whole +reduced):\n%s", name, nameOf(authorization), diff)
 		}
 	}
 	for _, route := range routes {

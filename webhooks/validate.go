@@ -22,8 +22,8 @@ import (
 const shortLifetime = time.Hour
 
 // Validate tells what is wrong with an object: errors for what must be refused, warnings for what is
-// accepted and does not do what it says. The object is a Mesh, MeshPolicy, HTTPRoute or GRPCRoute as it will
-// be stored; of others nothing is said. It takes the place of the one of its name in the snapshot. Neither
+// accepted and does not do what it says. The object is a Mesh, MeshPolicy, MeshAuthorization, HTTPRoute
+// or GRPCRoute as it will be stored; of others nothing is said. It takes the place of the one of its name in the snapshot. Neither
 // is changed.
 //
 // Routes are never refused: a mesh that is merely interested in them has no say in what others make of them.
@@ -35,6 +35,8 @@ func Validate(object metav1.Object, s compile.Snapshot) (field.ErrorList, []stri
 		errs, warnings = validateMesh(o)
 	case *meshv1alpha1.MeshPolicy:
 		errs, warnings = validatePolicy(o, s)
+	case *meshv1alpha1.MeshAuthorization:
+		errs, warnings = validateAuthorization(o, s)
 	case *gwv1.HTTPRoute:
 		warnings = routeWarnings(wire.RouteHTTP, o, o.Spec.Hostnames, s)
 	case *gwv1.GRPCRoute:
@@ -81,6 +83,21 @@ func validatePolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) (field.
 		}
 	}
 	return nil, append(warnings, contradicted(statuses[i].Effective, "MeshPolicy "+nameOf(policy).String(), "spec")...)
+}
+
+// validateAuthorization refuses an authorization whose fields are at fault, which would close its targets.
+func validateAuthorization(authorization *meshv1alpha1.MeshAuthorization, s compile.Snapshot) (field.ErrorList, []string) {
+	status := compile.Compile(reduceToAuthorization(authorization, s)).Authorizations[0]
+	if len(status.Faults) > 0 {
+		return refusals(status.Faults), nil
+	}
+	warnings := slices.Clone(status.Notes)
+	for _, target := range status.Targets {
+		if bad(target.Accepted) {
+			warnings = append(warnings, describe(target.Accepted))
+		}
+	}
+	return nil, warnings
 }
 
 func refusals(faults []compile.FieldFault) field.ErrorList {

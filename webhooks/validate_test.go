@@ -131,6 +131,17 @@ func TestValidate(t *testing.T) {
 			object: "kind: Mesh\nmetadata: {name: default}\nspec: {defaults: {outlierEjection: {ejectionTime: 1h}}}",
 			warned: []string{"spec.defaults.outlierEjection.ejectionTime=1h is longer than outlierEjection.maxEjectionTime=5m (the default)"},
 		},
+		"an authorization that is all right": {
+			object: "kind: MeshAuthorization\n" + shop + "spec: {action: Allow, targetRefs: [{group: '', kind: Service, name: web}], rules: [{from: [{namespaces: [shop]}]}]}",
+		},
+		"an authorization that cannot be used": {
+			object:  "kind: MeshAuthorization\n" + shop + "spec: {action: Allow, rules: [{}, {to: [{paths: [{type: Exact, value: '/%zz'}]}]}]}",
+			refused: []string{"spec.rules[1].to[0].paths[0]: Invalid value: "},
+		},
+		"an authorization that allows everything to what does not exist": {
+			object: "kind: MeshAuthorization\n" + shop + "spec: {action: Allow, targetRefs: [{group: '', kind: Service, name: wep}], rules: [{}]}",
+			warned: []string{"spec.rules[0] is empty and allows everybody everything", "Accepted=False, TargetNotFound: Service shop/wep does not exist"},
+		},
 		"a policy that is all right": {
 			object: "kind: MeshPolicy\n" + shop + "spec: {targetRefs: [{group: '', kind: Service, name: web}], timeouts: {request: 3s}}",
 		},

@@ -25,7 +25,8 @@ var (
 )
 
 func addKinds(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(GroupVersion, &Mesh{}, &MeshList{}, &MeshPolicy{}, &MeshPolicyList{})
+	scheme.AddKnownTypes(GroupVersion, &Mesh{}, &MeshList{}, &MeshPolicy{}, &MeshPolicyList{},
+		&MeshAuthorization{}, &MeshAuthorizationList{})
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
 }

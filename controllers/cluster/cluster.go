@@ -48,7 +48,8 @@ func Declared(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 	var httpRoutes gwv1.HTTPRouteList
 	var grpcRoutes gwv1.GRPCRouteList
 	var policies meshv1alpha1.MeshPolicyList
-	for _, list := range []client.ObjectList{&namespaces, &services, &httpRoutes, &grpcRoutes, &policies} {
+	var authorizations meshv1alpha1.MeshAuthorizationList
+	for _, list := range []client.ObjectList{&namespaces, &services, &httpRoutes, &grpcRoutes, &policies, &authorizations} {
 		if err := r.List(ctx, list); err != nil {
 			return s, fmt.Errorf("list %T: %w", list, err)
 		}
@@ -58,6 +59,7 @@ func Declared(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 	s.HTTPRoutes = pointers(httpRoutes.Items)
 	s.GRPCRoutes = pointers(grpcRoutes.Items)
 	s.MeshPolicies = pointers(policies.Items)
+	s.MeshAuthorizations = pointers(authorizations.Items)
 	return s, nil
 }
 

@@ -10,7 +10,8 @@ import (
 // Capture makes the Capture resource of a namespace. destinations are those that every ready proxy of
 // the namespace has acknowledged: a pod that sent anything else to a proxy would not be understood.
 // Those that the namespace may not see, and those without a number, are passed over. proxies are the
-// ready ones. routed holds the keys of the destinations that have a route (see Routed).
+// ready ones. routed holds the keys of the destinations that have a route (see Routed) or an authorization
+// (see Authorized).
 func Capture(namespace string, destinations []wire.Resource, routed map[string]bool, proxies []wire.Proxy) wire.Resource {
 	content := wire.Capture{Proxies: slices.Clone(proxies)}
 	for _, r := range destinations {
@@ -43,4 +44,22 @@ func Routed(namespace string, routes []wire.Resource) map[string]bool {
 		}
 	}
 	return routed
+}
+
+// Authorized returns the keys of the destinations about which an authorization decides that is enforced.
+func Authorized(authorizations, destinations []wire.Resource) map[string]bool {
+	authorized := map[string]bool{}
+	for _, d := range destinations {
+		at := d.Destination
+		if slices.ContainsFunc(authorizations, func(r wire.Resource) bool {
+			a := r.Authorization
+			return !a.Audit && a.Namespace == at.Namespace &&
+				(len(a.Targets) == 0 || slices.ContainsFunc(a.Targets, func(t wire.AuthorizationTarget) bool {
+					return t.Service == at.Service && (t.Port == 0 || t.Port == at.Port)
+				}))
+		}) {
+			authorized[d.Key] = true
+		}
+	}
+	return authorized
 }

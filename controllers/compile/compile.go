@@ -46,6 +46,10 @@ func Compile(s Snapshot) Result {
 	for p := range backends {
 		resources = append(resources, w.backend(p, uses))
 	}
+	authorizations := w.readAuthorizations(s, resources)
+	for _, a := range authorizations {
+		resources = append(resources, a.resources()...)
+	}
 	if len(s.EndpointSlices) > 0 {
 		resources = append(resources, w.endpoints(resources, s.EndpointSlices)...)
 	}
@@ -60,6 +64,9 @@ func Compile(s Snapshot) Result {
 		result.Routes = append(result.Routes, w.status(&compiled[i], versions))
 	}
 	result.Policies = w.policyStatuses(routes, resources)
+	for _, a := range authorizations {
+		result.Authorizations = append(result.Authorizations, a.status())
+	}
 	return result
 }
 

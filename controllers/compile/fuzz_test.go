@@ -62,6 +62,9 @@ func randomSnapshot(seed int64) compile.Snapshot {
 			fill.Fill(&object.Spec)
 			fill.Fill(&object.Status.InForce)
 			snapshot.MeshPolicies = append(snapshot.MeshPolicies, object)
+			authorization := &meshv1alpha1.MeshAuthorization{ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: policy, Generation: int64(i)}}
+			fill.Fill(&authorization.Spec)
+			snapshot.MeshAuthorizations = append(snapshot.MeshAuthorizations, authorization)
 		}
 	}
 	snapshot.Mesh = &meshv1alpha1.Mesh{}

@@ -51,6 +51,8 @@ type golden struct {
 	Resources []goldenResource `json:"resources,omitempty"`
 	Routes    []goldenRoute    `json:"routes,omitempty"`
 	Policies  []goldenPolicy   `json:"policies,omitempty"`
+
+	Authorizations []goldenAuthorization `json:"authorizations,omitempty"`
 	// MeshFaults read "field: why".
 	MeshFaults []string `json:"meshFaults,omitempty"`
 }
@@ -64,6 +66,13 @@ type goldenPolicy struct {
 	Effective []goldenEffective `json:"effective,omitempty"`
 	// InForce is shown where it is not the spec.
 	InForce any `json:"inForce,omitempty"`
+}
+
+type goldenAuthorization struct {
+	Authorization string         `json:"authorization"`
+	Target        string         `json:"target"`
+	Summary       []string       `json:"summary"`
+	Targets       []goldenTarget `json:"targets,omitempty"`
 }
 
 type goldenTarget struct {
@@ -254,12 +263,30 @@ func difference(a, b compile.Result) golden {
 	for _, p := range b.Policies {
 		g.Policies = append(g.Policies, showPolicy(p))
 	}
+	for _, a := range b.Authorizations {
+		g.Authorizations = append(g.Authorizations, goldenAuthorization{
+			Authorization: a.Name.String(), Target: a.Target,
+			Summary: []string{showCondition(a.Accepted), showCondition(a.Enforced)}, Targets: showTargets(a.Targets),
+		})
+	}
 	return g
 }
 
 func showPolicy(p compile.PolicyStatus) goldenPolicy {
-	out := goldenPolicy{Policy: p.Name.String(), Target: p.Target, Summary: showCondition(p.Accepted)}
-	for _, t := range p.Targets {
+	out := goldenPolicy{Policy: p.Name.String(), Target: p.Target, Summary: showCondition(p.Accepted), Targets: showTargets(p.Targets)}
+	for _, e := range p.Effective {
+		shown := goldenEffective{Target: e.Target, Fields: []string{}}
+		for _, f := range e.Fields {
+			shown.Fields = append(shown.Fields, f.Field+"="+f.Value+" from "+f.From)
+		}
+		out.Effective = append(out.Effective, shown)
+	}
+	return out
+}
+
+func showTargets(targets []compile.TargetStatus) []goldenTarget {
+	var out []goldenTarget
+	for _, t := range targets {
 		shown := goldenTarget{Ref: t.Ref, Accepted: showCondition(t.Accepted)}
 		for _, a := range t.Awaited {
 			var refs []string
@@ -268,14 +295,7 @@ func showPolicy(p compile.PolicyStatus) goldenPolicy {
 			}
 			shown.Awaited = append(shown.Awaited, strings.Join(a.Audience, ",")+": "+strings.Join(refs, " "))
 		}
-		out.Targets = append(out.Targets, shown)
-	}
-	for _, e := range p.Effective {
-		shown := goldenEffective{Target: e.Target, Fields: []string{}}
-		for _, f := range e.Fields {
-			shown.Fields = append(shown.Fields, f.Field+"="+f.Value+" from "+f.From)
-		}
-		out.Effective = append(out.Effective, shown)
+		out = append(out, shown)
 	}
 	return out
 }

@@ -36,11 +36,11 @@ type policies struct {
 
 // policy is one MeshPolicy and what comes of it.
 type policy struct {
+	attachment
+
 	object *meshv1alpha1.MeshPolicy
-	// faults are why the spec cannot be accepted. level then is what was valid before, if anything was.
-	faults  []fault
-	level   level
-	targets []*policyTarget
+	// level is what was valid before, if anything was, where the spec is at fault.
+	level level
 }
 
 // String is how messages name a policy.
@@ -52,8 +52,8 @@ func (w *world) readPolicies(s Snapshot) policies {
 	ps.mesh, ps.meshFaults = meshDefaults(s.Mesh)
 	objects := newTargetObjects(w, s)
 	for _, object := range s.MeshPolicies {
-		p := &policy{object: object}
-		p.targets, p.faults = readTargets(object)
+		p := &policy{object: object, attachment: attachment{meta: object}}
+		p.targets, p.faults = readTargets(object.Namespace, object.Spec.TargetRefs, "a Service, an HTTPRoute or a GRPCRoute")
 		for _, t := range p.targets {
 			t.refused = objects.refuse(t)
 		}
@@ -77,9 +77,14 @@ func (p *policy) read() {
 		p.level.policy, p.level.said = policy, spec
 		return
 	}
+	p.instead = "nothing of the policy is in force"
 	before := p.object.Status.InForce
+	if before == nil {
+		return
+	}
 	if policy, faults = readPolicy(before); len(faults) == 0 && len(p.misplaced(policy)) == 0 {
 		p.level.policy, p.level.said = policy, before
+		p.instead = "what the policy said before stays in force, see status.inForce"
 	}
 }
 

@@ -2,8 +2,6 @@ package compile
 
 import (
 	"slices"
-	"strconv"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -83,81 +81,6 @@ func (w *world) policyStatuses(routes []*route, resources []wire.Resource) []Pol
 		statuses = append(statuses, s)
 	}
 	return statuses
-}
-
-// accepted says whether the policy applies to one of its targets.
-func (p *policy) accepted(t *policyTarget) metav1.Condition {
-	switch {
-	case len(p.faults) > 0:
-		return p.condition(metav1.ConditionFalse, gwv1.PolicyReasonInvalid, p.invalid())
-	case t.refused != nil:
-		return p.condition(metav1.ConditionFalse, t.refused.reason, t.refused.why)
-	default:
-		return p.condition(metav1.ConditionTrue, gwv1.PolicyReasonAccepted, "in force for "+t.key.String())
-	}
-}
-
-// acceptedOverall is True when the policy applies to every target. Otherwise the first that it does not
-// apply to gives the reason.
-func (p *policy) acceptedOverall(targets []TargetStatus) metav1.Condition {
-	if len(p.faults) > 0 {
-		return p.condition(metav1.ConditionFalse, gwv1.PolicyReasonInvalid, p.invalid())
-	}
-	var reason gwv1.PolicyConditionReason
-	var refused, accepted []string
-	for i, t := range targets {
-		if t.Accepted.Status == metav1.ConditionTrue {
-			accepted = append(accepted, p.targets[i].key.String())
-			continue
-		}
-		if reason == "" {
-			reason = gwv1.PolicyConditionReason(t.Accepted.Reason)
-		}
-		refused = append(refused, t.Accepted.Message)
-	}
-	text := "in force for " + strings.Join(accepted, ", ")
-	if reason == "" {
-		return p.condition(metav1.ConditionTrue, gwv1.PolicyReasonAccepted, text)
-	}
-	if len(accepted) > 0 {
-		refused = append(refused, text)
-	}
-	return p.condition(metav1.ConditionFalse, reason, strings.Join(refused, "; "))
-}
-
-// invalid says what is wrong with the spec and what is in force instead.
-func (p *policy) invalid() string {
-	text := list(allUnder("spec", p.faults))
-	if p.level.said == nil {
-		return text + "; nothing of the policy is in force"
-	}
-	return text + "; what the policy said before stays in force, see status.inForce"
-}
-
-func (p *policy) condition(status metav1.ConditionStatus, reason gwv1.PolicyConditionReason, message string) metav1.Condition {
-	return metav1.Condition{
-		Type:               meshv1alpha1.PolicyAccepted,
-		Status:             status,
-		ObservedGeneration: p.object.Generation,
-		Reason:             string(reason),
-		Message:            message,
-	}
-}
-
-// targetText names the targets as far as there is room for them.
-func (p *policy) targetText() string {
-	var text string
-	for i, t := range p.targets {
-		more := t.key.short()
-		if i > 0 {
-			more = ", " + more
-		}
-		if rest := " and " + strconv.Itoa(len(p.targets)-i) + " more"; len(text)+len(more)+len(rest) > maxTargetText {
-			return text + rest
-		}
-		text += more
-	}
-	return text
 }
 
 // byTarget gives each target of a policy, without its section, those resources that the policy is part of.

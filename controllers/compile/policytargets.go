@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -72,8 +71,10 @@ func (t Target) short() string {
 
 // policyTarget is one target of a policy, and why the policy does not apply to it.
 type policyTarget struct {
-	key     Target
-	ref     gwv1.ParentReference
+	key Target
+	ref gwv1.ParentReference
+	// field is where the target is named, empty for a namespace.
+	field   string
 	refused *policyRefusal
 }
 
@@ -82,26 +83,24 @@ type policyRefusal struct {
 	why    string
 }
 
-// readTargets reads the targets of a policy and what is wrong with the references themselves, which then
-// are no targets.
-func readTargets(object *meshv1alpha1.MeshPolicy) (targets []*policyTarget, faults []fault) {
-	refs := object.Spec.TargetRefs
+// readTargets reads the targets of a policy of a namespace and what is wrong with the references themselves,
+// which then are no targets. can says what may be a target.
+func readTargets(namespace string, refs []gwv1.LocalPolicyTargetReferenceWithSectionName, can string) (targets []*policyTarget, faults []fault) {
 	if len(refs) == 0 {
-		return []*policyTarget{{key: namespaceTarget(object.Namespace), ref: gwv1.ParentReference{
-			Group: new(gwv1.Group(corev1.GroupName)), Kind: new(gwv1.Kind(kindNamespace)), Name: gwv1.ObjectName(object.Namespace),
+		return []*policyTarget{{key: namespaceTarget(namespace), ref: gwv1.ParentReference{
+			Group: new(gwv1.Group(corev1.GroupName)), Kind: new(gwv1.Kind(kindNamespace)), Name: gwv1.ObjectName(namespace),
 		}}}, nil
 	}
 	first := make(map[Target]int)
 	for i := range refs {
 		at, ref := fmt.Sprintf("targetRefs[%d]", i), &refs[i]
 		key := Target{
-			Kind: string(ref.Kind), Namespace: object.Namespace,
+			Kind: string(ref.Kind), Namespace: namespace,
 			Name: string(ref.Name), Section: string(valueOr(ref.SectionName, "")),
 		}
 		isRoute := key.isRoute() && ref.Group == gwv1.GroupName
 		if !isRoute && !isService(ref.Group, ref.Kind) {
-			faults = append(faults, *unsupported(at+".kind", "kind %s of group %q cannot be a target: "+
-				"a Service, an HTTPRoute or a GRPCRoute can", ref.Kind, ref.Group))
+			faults = append(faults, *unsupported(at+".kind", "kind %s of group %q cannot be a target: %s can", ref.Kind, ref.Group, can))
 			continue
 		}
 		if j, twice := first[key]; twice {
@@ -110,12 +109,12 @@ func readTargets(object *meshv1alpha1.MeshPolicy) (targets []*policyTarget, faul
 		}
 		first[key] = i
 		out := gwv1.ParentReference{
-			Group: new(ref.Group), Kind: new(ref.Kind), Namespace: new(gwv1.Namespace(object.Namespace)), Name: ref.Name,
+			Group: new(ref.Group), Kind: new(ref.Kind), Namespace: new(gwv1.Namespace(namespace)), Name: ref.Name,
 		}
 		if key.Section != "" {
 			out.SectionName = new(gwv1.SectionName(key.Section))
 		}
-		targets = append(targets, &policyTarget{key: key, ref: out})
+		targets = append(targets, &policyTarget{key: key, ref: out, field: at})
 	}
 	return targets, faults
 }

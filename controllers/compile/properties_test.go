@@ -16,6 +16,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/proxy/authz"
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/ratelimit"
 	"weft.dev/weft/proxy/session"
@@ -81,6 +82,8 @@ func checkResult(t *testing.T, result compile.Result) {
 			checkUsable(t, r.Ref, r.Destination.Policy)
 		case r.Route != nil:
 			checkRoute(t, r, resources)
+		case r.Authorization != nil:
+			checkAuthorization(t, r)
 		}
 	}
 	for _, route := range result.Routes {
@@ -88,6 +91,22 @@ func checkResult(t *testing.T, result compile.Result) {
 	}
 	for _, policy := range result.Policies {
 		checkPolicy(t, policy, resources, result.Enrolled)
+	}
+	for _, authorization := range result.Authorizations {
+		checkPolicy(t, compile.PolicyStatus{
+			Name: authorization.Name, Generation: authorization.Generation, Target: authorization.Target, Targets: authorization.Targets, Accepted: authorization.Accepted,
+		}, resources, result.Enrolled)
+	}
+}
+
+// checkAuthorization: proxies of its namespace, and of no other, receive an authorization that they can use.
+func checkAuthorization(t *testing.T, r wire.Resource) {
+	t.Helper()
+	if _, err := authz.Compile(r.Authorization); err != nil {
+		t.Errorf("%s cannot be used: %v", r.Ref, err)
+	}
+	if r.Key != r.Authorization.Key() || r.Scope != wire.ScopeNamespace(r.Authorization.Namespace) {
+		t.Errorf("%s is for %s and goes to %s", r.Ref, r.Authorization.Key(), r.Scope)
 	}
 }
 

@@ -32,6 +32,8 @@ var schemas = sync.OnceValues(func() (map[string]*spec.Schema, error) {
 		"GRPCRoute":  gatewayAPI + "grpcroutes.yaml",
 		"Mesh":       "../../config/crd/bases/mesh.weft.dev_meshes.yaml",
 		"MeshPolicy": "../../config/crd/bases/mesh.weft.dev_meshpolicies.yaml",
+
+		"MeshAuthorization": "../../config/crd/bases/mesh.weft.dev_meshauthorizations.yaml",
 	} {
 		if schemas[kind], err = readSchema(path); err != nil {
 			return nil, err

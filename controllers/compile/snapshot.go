@@ -26,7 +26,10 @@ type Snapshot struct {
 	GRPCRoutes []*gwv1.GRPCRoute
 	// MeshPolicies are read with their statuses: what was accepted before stays in force while a spec
 	// cannot be.
-	MeshPolicies []*meshv1alpha1.MeshPolicy
+	MeshPolicies       []*meshv1alpha1.MeshPolicy
+	MeshAuthorizations []*meshv1alpha1.MeshAuthorization
+	// ServiceAccounts are those that pods run as; nil if that is not known.
+	ServiceAccounts map[types.NamespacedName]bool
 	// EndpointSlices may be left out by a caller that sends endpoints on the side path (Endpoints).
 	EndpointSlices []*discoveryv1.EndpointSlice
 	// Numbers are the destination numbers given out so far.
@@ -66,6 +69,8 @@ type Result struct {
 	Routes []RouteStatus
 	// Policies are the statuses of all MeshPolicies, sorted by name.
 	Policies []PolicyStatus
+	// Authorizations are the statuses of all MeshAuthorizations, sorted by name.
+	Authorizations []AuthorizationStatus
 	// MeshFaults are what is wrong with the Mesh's defaults. The parts that they are in are not in force.
 	MeshFaults []FieldFault
 }

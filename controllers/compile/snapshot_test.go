@@ -28,6 +28,8 @@ type values struct {
 	TrustBundle     string        `json:"trustBundle,omitempty"`
 	Numbers         []numberEntry `json:"numbers,omitempty"`
 	Starting        []string      `json:"starting,omitempty"`
+	// ServiceAccounts are "namespace/name".
+	ServiceAccounts []string `json:"serviceAccounts,omitempty"`
 }
 
 type numberEntry struct {
@@ -61,6 +63,8 @@ func readSnapshot(documents ...[]byte) (compile.Snapshot, error) {
 			err = readObject(document, &s.GRPCRoutes)
 		case "MeshPolicy":
 			err = readObject(document, &s.MeshPolicies)
+		case "MeshAuthorization":
+			err = readObject(document, &s.MeshAuthorizations)
 		case "EndpointSlice":
 			err = readObject(document, &s.EndpointSlices)
 		default:
@@ -89,6 +93,13 @@ func readValues(document []byte, s *compile.Snapshot) error {
 			s.Numbers = compile.Numbers{}
 		}
 		s.Numbers[compile.NumberKey{UID: e.UID, Port: e.Port}] = e.Number
+	}
+	for _, account := range v.ServiceAccounts {
+		if s.ServiceAccounts == nil {
+			s.ServiceAccounts = map[types.NamespacedName]bool{}
+		}
+		namespace, name, _ := strings.Cut(account, "/")
+		s.ServiceAccounts[types.NamespacedName{Namespace: namespace, Name: name}] = true
 	}
 	for _, namespace := range v.Starting {
 		if s.Starting == nil {
@@ -144,6 +155,8 @@ func deepCopy(s compile.Snapshot) compile.Snapshot {
 	out.HTTPRoutes = copies(s.HTTPRoutes, (*gwv1.HTTPRoute).DeepCopy)
 	out.GRPCRoutes = copies(s.GRPCRoutes, (*gwv1.GRPCRoute).DeepCopy)
 	out.MeshPolicies = copies(s.MeshPolicies, (*meshv1alpha1.MeshPolicy).DeepCopy)
+	out.MeshAuthorizations = copies(s.MeshAuthorizations, (*meshv1alpha1.MeshAuthorization).DeepCopy)
+	out.ServiceAccounts = maps.Clone(s.ServiceAccounts)
 	out.EndpointSlices = copies(s.EndpointSlices, (*discoveryv1.EndpointSlice).DeepCopy)
 	if s.Numbers != nil {
 		out.Numbers = compile.Numbers{}
@@ -173,6 +186,7 @@ func shuffled(s compile.Snapshot, rng *rand.Rand) compile.Snapshot {
 	s.HTTPRoutes = shuffle(s.HTTPRoutes, rng)
 	s.GRPCRoutes = shuffle(s.GRPCRoutes, rng)
 	s.MeshPolicies = shuffle(s.MeshPolicies, rng)
+	s.MeshAuthorizations = shuffle(s.MeshAuthorizations, rng)
 	s.EndpointSlices = shuffle(s.EndpointSlices, rng)
 	return s
 }

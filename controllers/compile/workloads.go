@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/proxy/wire"
@@ -86,6 +87,17 @@ func statusAddresses(pod *corev1.Pod) []netip.Addr {
 	for _, ip := range pod.Status.PodIPs {
 		if address, err := netip.ParseAddr(ip.IP); err == nil {
 			out = append(out, address)
+		}
+	}
+	return out
+}
+
+// ServiceAccounts returns those that pods run as.
+func ServiceAccounts(pods []*corev1.Pod) map[types.NamespacedName]bool {
+	out := make(map[types.NamespacedName]bool)
+	for _, pod := range pods {
+		if name := pod.Spec.ServiceAccountName; name != "" {
+			out[types.NamespacedName{Namespace: pod.Namespace, Name: name}] = true
 		}
 	}
 	return out

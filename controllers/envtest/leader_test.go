@@ -72,11 +72,16 @@ var _ = Describe("The leader", func() {
 	It("ends in order to start anew when the Gateway API and its own resources are installed", func(ctx SpecContext) {
 		succeed(nil)
 		own := envtest.CRDInstallOptions{
-			Scheme: scheme, Paths: []string{filepath.Join(root, "config", "crd", "bases", "mesh.weft.dev_meshpolicies.yaml")}, ErrorIfPathMissing: true,
+			Scheme: scheme, ErrorIfPathMissing: true, Paths: []string{
+				filepath.Join(root, "config", "crd", "bases", "mesh.weft.dev_meshpolicies.yaml"),
+				filepath.Join(root, "config", "crd", "bases", "mesh.weft.dev_meshauthorizations.yaml"),
+			},
 		}
 		Expect(envtest.UninstallCRDs(userConfig, gatewayAPI)).To(Succeed())
 		Expect(envtest.UninstallCRDs(userConfig, own)).To(Succeed())
-		for _, name := range []string{"httproutes.gateway.networking.k8s.io", "grpcroutes.gateway.networking.k8s.io", "meshpolicies.mesh.weft.dev"} {
+		for _, name := range []string{
+			"httproutes.gateway.networking.k8s.io", "grpcroutes.gateway.networking.k8s.io", "meshpolicies.mesh.weft.dev", "meshauthorizations.mesh.weft.dev",
+		} {
 			crd := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: name}}
 			crd.APIVersion, crd.Kind = "apiextensions.k8s.io/v1", "CustomResourceDefinition"
 			Eventually(gone(ctx, crd)).Should(Succeed())
@@ -86,7 +91,7 @@ var _ = Describe("The leader", func() {
 		Eventually(meshCondition(ctx, meshv1alpha1.MeshGatewayAPI)).Should(Equal("False/Missing"))
 		Expect(meshCondition(ctx, meshv1alpha1.MeshReady)()).To(Equal("False/Missing"))
 		ready := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, meshv1alpha1.MeshReady)
-		Expect(ready.Message).To(ContainSubstring("of this release of Weft: missing meshpolicies"))
+		Expect(ready.Message).To(ContainSubstring("of this release of Weft: missing meshpolicies, meshauthorizations"))
 
 		_, err := envtest.InstallCRDs(userConfig, gatewayAPI)
 		Expect(err).NotTo(HaveOccurred())

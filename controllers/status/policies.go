@@ -37,10 +37,8 @@ func (p policy) update(object client.Object, acks Acknowledgements, now metav1.T
 	existing := statusOf(object)
 	merged := p.merge(existing, acks, now)
 	return update{
-		change: comparePolicies(existing, merged),
-		pending: pending(merged.Conditions) || slices.ContainsFunc(merged.Ancestors, func(a gwv1.PolicyAncestorStatus) bool {
-			return pending(a.Conditions)
-		}),
+		change:  compare(existing, merged, timelessPolicy),
+		pending: written{merged.Conditions, merged.Ancestors}.pending(),
 		// What the API server answers is read into the object, which must not reach what was compiled.
 		apply: func(object client.Object) { *statusOf(object) = *merged.DeepCopy() },
 	}
@@ -58,23 +56,40 @@ func statusOf(object client.Object) *meshv1alpha1.MeshPolicyStatus {
 // are taken over.
 func (p policy) merge(existing *meshv1alpha1.MeshPolicyStatus, acks Acknowledgements, now metav1.Time) *meshv1alpha1.MeshPolicyStatus {
 	merged := &meshv1alpha1.MeshPolicyStatus{Target: p.Target, Effective: p.Effective, InForce: p.InForce}
+	w := written{existing.Conditions, existing.Ancestors}.merge(p.Generation, []metav1.Condition{p.Accepted}, p.Targets, acks, now)
+	merged.Conditions, merged.Ancestors = w.conditions, w.ancestors
+	return merged
+}
+
+// written is the part of a status that policies of all kinds have.
+type written struct {
+	conditions []metav1.Condition
+	ancestors  []gwv1.PolicyAncestorStatus
+}
+
+// merge returns what is to be written: the conditions over all targets, of which the first is Accepted, with
+// Programmed after it.
+func (w written) merge(
+	generation int64, conditions []metav1.Condition, targets []compile.TargetStatus, acks Acknowledgements, now metav1.Time,
+) written {
+	var merged written
 	overall := waiting{
-		generation: p.Generation,
-		accepted:   p.Accepted.Status == metav1.ConditionTrue,
+		generation: generation,
+		accepted:   conditions[0].Status == metav1.ConditionTrue,
 		what:       "the policy",
-		progress:   progressOf(acks, p.Targets...),
+		progress:   progressOf(acks, targets...),
 	}
-	for i := range p.Targets {
-		t := &p.Targets[i]
-		at := slices.IndexFunc(existing.Ancestors, func(a gwv1.PolicyAncestorStatus) bool {
+	for i := range targets {
+		t := &targets[i]
+		at := slices.IndexFunc(w.ancestors, func(a gwv1.PolicyAncestorStatus) bool {
 			return reflect.DeepEqual(a.AncestorRef, t.Ref)
 		})
 		var before []metav1.Condition
 		if at >= 0 {
-			before = existing.Ancestors[at].Conditions
+			before = w.ancestors[at].Conditions
 		}
 		wait := waiting{
-			generation: p.Generation,
+			generation: generation,
 			accepted:   t.Accepted.Status == metav1.ConditionTrue,
 			what:       "the policy",
 			progress:   progressOf(acks, *t),
@@ -83,14 +98,22 @@ func (p policy) merge(existing *meshv1alpha1.MeshPolicyStatus, acks Acknowledgem
 			wait.idle = "nothing that it is for is in force yet"
 			overall.idle = fmt.Sprintf("nothing of %s %s is in force yet", *t.Ref.Kind, t.Ref.Name)
 		}
-		merged.Ancestors = append(merged.Ancestors, gwv1.PolicyAncestorStatus{
+		merged.ancestors = append(merged.ancestors, gwv1.PolicyAncestorStatus{
 			AncestorRef:    t.Ref,
 			ControllerName: meshv1alpha1.ControllerName,
 			Conditions:     timed([]metav1.Condition{t.Accepted, wait.programmed(before)}, before, now),
 		})
 	}
-	merged.Conditions = timed([]metav1.Condition{p.Accepted, overall.programmed(existing.Conditions)}, existing.Conditions, now)
+	all := slices.Concat(conditions[:1], []metav1.Condition{overall.programmed(w.conditions)}, conditions[1:])
+	merged.conditions = timed(all, w.conditions, now)
 	return merged
+}
+
+// pending tells whether some of it waits for proxies.
+func (w written) pending() bool {
+	return pending(w.conditions) || slices.ContainsFunc(w.ancestors, func(a gwv1.PolicyAncestorStatus) bool {
+		return pending(a.Conditions)
+	})
 }
 
 // progressOf counts each proxy that targets concern once: it must have acknowledged everything that they
@@ -112,12 +135,13 @@ func progressOf(acks Acknowledgements, targets ...compile.TargetStatus) Progress
 	return progress
 }
 
-// comparePolicies tells how much b differs from a. Times do not count.
-func comparePolicies(a, b *meshv1alpha1.MeshPolicyStatus) Change {
-	if reflect.DeepEqual(timelessPolicy(a, false), timelessPolicy(b, false)) {
+// compare tells how much b differs from a, of which timeless makes copies without times and, on demand, without
+// what only counts.
+func compare[S any](a, b S, timeless func(status S, withoutCounts bool) S) Change {
+	if reflect.DeepEqual(timeless(a, false), timeless(b, false)) {
 		return Same
 	}
-	if reflect.DeepEqual(timelessPolicy(a, true), timelessPolicy(b, true)) {
+	if reflect.DeepEqual(timeless(a, true), timeless(b, true)) {
 		return Counts
 	}
 	return Different
@@ -125,9 +149,14 @@ func comparePolicies(a, b *meshv1alpha1.MeshPolicyStatus) Change {
 
 func timelessPolicy(status *meshv1alpha1.MeshPolicyStatus, withoutCounts bool) *meshv1alpha1.MeshPolicyStatus {
 	out := status.DeepCopy()
-	clearTimes(out.Conditions, withoutCounts)
-	for i := range out.Ancestors {
-		clearTimes(out.Ancestors[i].Conditions, withoutCounts)
-	}
+	written{out.Conditions, out.Ancestors}.clearTimes(withoutCounts)
 	return out
+}
+
+// clearTimes changes the conditions in place.
+func (w written) clearTimes(withoutCounts bool) {
+	clearTimes(w.conditions, withoutCounts)
+	for i := range w.ancestors {
+		clearTimes(w.ancestors[i].Conditions, withoutCounts)
+	}
 }

@@ -100,13 +100,16 @@ func NewWriter(c client.Client, acks Acknowledgements, log logr.Logger) *Writer 
 // Replace takes the statuses of all routes and policies and looks at those that have changed. A route that
 // has an entry of ours and is not among them must be given without parents, so that the entry is removed
 // (see Stale).
-func (w *Writer) Replace(routes []compile.RouteStatus, policies []compile.PolicyStatus) {
-	subjects := make([]subject, 0, len(routes)+len(policies))
+func (w *Writer) Replace(routes []compile.RouteStatus, policies []compile.PolicyStatus, authorizations []compile.AuthorizationStatus) {
+	subjects := make([]subject, 0, len(routes)+len(policies)+len(authorizations))
 	for i := range routes {
 		subjects = append(subjects, route(routes[i]))
 	}
 	for i := range policies {
 		subjects = append(subjects, policy(policies[i]))
+	}
+	for i := range authorizations {
+		subjects = append(subjects, authorization(authorizations[i]))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

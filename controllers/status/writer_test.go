@@ -136,7 +136,7 @@ func TestOneWriteWhenProxiesAreQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
 		r.after(50 * time.Millisecond)
 		r.expect(0, metav1.ConditionUnknown)
 		r.proxies.set(2, 2)
@@ -150,7 +150,7 @@ func TestTwoWritesWhenProxiesAreSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionFalse)
 		r.proxies.set(1, 2)
@@ -168,7 +168,7 @@ func TestCountsAreWrittenEveryTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 5)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
 		for i := range 40 {
 			r.after(500 * time.Millisecond)
 			r.proxies.set(i%4, 5)
@@ -187,12 +187,12 @@ func TestNoWriteAtRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(2, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionTrue)
 		for range 10 {
 			r.proxies.set(1, 3) // proxies merely come and go
-			r.writer.Replace([]compile.RouteStatus{desired()}, nil)
+			r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
 			r.writer.Acknowledged()
 			r.after(time.Minute)
 		}
@@ -204,17 +204,17 @@ func TestOnlyChangedStatusesAreLookedAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(2, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
 		r.after(time.Second)
 		before := r.reads
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
 		r.after(time.Second)
 		if r.reads != before {
 			t.Errorf("%d reads for a pass that changed nothing", r.reads-before)
 		}
 		changed := desired()
 		changed.Parents[0].Conditions[0].Message = "attached elsewhere"
-		r.writer.Replace([]compile.RouteStatus{changed}, nil)
+		r.writer.Replace([]compile.RouteStatus{changed}, nil, nil)
 		r.after(time.Second)
 		r.expect(2, metav1.ConditionTrue)
 	})
@@ -231,7 +231,7 @@ func TestRouteThatIsDeletedMeanwhileIsNoError(t *testing.T) {
 			}
 		}
 		r.proxies.set(1, 1)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil)
+		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
 		r.after(time.Minute)
 		if r.writes != 1 || len(problems) > 0 {
 			t.Errorf("%d writes, want 1, and no error: %v", r.writes, problems)
@@ -244,7 +244,7 @@ func TestStaleEntriesAreRemoved(t *testing.T) {
 		route := httpRoute()
 		route.Status.Parents = Merge([]gwv1.RouteParentStatus{foreign("web")}, accepted(1, "web"), []Progress{{1, 1}}, earlier)
 		r := newRig(t, route)
-		r.writer.Replace(Stale([]*gwv1.HTTPRoute{route}, nil, nil), nil)
+		r.writer.Replace(Stale([]*gwv1.HTTPRoute{route}, nil, nil), nil, nil)
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionUnknown)
 	})

@@ -13,11 +13,11 @@ import (
 func newOperation(in *wire.AuthorizationOperation) (operation, error) {
 	o := operation{ports: in.Ports}
 	if slices.Contains(o.ports, 0) {
-		return o, errors.New("ports: 0 is no port")
+		return o, FieldError{"ports", "0 is no port"}
 	}
 	if len(in.Methods) > 0 {
 		if slices.Contains(in.Methods, "") {
-			return o, errors.New("methods: a method is empty")
+			return o, FieldError{"methods", "one is empty"}
 		}
 		methods := in.Methods
 		o.http = append(o.http, func(r *request, _ bool) bool { return slices.Contains(methods, r.HTTP.Method) })
@@ -27,7 +27,7 @@ func newOperation(in *wire.AuthorizationOperation) (operation, error) {
 		for i, p := range in.Paths {
 			var err error
 			if patterns[i], err = newPathPattern(p); err != nil {
-				return o, fmt.Errorf("paths[%d]: %w", i, err)
+				return o, below(item("paths", i), err)
 			}
 		}
 		o.http = append(o.http, pathPart(patterns))
@@ -37,7 +37,7 @@ func newOperation(in *wire.AuthorizationOperation) (operation, error) {
 		for i, m := range in.GRPC {
 			var err error
 			if patterns[i], err = newGRPCPattern(m); err != nil {
-				return o, fmt.Errorf("grpc[%d]: %w", i, err)
+				return o, below(item("grpc", i), err)
 			}
 		}
 		o.http = append(o.http, pathPart(patterns))
@@ -45,12 +45,12 @@ func newOperation(in *wire.AuthorizationOperation) (operation, error) {
 	for i := range in.Headers {
 		part, err := newHeaderPart(&in.Headers[i])
 		if err != nil {
-			return o, fmt.Errorf("headers[%d].%w", i, err)
+			return o, below(item("headers", i), err)
 		}
 		o.http = append(o.http, part)
 	}
 	if len(o.ports) == 0 && len(o.http) == 0 {
-		return o, errors.New("it is empty")
+		return o, errEmpty
 	}
 	return o, nil
 }
@@ -185,9 +185,9 @@ func newHeaderPart(in *wire.AuthorizedHeader) (httpPart, error) {
 	var matches func(string) bool
 	switch {
 	case name == "":
-		return nil, errors.New("name: it is empty")
+		return nil, FieldError{"name", "it is empty"}
 	case (value == "") != (in.Type == wire.HeaderPresent):
-		return nil, fmt.Errorf("value: it goes with all types but %s", wire.HeaderPresent)
+		return nil, FieldError{"value", "it goes with Exact and Prefix, which need it"}
 	}
 	switch in.Type {
 	case wire.HeaderPresent:
@@ -197,7 +197,7 @@ func newHeaderPart(in *wire.AuthorizedHeader) (httpPart, error) {
 	case wire.HeaderPrefix:
 		matches = func(s string) bool { return strings.HasPrefix(s, value) }
 	default:
-		return nil, fmt.Errorf("type: %q is not supported", in.Type)
+		return nil, FieldError{"type", fmt.Sprintf("%q is not supported", in.Type)}
 	}
 	return func(r *request, deny bool) bool {
 		values := valuesOf(r.HTTP, name)

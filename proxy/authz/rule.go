@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -70,28 +71,43 @@ func (o *operation) matches(r *request, deny bool) bool {
 	return !slices.ContainsFunc(o.http, func(part httpPart) bool { return !part(r, deny) })
 }
 
-var errNoAction = errors.New("action is neither Allow nor Deny")
+// FieldError says what is wrong with a field of an authorization, such as "rules[0].from[1].spiffe[0]".
+type FieldError struct{ Field, Why string }
+
+func (e FieldError) Error() string { return e.Field + ": " + e.Why }
+
+// below puts the field of an error below another one.
+func below(field string, err error) error {
+	if inner, ok := errors.AsType[FieldError](err); ok {
+		return FieldError{field + "." + inner.Field, inner.Why}
+	}
+	return FieldError{field, err.Error()}
+}
+
+func item(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }
+
+var errEmpty = errors.New("it says nothing")
 
 func newRules(a *wire.Authorization) ([]rule, error) {
 	if a.Action != wire.AuthorizationAllow && a.Action != wire.AuthorizationDeny {
-		return nil, errNoAction
+		return nil, FieldError{"action", fmt.Sprintf("%q is neither Allow nor Deny", a.Action)}
 	}
 	if slices.ContainsFunc(a.Targets, func(t wire.AuthorizationTarget) bool { return t.Service == "" }) {
-		return nil, errors.New("a target has no Service")
+		return nil, FieldError{"targets", "one has no Service"}
 	}
 	rules := make([]rule, len(a.Rules))
 	for i := range a.Rules {
 		for j := range a.Rules[i].From {
 			s, err := newSource(&a.Rules[i].From[j])
 			if err != nil {
-				return nil, fmt.Errorf("rules[%d].from[%d].%w", i, j, err)
+				return nil, below(item("rules", i), below(item("from", j), err))
 			}
 			rules[i].from = append(rules[i].from, s)
 		}
 		for j := range a.Rules[i].To {
 			o, err := newOperation(&a.Rules[i].To[j])
 			if err != nil {
-				return nil, fmt.Errorf("rules[%d].to[%d].%w", i, j, err)
+				return nil, below(item("rules", i), below(item("to", j), err))
 			}
 			rules[i].to = append(rules[i].to, o)
 		}
@@ -121,7 +137,7 @@ func newSource(in *wire.AuthorizationSource) (source, error) {
 		for i, text := range in.SPIFFE {
 			var ok bool
 			if patterns[i], ok = parseSPIFFE(text); !ok {
-				return s, fmt.Errorf("spiffe[%d]: %q is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>", i, text)
+				return s, FieldError{item("spiffe", i), fmt.Sprintf("%q is not spiffe://<trust domain>/ns/<namespace>/sa/<service account>", text)}
 			}
 		}
 		s.parts = append(s.parts, oneOf(patterns, func(r *request, p spiffePattern) bool { return p.matches(r) }))
@@ -131,7 +147,7 @@ func newSource(in *wire.AuthorizationSource) (source, error) {
 		for i := range in.IPBlocks {
 			var err error
 			if blocks[i], err = newIPBlock(&in.IPBlocks[i]); err != nil {
-				return s, fmt.Errorf("ipBlocks[%d].%w", i, err)
+				return s, below(item("ipBlocks", i), err)
 			}
 		}
 		s.parts = append(s.parts, func(r *request, deny bool) bool {
@@ -142,7 +158,7 @@ func newSource(in *wire.AuthorizationSource) (source, error) {
 		})
 	}
 	if len(s.parts) == 0 {
-		return s, errors.New("it is empty")
+		return s, errEmpty
 	}
 	return s, nil
 }
@@ -183,12 +199,12 @@ func newIPBlock(in *wire.IPBlock) (ipBlock, error) {
 	var b ipBlock
 	var ok bool
 	if b.network, ok = parseCIDR(in.CIDR); !ok {
-		return b, fmt.Errorf("cidr: %q is no network", in.CIDR)
+		return b, FieldError{"cidr", fmt.Sprintf("%q is no network", in.CIDR)}
 	}
 	for i, text := range in.Except {
 		network, ok := parseCIDR(text)
 		if !ok {
-			return b, fmt.Errorf("except[%d]: %q is no network", i, text)
+			return b, FieldError{item("except", i), fmt.Sprintf("%q is no network", text)}
 		}
 		b.except = append(b.except, network)
 	}

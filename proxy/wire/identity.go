@@ -59,7 +59,7 @@ type CapturedPort struct {
 	Address netip.Addr `json:"address"`
 	Port    uint16     `json:"port"`
 	Number  uint16     `json:"number"`
-	// Routed tells that a route decides what happens to the connection. While no proxy is ready a
-	// routed port is refused; one without a route goes to the Service as it would without the mesh.
+	// Routed tells that a route or an authorization decides what happens to the connection. While no proxy
+	// is ready a routed port is refused; others go to the Service as they would without the mesh.
 	Routed bool `json:"routed,omitempty"`
 }

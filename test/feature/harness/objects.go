@@ -64,6 +64,8 @@ func Decode(document []byte, into *compile.Snapshot) error {
 		err = decode(document, &into.GRPCRoutes)
 	case "MeshPolicy":
 		err = decode(document, &into.MeshPolicies)
+	case "MeshAuthorization":
+		err = decode(document, &into.MeshAuthorizations)
 	default:
 		err = errors.New("this kind means nothing to the mesh")
 	}

@@ -1,0 +1,298 @@
+package compile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/authz"
+	"weft.dev/weft/proxy/wire"
+)
+
+// authorization is one MeshAuthorization and what comes of it.
+type authorization struct {
+	attachment
+
+	object *meshv1alpha1.MeshAuthorization
+	// content is what proxies enforce; nil if there is nothing to enforce.
+	content *wire.Authorization
+	// notes are what a user should know of a policy that is in force.
+	notes []string
+}
+
+// readAuthorizations reads all authorizations, sorted by name. resources hold the routes of the snapshot.
+func (w *world) readAuthorizations(s Snapshot, resources []wire.Resource) []*authorization {
+	if len(s.MeshAuthorizations) == 0 {
+		return nil
+	}
+	objects := newTargetObjects(w, s)
+	led := leads(resources)
+	all := make([]*authorization, 0, len(s.MeshAuthorizations))
+	for _, object := range s.MeshAuthorizations {
+		a := &authorization{object: object, attachment: attachment{meta: object}}
+		a.readTargets(objects)
+		a.read()
+		a.place(w, led)
+		a.note(s)
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b *authorization) int {
+		return cmp.Or(strings.Compare(a.object.Namespace, b.object.Namespace), strings.Compare(a.object.Name, b.object.Name))
+	})
+	return all
+}
+
+func (a *authorization) readTargets(objects *targetObjects) {
+	a.targets, a.faults = readTargets(a.object.Namespace, a.object.Spec.TargetRefs, "a Service")
+	a.targets = slices.DeleteFunc(a.targets, func(t *policyTarget) bool {
+		if !t.key.isRoute() {
+			t.refused = objects.refuse(t)
+			return false
+		}
+		a.faults = append(a.faults, *unsupported(t.field+".kind", "a route cannot be a target, since the proxy of the caller matches it: "+
+			"target the Service, and say in rules what the route would"))
+		return true
+	})
+}
+
+// read makes the content without its targets. A spec that is at fault denies everything to its targets: it may
+// have been meant to deny anything.
+func (a *authorization) read() {
+	spec := &a.object.Spec
+	a.content = &wire.Authorization{
+		Namespace: a.object.Namespace, Name: a.object.Name,
+		Action: wire.AuthorizationAction(spec.Action), Audit: spec.Mode == meshv1alpha1.AuthorizationAudit,
+	}
+	switch spec.Mode {
+	case "", meshv1alpha1.AuthorizationEnforce, meshv1alpha1.AuthorizationAudit:
+	default:
+		a.faults = append(a.faults, *unsupported("mode", "%q is neither Enforce nor Audit", spec.Mode))
+	}
+	if spec.Action == meshv1alpha1.AuthorizationDeny && len(spec.Rules) == 0 {
+		a.faults = append(a.faults, *unsupported("rules", "a Deny policy without rules denies nothing: add a rule, which may be {} for everything"))
+	}
+	for i := range spec.Rules {
+		a.content.Rules = append(a.content.Rules, wireRule(&spec.Rules[i]))
+	}
+	if _, err := authz.Compile(a.content); err != nil {
+		f, ok := errors.AsType[authz.FieldError](err)
+		if !ok {
+			f = authz.FieldError{Field: "rules", Why: err.Error()}
+		}
+		a.faults = append(a.faults, *unsupported(f.Field, "%s", f.Why))
+	}
+	switch {
+	case len(a.faults) == 0:
+	case a.content.Audit:
+		a.content, a.instead = nil, "nothing is audited"
+	default:
+		a.content.Action, a.content.Rules = wire.AuthorizationDeny, []wire.AuthorizationRule{{}}
+		a.instead = "nothing is let through to its targets until it is corrected"
+	}
+}
+
+func wireRule(in *meshv1alpha1.AuthorizationRule) wire.AuthorizationRule {
+	var out wire.AuthorizationRule
+	for i := range in.From {
+		out.From = append(out.From, wireSource(&in.From[i]))
+	}
+	for i := range in.To {
+		out.To = append(out.To, wireOperation(&in.To[i]))
+	}
+	return out
+}
+
+func wireSource(in *meshv1alpha1.AuthorizationSource) wire.AuthorizationSource {
+	var out wire.AuthorizationSource
+	for _, sa := range in.ServiceAccounts {
+		out.ServiceAccounts = append(out.ServiceAccounts, wire.ServiceAccount{Namespace: string(sa.Namespace), Name: string(sa.Name)})
+	}
+	for _, namespace := range in.Namespaces {
+		out.Namespaces = append(out.Namespaces, string(namespace))
+	}
+	for _, pattern := range in.SPIFFE {
+		out.SPIFFE = append(out.SPIFFE, string(pattern))
+	}
+	for _, block := range in.IPBlocks {
+		b := wire.IPBlock{CIDR: string(block.CIDR)}
+		for _, except := range block.Except {
+			b.Except = append(b.Except, string(except))
+		}
+		out.IPBlocks = append(out.IPBlocks, b)
+	}
+	return out
+}
+
+func wireOperation(in *meshv1alpha1.AuthorizationOperation) wire.AuthorizationOperation {
+	var out wire.AuthorizationOperation
+	for _, port := range in.Ports {
+		// What is no port becomes 0, which is refused.
+		if port < 0 || port > 65535 {
+			port = 0
+		}
+		out.Ports = append(out.Ports, uint16(port))
+	}
+	for _, method := range in.Methods {
+		out.Methods = append(out.Methods, string(method))
+	}
+	for _, path := range in.Paths {
+		out.Paths = append(out.Paths, wire.PathPattern{Type: wire.PathPatternType(path.Type), Value: path.Value})
+	}
+	for _, m := range in.GRPC {
+		out.GRPC = append(out.GRPC, wire.GRPCMethod{Service: m.Service, Method: m.Method})
+	}
+	for _, h := range in.Headers {
+		out.Headers = append(out.Headers, wire.AuthorizedHeader{Name: h.Name, Type: wire.HeaderPatternType(h.Type), Value: h.Value})
+	}
+	return out
+}
+
+// leads tells where producer routes send and mirror the requests to a Service port, by their keys.
+func leads(resources []wire.Resource) map[string][]string {
+	led := make(map[string][]string)
+	for i := range resources {
+		r := resources[i].Route
+		if r == nil || r.Consumer {
+			continue
+		}
+		var backends []string
+		mirrors := func(filters []wire.Filter) {
+			for j := range filters {
+				if m := filters[j].Mirror; m != nil {
+					backends = append(backends, m.Backend)
+				}
+			}
+		}
+		mirrors(r.Filters)
+		for j := range r.Backends {
+			backends = append(backends, r.Backends[j].Backend)
+			mirrors(r.Backends[j].Filters)
+		}
+		for _, key := range r.Destinations {
+			led[key] = append(led[key], backends...)
+		}
+	}
+	return led
+}
+
+// place gives the content its targets. Whether a Service exists does not matter, so that none is without its
+// policy for a moment. A policy for a Service is for where routes of the namespace lead from there as well: a
+// caller addresses the Service, and what its proxy makes of it is not for the callee to rely on.
+func (a *authorization) place(w *world, led map[string][]string) {
+	if a.content == nil {
+		return
+	}
+	if !w.enrolment.has(a.object.Namespace) {
+		a.content = nil
+		return
+	}
+	var elsewhere, within []string
+	for _, t := range a.targets {
+		if t.key.Kind == kindNamespace {
+			return
+		}
+		target := wire.AuthorizationTarget{Service: t.key.Name}
+		ports := w.sectionPorts(t.key)
+		if t.key.Section != "" {
+			if len(ports) == 0 {
+				continue // there is nothing to protect
+			}
+			target.Port = ports[0]
+		}
+		a.content.Targets = append(a.content.Targets, target)
+		for _, from := range ports {
+			for _, key := range led[wire.ServicePortKey(t.key.Namespace, t.key.Name, from)] {
+				namespace, name, port, ok := wire.ParseServicePortKey(key)
+				switch {
+				case ok && namespace == t.key.Namespace && name == target.Service && (target.Port == 0 || target.Port == port):
+				case ok && namespace == t.key.Namespace:
+					a.content.Targets = append(a.content.Targets, wire.AuthorizationTarget{Service: name, Port: port})
+					within = append(within, fmt.Sprintf("%s:%d", name, port))
+				case key != "" && namespace != t.key.Namespace:
+					elsewhere = append(elsewhere, key)
+				}
+			}
+		}
+	}
+	if len(a.content.Targets) == 0 {
+		a.content = nil
+		return
+	}
+	slices.SortFunc(a.content.Targets, func(x, y wire.AuthorizationTarget) int {
+		return cmp.Or(strings.Compare(x.Service, y.Service), cmp.Compare(x.Port, y.Port))
+	})
+	a.content.Targets = slices.Compact(a.content.Targets)
+	if len(within) > 0 {
+		a.notes = append(a.notes, "it holds for "+some(within)+" too, where routes send such requests")
+	}
+	if len(elsewhere) > 0 {
+		a.notes = append(a.notes, "it does not hold for "+some(elsewhere)+", where routes send such requests: authorization there is for that namespace")
+	}
+}
+
+// sectionPorts are the TCP ports of a Service that have the name which a section asks for, if it does.
+func (w *world) sectionPorts(t Target) []uint16 {
+	service := w.services[types.NamespacedName{Namespace: t.Namespace, Name: t.Name}]
+	if service == nil {
+		return nil
+	}
+	var ports []uint16
+	for i := range service.Spec.Ports {
+		if p := &service.Spec.Ports[i]; isTCP(p) && (t.Section == "" || p.Name == t.Section) {
+			ports = append(ports, uint16(p.Port))
+		}
+	}
+	return ports
+}
+
+// some names as many of several things as fit a message.
+func some(names []string) string {
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if len(names) > maxFaults {
+		names = append(names[:maxFaults:maxFaults], fmt.Sprintf("%d more", len(names)-maxFaults))
+	}
+	return strings.Join(names, ", ")
+}
+
+// note gathers what is valid and may be a mistake all the same.
+func (a *authorization) note(s Snapshot) {
+	if len(a.faults) > 0 {
+		return
+	}
+	var absent []string
+	for i := range a.object.Spec.Rules {
+		rule := &a.object.Spec.Rules[i]
+		if len(rule.From) == 0 && len(rule.To) == 0 && a.object.Spec.Action == meshv1alpha1.AuthorizationAllow {
+			a.notes = append(a.notes, fmt.Sprintf("spec.rules[%d] is empty and allows everybody everything", i))
+		}
+		for j := range rule.From {
+			for _, sa := range rule.From[j].ServiceAccounts {
+				name := types.NamespacedName{Namespace: string(sa.Namespace), Name: string(sa.Name)}
+				if s.ServiceAccounts != nil && !s.ServiceAccounts[name] {
+					absent = append(absent, name.String())
+				}
+			}
+		}
+	}
+	if len(absent) > 0 {
+		a.notes = append(a.notes, "no pod runs as ServiceAccount "+some(absent))
+	}
+}
+
+// resources returns the policy as its namespace's proxies receive it, if they do.
+func (a *authorization) resources() []wire.Resource {
+	if a.content == nil {
+		return nil
+	}
+	origin := wire.Origin{
+		APIVersion: meshv1alpha1.GroupVersion.String(), Kind: "MeshAuthorization",
+		Namespace: a.object.Namespace, Name: a.object.Name,
+	}
+	return []wire.Resource{wire.New(a.content.Key(), wire.ScopeNamespace(a.object.Namespace), origin, a.content)}
+}

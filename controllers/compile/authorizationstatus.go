@@ -1,0 +1,82 @@
+package compile
+
+import (
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
+)
+
+// AuthorizationStatus is what Weft has to say about one MeshAuthorization.
+type AuthorizationStatus struct {
+	Name       types.NamespacedName
+	UID        types.UID
+	Generation int64
+	// Target, Targets and Faults are as in a PolicyStatus.
+	Target  string
+	Targets []TargetStatus
+	Faults  []FieldFault
+	// Notes are what may be a mistake although it is valid. Accepted says so as well.
+	Notes []string
+	// Accepted and Enforced are the conditions over all targets, without timestamps.
+	Accepted metav1.Condition
+	Enforced metav1.Condition
+}
+
+// Reasons of Enforced=False of a MeshAuthorization. Nothing is strict yet, so that it is never True.
+const (
+	// ReasonBypassable: it is enforced on all that comes through the mesh, and other ways are open.
+	ReasonBypassable = "Bypassable"
+	// ReasonAudit: it is not meant to be enforced.
+	ReasonAudit = "Audit"
+	// ReasonNotAccepted: it is not in force as it was meant.
+	ReasonNotAccepted = "NotAccepted"
+)
+
+func (a *authorization) status() AuthorizationStatus {
+	s := AuthorizationStatus{
+		Name:       types.NamespacedName{Namespace: a.object.Namespace, Name: a.object.Name},
+		UID:        a.object.UID,
+		Generation: a.object.Generation,
+		Target:     a.targetText(),
+		Faults:     fieldFaults("spec", a.faults),
+	}
+	var awaited []Awaited
+	for _, r := range a.resources() {
+		awaited = append(awaited, Awaited{
+			Resources: []wire.Held{{Ref: r.Ref, Version: r.Version}}, Audience: []string{a.object.Namespace},
+		})
+	}
+	for _, t := range a.targets {
+		status := TargetStatus{Ref: *t.ref.DeepCopy(), Accepted: a.accepted(t)}
+		if status.Accepted.Status == metav1.ConditionTrue {
+			status.Awaited = awaited
+		}
+		s.Targets = append(s.Targets, status)
+	}
+	s.Accepted = a.acceptedOverall(s.Targets)
+	s.Enforced = a.enforced(s.Targets)
+	if len(a.notes) > 0 && len(a.faults) == 0 {
+		s.Notes = a.notes
+		s.Accepted.Message += "; " + strings.Join(a.notes, "; ")
+	}
+	return s
+}
+
+func (a *authorization) enforced(targets []TargetStatus) metav1.Condition {
+	c := a.condition(metav1.ConditionFalse, ReasonBypassable, "decides about what comes through the mesh; it does not stop pods that are "+
+		"not in the mesh, nor connections to the addresses of pods: use a NetworkPolicy where that matters")
+	accepted := func(t TargetStatus) bool { return t.Accepted.Status == metav1.ConditionTrue }
+	switch {
+	case !slices.ContainsFunc(targets, accepted):
+		c.Reason, c.Message = ReasonNotAccepted, "the policy is not accepted for any target"
+	case a.object.Spec.Mode == meshv1alpha1.AuthorizationAudit:
+		c.Reason, c.Message = ReasonAudit, "only counts and logs what it would deny: spec.mode is Audit"
+	}
+	c.Type = meshv1alpha1.AuthorizationEnforced
+	return c
+}

@@ -1,0 +1,151 @@
+package envtest_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
+)
+
+// authorizationOf is a MeshAuthorization with a spec in YAML, not created yet.
+func authorizationOf(namespace, name, spec string) *unstructured.Unstructured {
+	GinkgoHelper()
+	object := &unstructured.Unstructured{Object: map[string]any{}}
+	object.SetGroupVersionKind(meshv1alpha1.GroupVersion.WithKind("MeshAuthorization"))
+	object.SetNamespace(namespace)
+	object.SetName(name)
+	var content map[string]any
+	Expect(yaml.Unmarshal([]byte(spec), &content)).To(Succeed())
+	object.Object["spec"] = content
+	return object
+}
+
+func newAuthorization(ctx context.Context, namespace, name, spec string) *meshv1alpha1.MeshAuthorization {
+	GinkgoHelper()
+	Expect(user.Create(ctx, authorizationOf(namespace, name, spec))).To(Succeed())
+	return &meshv1alpha1.MeshAuthorization{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+}
+
+// authorizationVerdict returns the conditions of an authorization as "Type=Status/Reason ...".
+func authorizationVerdict(ctx context.Context, object *meshv1alpha1.MeshAuthorization) func() string {
+	return func() string {
+		there := &meshv1alpha1.MeshAuthorization{}
+		if err := user.Get(ctx, client.ObjectKeyFromObject(object), there); err != nil {
+			return err.Error()
+		}
+		var words []string
+		for _, c := range there.Status.Conditions {
+			words = append(words, fmt.Sprintf("%s=%s/%s", c.Type, c.Status, c.Reason))
+		}
+		return strings.Join(words, " ")
+	}
+}
+
+func authorizationMessage(ctx context.Context, object *meshv1alpha1.MeshAuthorization) func() string {
+	return func() string {
+		there := &meshv1alpha1.MeshAuthorization{}
+		if err := user.Get(ctx, client.ObjectKeyFromObject(object), there); err != nil {
+			return err.Error()
+		}
+		c := meta.FindStatusCondition(there.Status.Conditions, meshv1alpha1.PolicyAccepted)
+		if c == nil {
+			return ""
+		}
+		return c.Message
+	}
+}
+
+var _ = Describe("A MeshAuthorization", func() {
+	It("reaches the proxies of its namespace alone, and tells what is in force", func(ctx SpecContext) {
+		namespace, other := enrolled(ctx), enrolled(ctx)
+		newService(ctx, namespace, "web", nil)
+		proxy, foreign := newProxy(ctx, namespace, "one"), newProxy(ctx, other, "one")
+		Eventually(proxy.keys).WithArguments(wire.KindDestination).ShouldNot(BeEmpty())
+		proxy.hold(anything)
+		object := newAuthorization(ctx, namespace, "web",
+			`{targetRefs: [{group: "", kind: Service, name: web}], action: Allow, rules: [{from: [{serviceAccounts: [{namespace: `+other+`, name: caller}]}]}]}`)
+		Eventually(authorizationVerdict(ctx, object)).Should(Equal("Accepted=True/Accepted Programmed=False/Pending Enforced=False/Bypassable"))
+		proxy.pass()
+		Eventually(authorizationVerdict(ctx, object)).Should(Equal("Accepted=True/Accepted Programmed=True/Programmed Enforced=False/Bypassable"))
+		Expect(proxy.has(wire.KindAuthorization, namespace+"/web").Authorization.Targets).To(Equal([]wire.AuthorizationTarget{{Service: "web"}}))
+		Expect(foreign.keys(wire.KindAuthorization)).To(BeEmpty())
+
+		By("naming ServiceAccounts that no pod runs as, until one does")
+		Expect(authorizationMessage(ctx, object)()).To(ContainSubstring("no pod runs as ServiceAccount " + other + "/caller"))
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: other, Name: "caller"},
+			Spec:       corev1.PodSpec{ServiceAccountName: "caller", Containers: []corev1.Container{{Name: "c", Image: "none"}}},
+		}
+		Expect(user.Create(ctx, pod)).To(Succeed())
+		Eventually(authorizationMessage(ctx, object)).ShouldNot(ContainSubstring("no pod runs"))
+
+		By("auditing")
+		Expect(user.Get(ctx, client.ObjectKeyFromObject(object), object)).To(Succeed())
+		before := object.DeepCopy()
+		object.Spec.Mode = meshv1alpha1.AuthorizationAudit
+		Expect(user.Patch(ctx, object, client.MergeFrom(before))).To(Succeed())
+		Eventually(authorizationVerdict(ctx, object)).Should(Equal("Accepted=True/Accepted Programmed=True/Programmed Enforced=False/Audit"))
+		Eventually(func() bool { return proxy.has(wire.KindAuthorization, namespace+"/web").Authorization.Audit }).Should(BeTrue())
+
+		By("going")
+		Expect(user.Delete(ctx, object)).To(Succeed())
+		Eventually(proxy.keys).WithArguments(wire.KindAuthorization).Should(BeEmpty())
+	})
+
+	It("says why it is not in force", func(ctx SpecContext) {
+		namespace, outside := enrolled(ctx), newNamespace(ctx)
+		object := newAuthorization(ctx, namespace, "later", `{targetRefs: [{group: "", kind: Service, name: later}], action: Allow}`)
+		Eventually(authorizationVerdict(ctx, object)).Should(Equal("Accepted=False/TargetNotFound Programmed=False/NotAccepted Enforced=False/NotAccepted"))
+		out := newAuthorization(ctx, outside, "all", `{action: Allow}`)
+		Eventually(authorizationVerdict(ctx, out)).Should(Equal("Accepted=False/NamespaceNotEnrolled Programmed=False/NotAccepted Enforced=False/NotAccepted"))
+		newService(ctx, namespace, "later", nil)
+		newProxy(ctx, namespace, "one")
+		Eventually(authorizationVerdict(ctx, object)).Should(Equal("Accepted=True/Accepted Programmed=True/Programmed Enforced=False/Bypassable"))
+	})
+
+	It("is refused where it cannot be meant", func(ctx SpecContext) {
+		namespace := newNamespace(ctx)
+		for spec, message := range map[string]string{
+			`{}`:                           "spec.action",
+			`{action: Deny}`:               "a Deny policy without rules denies nothing",
+			`{action: Allow, mode: Maybe}`: "spec.mode",
+			`{action: Allow, targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}]}`:             "a target must be a Service",
+			`{action: Allow, targetRefs: [{group: "", kind: Service, name: a}, {group: "", kind: Service, name: a}]}`: "a target must be named once",
+			`{action: Allow, rules: [{from: [{}]}]}`:                                                                  "spec.rules[0].from[0]",
+			`{action: Allow, rules: [{to: [{}]}]}`:                                                                    "spec.rules[0].to[0]",
+			`{action: Allow, rules: [{from: [{spiffe: ["spiffe://.*/ns/a/sa/b"]}]}]}`:                                 "spec.rules[0].from[0].spiffe[0]",
+			`{action: Allow, rules: [{from: [{ipBlocks: [{cidr: 10.0.0.0/33}]}]}]}`:                                   "must be a network in CIDR notation",
+			`{action: Allow, rules: [{from: [{ipBlocks: [{cidr: 10.0.0.0/8, except: [x]}]}]}]}`:                       "must be a network in CIDR notation",
+			`{action: Allow, rules: [{to: [{ports: [0]}]}]}`:                                                          "spec.rules[0].to[0].ports[0]",
+			`{action: Allow, rules: [{to: [{methods: ["GET, POST"]}]}]}`:                                              "spec.rules[0].to[0].methods[0]",
+			`{action: Allow, rules: [{to: [{paths: [{type: Regex, value: /.*}]}]}]}`:                                  "spec.rules[0].to[0].paths[0].type",
+			`{action: Allow, rules: [{to: [{paths: [{type: Exact, value: a}]}]}]}`:                                    "spec.rules[0].to[0].paths[0].value",
+			`{action: Allow, rules: [{to: [{paths: [{type: Template, value: "/a{*}"}]}]}]}`:                           "a Template has segments",
+			`{action: Allow, rules: [{to: [{grpc: [{}]}]}]}`:                                                          "spec.rules[0].to[0].grpc[0]",
+			`{action: Allow, rules: [{to: [{headers: [{name: a, type: Exact}]}]}]}`:                                   "value is for Exact and Prefix",
+			`{action: Allow, rules: [{to: [{headers: [{name: a, type: Present, value: b}]}]}]}`:                       "value is for Exact and Prefix",
+		} {
+			err := user.Create(ctx, authorizationOf(namespace, "refused", spec))
+			Expect(err).To(MatchError(ContainSubstring(message)), spec)
+		}
+		By("and accepted where it can")
+		for i, spec := range []string{
+			`{action: Allow}`, `{action: Deny, rules: [{}]}`,
+			`{action: Allow, rules: [{to: [{paths: [{type: Template, value: "/{**}"}, {type: Template, value: "/a/{*}/{**}"}, {type: Exact, value: "/a%2Fb"}]}]}]}`,
+			`{action: Allow, rules: [{from: [{spiffe: ["spiffe://*/ns/*/sa/a.b"], ipBlocks: [{cidr: "fd00::/8", except: ["fd00:1::/32"]}]}]}]}`,
+		} {
+			Expect(user.Create(ctx, authorizationOf(namespace, fmt.Sprintf("accepted-%d", i), spec))).To(Succeed(), spec)
+		}
+	})
+})
