@@ -250,7 +250,8 @@ type AuthorizationGRPCMethod struct {
 type AuthorizationHeaderType string
 
 // AuthorizationHeader is compared with all values of a header: an Allow rule needs all of them to match and takes
-// a list in one line for one value; a Deny rule needs one to match, or one member of a list.
+// a list in one line for one value; a Deny rule needs one to match, or one member of a list, and takes a header
+// with underscores for the one with dashes.
 // +kubebuilder:validation:XValidation:rule="self.type == 'Present' ? !has(self.value) : has(self.value)",message="value is for Exact and Prefix, which need it"
 type AuthorizationHeader struct {
 	// name of the header, in any case. Host is the authority.

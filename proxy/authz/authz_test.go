@@ -231,6 +231,12 @@ func TestDecide(t *testing.T) {
 		"any member of a list is denied": {
 			[]*wire.Authorization{deny("d", to(header("x-role", wire.HeaderPrefix, "adm")))}, request(with("X-Role", "user, admin")), "denied shop/d 0",
 		},
+		"an underscore hides no header": {
+			[]*wire.Authorization{deny("d", to(header("x-role", wire.HeaderExact, "admin")))}, request(with("X_Role", "admin")), "denied shop/d 0",
+		},
+		"an underscore makes no header": {
+			[]*wire.Authorization{allow("a", to(header("x-role", wire.HeaderExact, "admin")))}, request(with("X_Role", "admin")), "denied shop/a -1",
+		},
 		"a header that is absent":   {[]*wire.Authorization{allow("a", to(header("x-role", wire.HeaderPresent, "")))}, request(), "denied shop/a -1"},
 		"a header that is empty":    {[]*wire.Authorization{deny("d", to(header("x-role", wire.HeaderPresent, "")))}, request(with("X-Role", "")), "denied shop/d 0"},
 		"the host is the authority": {[]*wire.Authorization{deny("d", to(header("Host", wire.HeaderExact, "web.shop")))}, request(), "denied shop/d 0"},

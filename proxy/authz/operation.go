@@ -200,12 +200,25 @@ func newHeaderPart(in *wire.AuthorizedHeader) (httpPart, error) {
 		return nil, FieldError{"type", fmt.Sprintf("%q is not supported", in.Type)}
 	}
 	return func(r *request, deny bool) bool {
-		values := valuesOf(r.HTTP, name)
 		if !deny {
+			values := valuesOf(r.HTTP, name)
 			return len(values) > 0 && !slices.ContainsFunc(values, func(s string) bool { return !matches(s) })
 		}
-		return slices.ContainsFunc(values, func(s string) bool { return matches(s) || matchesMember(s, matches) })
+		return slices.ContainsFunc(valuesReadAs(r.HTTP, name), func(s string) bool { return matches(s) || matchesMember(s, matches) })
 	}, nil
+}
+
+// valuesReadAs returns the values of all headers that an application may take for one of that name: where headers
+// become variables, as in CGI and WSGI, dashes and underscores are the same.
+func valuesReadAs(req *phttp.Request, name string) []string {
+	values := valuesOf(req, name)
+	dashed := strings.ReplaceAll(name, "_", "-")
+	for _, f := range req.Header {
+		if !strings.EqualFold(f.Name, name) && strings.EqualFold(strings.ReplaceAll(f.Name, "_", "-"), dashed) {
+			values = append(values, f.Value)
+		}
+	}
+	return values
 }
 
 // matchesMember tells whether a member of a list matches (RFC 9110 section 5.6.1).

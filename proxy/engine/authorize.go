@@ -44,6 +44,9 @@ func (c *change) forgotten(d telemetry.Decision) bool {
 	return c.backends.get(d.Destination) == nil || d.Policy != "" && c.authorizations.get(d.Policy) == nil
 }
 
+// unknownDestination is what metrics call a backend that is not configured: its name comes from a peer.
+const unknownDestination = "_other"
+
 // forbids decides whether somebody may send a request, or opaque bytes if it is nil, to a backend. Only those of
 // this namespace are decided about, and all of them are here: whoever picks the pod decides. Every decision is
 // counted, and logged unless it allows.
@@ -59,7 +62,11 @@ func (e *Engine) forbids(cfg *config, peer identity.PeerID, source upstream.Sour
 	if decision.Verdict == authz.Unconcerned {
 		return false
 	}
-	e.metrics.Decided(telemetry.Decision{Destination: backend, Verdict: decision.Verdict.String(), Policy: decision.Policy})
+	destination := backend
+	if !cfg.inbound.has(backend) {
+		destination = unknownDestination
+	}
+	e.metrics.Decided(telemetry.Decision{Destination: destination, Verdict: decision.Verdict.String(), Policy: decision.Policy})
 	if decision.Verdict == authz.Allowed {
 		return false
 	}

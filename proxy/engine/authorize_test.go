@@ -177,6 +177,20 @@ func TestAuthorizationAtTheHop(t *testing.T) {
 	}
 }
 
+// TestAuthorizationOfUnknownBackends: what a peer makes up is no label.
+func TestAuthorizationOfUnknownBackends(t *testing.T) {
+	h := newHop(t, 1, wire.ProtocolTCP)
+	peer := h.peers[0]
+	peer.apply(authorization(wire.Authorization{Namespace: stock, Name: "a", Action: wire.AuthorizationAllow}))
+	if err := try(t, h.listen(stockKey), "x"); err == nil {
+		t.Error("a connection was served")
+	}
+	want := map[string]float64{"destination=_other policy=stock/a verdict=denied": 1}
+	if diff := cmp.Diff(want, metrics(t, peer.engine, decisions)); diff != "" {
+		t.Errorf("decisions (-want +got):\n%s", diff)
+	}
+}
+
 func TestAuthorizationOfGRPC(t *testing.T) {
 	p := newProxy(t)
 	p.apply(service("web", wire.ProtocolH2C, named(t, "web"))...)

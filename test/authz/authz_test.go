@@ -170,6 +170,9 @@ var bugs = map[string]bug{
 			return again
 		})
 	}},
+	"underscores are no dashes": {request: func(r *reference.Request) {
+		r.Headers = slices.DeleteFunc(slices.Clone(r.Headers), func(h [2]string) bool { return strings.Contains(h[0], "_") })
+	}},
 	"methods are compared without regard to case": {request: func(r *reference.Request) { r.Method = strings.ToUpper(r.Method) }},
 	"the path is looked at decoded alone": {request: func(r *reference.Request) {
 		if decoded, err := url.PathUnescape(r.Path); err == nil && !strings.Contains(decoded, "%") {

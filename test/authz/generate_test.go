@@ -32,7 +32,7 @@ var (
 		{Type: wire.PathPrefix, Value: "/a/b"}, {Type: wire.PathPrefix, Value: "/x"}, {Type: wire.PathTemplate, Value: "/{*}"}, {Type: wire.PathTemplate, Value: "/a/{*}"},
 		{Type: wire.PathTemplate, Value: "/{*}/b"}, {Type: wire.PathTemplate, Value: "/a/{**}"}, {Type: wire.PathTemplate, Value: "/{**}"}, {Type: wire.PathTemplate, Value: "/{*}/{*}/{**}"},
 	}
-	headerNames = []string{"X-Role", "x-team", "Host", "x-none"}
+	headerNames = []string{"X-Role", "x-team", "Host", "x-none", "x_role"}
 	values      = []string{"admin", "user", "admin, user", "user,admin-2", "", "web.shop"}
 )
 

@@ -325,6 +325,13 @@ func headerHolds(h wire.AuthorizedHeader, r Request, deny bool) bool {
 	if strings.EqualFold(h.Name, "host") {
 		values = []string{r.Host}
 	}
+	if deny {
+		for _, pair := range r.Headers {
+			if !strings.EqualFold(pair[0], h.Name) && strings.EqualFold(strings.ReplaceAll(pair[0], "_", "-"), strings.ReplaceAll(h.Name, "_", "-")) {
+				values = append(values, pair[1])
+			}
+		}
+	}
 	matches := func(value string) bool {
 		return h.Type == wire.HeaderPresent || h.Type == wire.HeaderExact && value == h.Value ||
 			h.Type == wire.HeaderPrefix && strings.HasPrefix(value, h.Value)
