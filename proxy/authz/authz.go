@@ -129,12 +129,15 @@ func (p *Policy) match(r *request) int {
 type Policies struct {
 	// deny and allow are in the order of names.
 	deny, allow []*Policy
+	// audited tells that some of them only audit.
+	audited bool
 }
 
 // NewPolicies takes policies in any order.
 func NewPolicies(all []*Policy) Policies {
 	var ps Policies
 	for _, p := range slices.SortedFunc(slices.Values(all), func(a, b *Policy) int { return strings.Compare(a.name, b.name) }) {
+		ps.audited = ps.audited || p.audit
 		if p.deny {
 			ps.deny = append(ps.deny, p)
 		} else {
@@ -151,7 +154,7 @@ func (ps Policies) Decide(in *Request) Decision {
 	}
 	r := newRequest(in)
 	enforced := ps.decide(r, func(p *Policy) bool { return !p.audit })
-	if enforced.Verdict == Denied {
+	if enforced.Verdict == Denied || !ps.audited {
 		return enforced
 	}
 	audited := ps.decide(r, func(*Policy) bool { return true })
