@@ -80,17 +80,29 @@ func TestFailingEndpointIsEjectedAndReturns(t *testing.T) {
 }
 
 func TestRequestsWithoutHealthyEndpoints(t *testing.T) {
-	fail := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }
+	var allFail atomic.Bool
+	bad := server(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	last := server(t, func(w http.ResponseWriter, _ *http.Request) {
+		if allFail.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
 	p := newProxy(t)
-	policy := &wire.Policy{OutlierEjection: &wire.OutlierEjection{PanicPercent: new(0), MaxEjectedPercent: new(100)}}
-	p.apply(governed(policy, "web", server(t, fail), server(t, fail))...)
+	policy := &wire.Policy{
+		LoadBalancing:   &wire.LoadBalancing{Algorithm: new(wire.RoundRobin)},
+		OutlierEjection: &wire.OutlierEjection{PanicPercent: new(0), MaxEjectedPercent: new(100)},
+	}
+	p.apply(governed(policy, "web", bad, last)...)
 	address := p.listen(key("web"))
 	until(t, func() bool {
 		get(t, address, "/")
 		return p.metric("weft_upstream_endpoints", "state", "ejected") == 1
 	})
-	if a := get(t, address, "/"); a.status != http.StatusInternalServerError || a.reason() != "" {
-		t.Errorf("the last endpoint: %v", a)
+	allFail.Store(true)
+	for range 10 {
+		if a := get(t, address, "/"); a.status != http.StatusInternalServerError || a.reason() != "" {
+			t.Errorf("the last endpoint: %v", a)
+		}
 	}
 }
 
@@ -113,7 +125,8 @@ func TestTimeoutsOfThePolicyEject(t *testing.T) {
 				<-r.Context().Done()
 			}
 			p := newProxy(t)
-			p.apply(service("web", wire.ProtocolHTTP, server(t, hang), server(t, hang))...)
+			turns := &wire.Policy{LoadBalancing: &wire.LoadBalancing{Algorithm: new(wire.RoundRobin)}}
+			p.apply(governed(turns, "web", server(t, hang), named(t, "good"))...)
 			p.apply(route("r", "web", func(r *wire.Route) { r.Backends, r.Policy = to("web"), tc.policy }))
 			address := p.listen(key("web"))
 			for range 30 {

@@ -22,9 +22,12 @@ type health struct {
 	// What the endpoint did in the interval under way, if its policy looks at intervals.
 	requests, failures, timed atomic.Uint32
 	latencies                 atomic.Int64 // the sum, in nanoseconds
+	// recent is what the endpoint did lately, since it is in use.
+	recent tally
 
 	// These are guarded by Set.health.
 	state     outlier.State
+	began     uint64 // what the tally of the owner was when the failures in a row began
 	unhealthy bool
 	services  []*service // that the endpoint is a member of, by key
 }
@@ -34,6 +37,46 @@ func (e *endpoint) setState(state outlier.State) {
 	e.state = state
 	e.failing.Store(state.Failures > 0)
 	e.out.Store(state.Ejected || e.unhealthy)
+}
+
+// tally counts verdicts in the upper half of a word, and the failures among them in the lower.
+type tally struct{ atomic.Uint64 }
+
+// recentRequests is how many requests of an endpoint count as recent at most.
+const recentRequests = 128
+
+// add counts a verdict. Of a tally that forgets, both numbers are halved when they are many.
+func (t *tally) add(v outlier.Verdict, forgets bool) {
+	one := uint64(1) << 32
+	if v == outlier.Failure {
+		one++
+	}
+	if old := t.Load(); forgets && old>>32 >= recentRequests {
+		t.CompareAndSwap(old, old>>33<<32|old&math.MaxUint32>>1)
+	}
+	t.Add(one)
+}
+
+func sampleOf(tally uint64) outlier.Sample {
+	return outlier.Sample{Requests: int(tally >> 32), Failures: int(tally & math.MaxUint32)}
+}
+
+// apart tells whether as many failures in a row as an endpoint has set it apart from the other members.
+func (svc *service) apart(e *endpoint, failures int) bool {
+	var recently outlier.Sample
+	for _, peer := range svc.members {
+		if peer != e && !peer.out.Load() {
+			of := sampleOf(peer.recent.Load())
+			recently.Requests += of.Requests
+			recently.Failures += of.Failures
+		}
+	}
+	own := uint64(failures-1) * (1<<32 + 1) // without the first, with which the run began
+	since := sampleOf(svc.all.Load() - e.began - own)
+	if since.Failures > since.Requests {
+		since = outlier.Sample{} // the run began with another owner
+	}
+	return failures >= svc.policy.Load().Apart(recently, since)
 }
 
 // judged takes in the verdict on a request that was sent to an endpoint. took is how long the response's
@@ -50,6 +93,10 @@ func (s *Set) judged(e *endpoint, v outlier.Verdict, took time.Duration, probe b
 			s.judgeInterval(owner, now)
 		}
 	}
+	if v == outlier.Success && !probe {
+		e.recent.add(v, true)
+		owner.all.add(v, false)
+	}
 	if v == outlier.Success && !probe && !e.failing.Load() {
 		return
 	}
@@ -60,8 +107,16 @@ func (s *Set) judged(e *endpoint, v outlier.Verdict, took time.Duration, probe b
 		s.move(e, e.state.Conclude(*policy, v, now, took), outlier.Probe)
 		return
 	}
+	if v == outlier.Failure && !e.state.Ejected {
+		// Not before: a run of failures must begin and go on in one order with what is counted.
+		e.recent.add(v, true)
+		owner.all.add(v, false)
+	}
 	state, tooMany := e.state.Record(*policy, v)
-	if tooMany && s.room(e) {
+	if state.Failures == 1 {
+		e.began = owner.all.Load()
+	}
+	if tooMany && owner.apart(e, state.Failures) && s.room(e) {
 		s.move(e, state.Eject(*policy, now, 0), outlier.ConsecutiveFailures)
 		return
 	}
@@ -196,6 +251,7 @@ func (s *Set) move(e *endpoint, to outlier.State, cause outlier.Cause) {
 	case to.Ejected && (!from.Ejected || to.Until() != from.Until()):
 		s.options.Measures.Ejected(owner.key, string(cause))
 	case from.Ejected && !to.Ejected:
+		e.recent.Store(0)
 		e.restart(s.elapsed())
 	}
 	s.publish(e.services...)

@@ -238,6 +238,39 @@ func TestEjectedShareIsCapped(t *testing.T) {
 	}
 }
 
+// TestOverloadEjectsNobody: endpoints of which each refuses half of its requests, in whatever order, keep all
+// of the load that they can do. One that always fails is told from them all the same.
+func TestOverloadEjectsNobody(t *testing.T) {
+	x := newEjecting(t, 4, nil)
+	random := rand.New(rand.NewPCG(1, 1))
+	overload := func(endpoints ...int) {
+		for range 2000 {
+			v := outlier.Success
+			if random.IntN(2) == 0 {
+				v = outlier.Failure
+			}
+			x.answer(endpoints[random.IntN(len(endpoints))], 1, v, 0)
+		}
+	}
+	overload(1, 2, 3, 4)
+	x.wantState("4 usable, 0 ejected, 0 unhealthy")
+	x.answer(1, 30, outlier.Failure, 0)
+	x.wantUsed(2, 3, 4)
+	overload(2, 3, 4)
+	x.wantState("3 usable, 1 ejected, 0 unhealthy")
+}
+
+// TestFailuresBeforeAnEjectionDoNotExcuseOthers: what an endpoint did before it was ejected says nothing about
+// it once it is back.
+func TestFailuresBeforeAnEjectionDoNotExcuseOthers(t *testing.T) {
+	x := newEjecting(t, 2, nil)
+	x.answer(1, 100, outlier.Failure, 0)
+	x.pass(5 * time.Second)
+	x.concludeProbe(outlier.Success)
+	x.answer(2, 5, outlier.Failure, 0)
+	x.wantUsed(1)
+}
+
 func TestEndpointWaitsForRoomToBeEjected(t *testing.T) {
 	x := newEjecting(t, 2, nil)
 	x.answer(1, 5, outlier.Failure, 0)

@@ -49,6 +49,8 @@ type service struct {
 	breaker
 
 	policy atomic.Pointer[outlier.Policy]
+	// all is what the members together did since the start; it wraps.
+	all tally
 	// panicking tells that too few members are usable, so that all are used.
 	panicking atomic.Bool
 	// due is when the next probe of a member is, judge when the interval under way ends, both in

@@ -6,6 +6,7 @@ package outlier
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"time"
 
@@ -103,6 +104,35 @@ type State struct {
 	since             time.Duration
 	// lapses is when another probe may be sent although there is no verdict on this one.
 	lapses time.Duration
+}
+
+// few is the share of failures up to which failing sets an endpoint apart at once.
+const few = 0.1
+
+// Apart returns how many failures in a row set an endpoint apart from its peers: ConsecutiveFailures if few of
+// their requests failed. It is told what they did recently, and what they did since its failures began, which
+// shows before everything else that all have begun to fail.
+//
+// Where peers fail as well, an endpoint is no outlier: they have more to do than they can and refuse the rest,
+// or what all of them need is gone. To take one out would give the others its load on top. So there must be as
+// many failures in a row as are as unlikely at the share of the peers as ConsecutiveFailures are where few
+// fail: an endpoint that always fails still has them soon, unless all its peers always fail as well.
+func (p Policy) Apart(recently, since Sample) int {
+	share := 0.0
+	if recently.Requests >= max(p.MinRequests, 1) {
+		share = float64(recently.Failures) / float64(recently.Requests)
+	}
+	if since.Failures > 0 {
+		// They are few, so that one more might as well have failed.
+		share = max(share, (float64(since.Failures)+0.5)/float64(since.Requests+1))
+	}
+	switch {
+	case share <= few:
+		return p.ConsecutiveFailures
+	case share >= 1:
+		return math.MaxInt
+	}
+	return int(math.Ceil(float64(p.ConsecutiveFailures) * math.Log(few) / math.Log(share)))
 }
 
 // Record takes in the verdict on a request of an endpoint that is in use, and tells whether the endpoint

@@ -1,6 +1,7 @@
 package outlier
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -36,6 +37,36 @@ func TestFailuresInARow(t *testing.T) {
 				if want := i < len(tc.want) && tc.want[i] == 'x'; tooMany != want {
 					t.Fatalf("after %q: too many is %v", tc.requests[:i+1], tooMany)
 				}
+			}
+		})
+	}
+}
+
+func TestFailuresThatSetAnEndpointApart(t *testing.T) {
+	for name, tc := range map[string]struct {
+		limit           int
+		recently, since Sample
+		want            int
+	}{
+		"it has no peers":                     {5, Sample{}, Sample{}, 5},
+		"its peers do well":                   {5, Sample{Requests: 100}, Sample{Requests: 15}, 5},
+		"few of their requests fail":          {5, Sample{Requests: 100, Failures: 10}, Sample{}, 5},
+		"a third of theirs fail":              {5, Sample{Requests: 300, Failures: 100}, Sample{Requests: 15}, 11},
+		"half of theirs fail":                 {5, Sample{Requests: 100, Failures: 50}, Sample{}, 17},
+		"half of theirs have begun to fail":   {5, Sample{Requests: 300}, Sample{Requests: 15, Failures: 8}, 19},
+		"one of them may be by chance":        {5, Sample{Requests: 300}, Sample{Requests: 14, Failures: 1}, 5},
+		"none of very few is none":            {5, Sample{}, Sample{Requests: 1}, 5},
+		"nearly all of theirs fail":           {5, Sample{Requests: 100, Failures: 99}, Sample{}, 1146},
+		"all of theirs fail":                  {5, Sample{Requests: 100, Failures: 100}, Sample{}, math.MaxInt},
+		"theirs are too few to say":           {5, Sample{Requests: 19, Failures: 19}, Sample{}, 5},
+		"one failure is enough if peers work": {1, Sample{Requests: 100, Failures: 5}, Sample{}, 1},
+		"and not if half of theirs fail":      {1, Sample{Requests: 100, Failures: 50}, Sample{}, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := defaults()
+			p.ConsecutiveFailures = tc.limit
+			if got := p.Apart(tc.recently, tc.since); got != tc.want {
+				t.Errorf("%d, want %d", got, tc.want)
 			}
 		})
 	}
