@@ -413,6 +413,45 @@ func TestStreamTimeoutReplacesThatOfTheRequest(t *testing.T) {
 	}
 }
 
+// TestGRPCBackendThatEndsFirst: a backend is told how much time a call has, and may reset it a moment before
+// the proxy knows that it is over. That is the deadline all the same, and no failure of the backend.
+func TestGRPCBackendThatEndsFirst(t *testing.T) {
+	for name, begins := range map[string]bool{"before the response": false, "within it": true} {
+		for place, start := range places {
+			t.Run(name+", "+place, func(t *testing.T) {
+				t.Parallel()
+				backend := server(t, func(w http.ResponseWriter, r *http.Request) {
+					left, err := parseGRPCTimeout(r.Header.Get("Grpc-Timeout"))
+					if err != nil {
+						t.Errorf("timeout: %v", err)
+					}
+					due := time.NewTimer(left - dueSoon/2)
+					defer due.Stop()
+					if begins {
+						w.Header().Set("Content-Type", "application/grpc")
+						_ = http.NewResponseController(w).Flush()
+					}
+					select {
+					case <-due.C:
+					case <-r.Context().Done():
+					}
+					panic(http.ErrAbortHandler)
+				})
+				address, _ := start(t, timeouts(brief, 0), wire.ProtocolH2C, backend)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				call, err := grpcClient(t, address).FullDuplexCall(ctx)
+				if err != nil {
+					t.Fatalf("stream: %v", err)
+				}
+				if _, err := call.Recv(); status.Code(err) != codes.DeadlineExceeded {
+					t.Errorf("end = %v, want DEADLINE_EXCEEDED", err)
+				}
+			})
+		}
+	}
+}
+
 func TestGRPCStreamsEndWithAStatusWhenTimeIsUp(t *testing.T) {
 	tests := map[string]struct {
 		policy *wire.Policy

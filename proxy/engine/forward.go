@@ -281,6 +281,8 @@ func (t *tries) conclude(a *attempt) {
 	case a.failure.Reason == upstream.ReasonRequestBody:
 		t.closing = true
 		t.answer(reason.BadRequest)
+	case t.overdue(t.due.whole):
+		t.answer(reason.DeadlineExceeded)
 	default:
 		t.answer(failureReason(a.failure))
 	}

@@ -90,6 +90,15 @@ func least(a, b time.Duration) time.Duration {
 	return a
 }
 
+// dueSoon is how long before its deadline a call counts as over.
+const dueSoon = 5 * time.Millisecond
+
+// overdue tells whether a gRPC call that has broken off was to end at this time: the backend was told so, too,
+// and may have ended it a moment before this proxy would.
+func (x *exchange) overdue(at time.Time) bool {
+	return x.grpc && !at.IsZero() && time.Until(at) < dueSoon
+}
+
 // limit ends a context. Its zero value does nothing.
 type limit struct {
 	end   context.CancelCauseFunc

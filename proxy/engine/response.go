@@ -38,9 +38,11 @@ func (t *tries) deliver(a *attempt) {
 	for name := range res.Trailer {
 		head.Header.Add("Trailer", name)
 	}
+	due := t.due.whole
 	if res.ContentLength < 0 && !t.due.stream.IsZero() {
+		due = t.due.stream
 		t.limit.cause = errDeadline // a stream that is long is no fault of its endpoint
-		t.limit.move(t.due.stream)
+		t.limit.move(due)
 	}
 	t.writeHead(&head)
 	err := t.copyBody(a)
@@ -54,6 +56,8 @@ func (t *tries) deliver(a *attempt) {
 	case why == "" && (gone || t.r.Context().Err() != nil):
 		// There is nobody left to tell.
 		panic(http.ErrAbortHandler)
+	case why == "" && t.overdue(due):
+		why = reason.DeadlineExceeded
 	case why == "":
 		why = reason.ResetAfterHeaders
 	}
