@@ -227,7 +227,8 @@ type HashKey struct {
 // or breaks, and a timeout.
 // +kubebuilder:validation:XValidation:rule="!has(self.ejectionTime) || !has(self.maxEjectionTime) || duration(self.ejectionTime) <= duration(self.maxEjectionTime)",message="ejectionTime cannot be longer than maxEjectionTime"
 type OutlierEjection struct {
-	// consecutiveFailures eject an instance. 0 turns it off. The default is 5.
+	// consecutiveFailures eject an instance. It takes more of them where the other instances fail as well:
+	// an overload of all is the fault of none. 0 turns it off. The default is 5.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=10000

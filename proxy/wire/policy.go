@@ -120,7 +120,7 @@ type HashKey struct {
 // status of 500 or more, for gRPC one of UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE and DATA_LOSS, a
 // connection that cannot be made or breaks, or a timeout.
 type OutlierEjection struct {
-	// ConsecutiveFailures in a row eject; zero disables.
+	// ConsecutiveFailures in a row eject, more where the peers fail as well; zero disables.
 	ConsecutiveFailures *int `json:"consecutiveFailures,omitempty"`
 	// SuccessRatePercent ejects an endpoint whose share of successes within Interval is lower; zero disables.
 	SuccessRatePercent *int `json:"successRatePercent,omitempty"`
