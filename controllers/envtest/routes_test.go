@@ -217,6 +217,8 @@ var _ = Describe("The status of a route", func() {
 		namespace := enrolled(ctx)
 		newService(ctx, namespace, "web", nil)
 		proxy := newProxy(ctx, namespace, "one")
+		// The operator may see the route before its Service, and what the proxy refuses would have two versions.
+		Eventually(proxy.keys).WithArguments(wire.KindDestination).ShouldNot(BeEmpty())
 		proxy.refuse(func(r wire.Resource) string {
 			if r.Kind == wire.KindRoute {
 				return "no such thing"
