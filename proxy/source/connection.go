@@ -124,7 +124,7 @@ func (u *upstream) sendOrReason(message *wire.ClientMessage) error {
 	return err
 }
 
-// transportSecurity trusts the roots of the CA file and the operator's name, and nothing else.
+// transportSecurity trusts the roots of the CA file, those of the Mesh in force, and the operator's name.
 func (s *Stream) transportSecurity(address string) (*tls.Config, error) {
 	pem, err := os.ReadFile(s.CAFile)
 	if err != nil {
@@ -134,6 +134,7 @@ func (s *Stream) transportSecurity(address string) (*tls.Config, error) {
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("roots: %s holds no certificate", s.CAFile)
 	}
+	roots.AppendCertsFromPEM([]byte(s.roots))
 	name := s.ServerName
 	if name == "" {
 		host, _, err := net.SplitHostPort(address)

@@ -30,7 +30,9 @@ type Stream struct {
 	// ServerName is the name that the operator's certificate must have; empty means the host of the
 	// address.
 	ServerName string
-	// CAFile holds the PEM roots that the operator's certificate must lead to; no others are trusted.
+	// CAFile holds the PEM roots that the operator's certificate must lead to. The roots of the Mesh in
+	// force are trusted as well: a mounted file follows an exchange of the root late, and whoever has
+	// acknowledged the next root must get back in under it at once.
 	// TokenFile holds the bearer token. Both are read for each attempt, so they may be rotated.
 	CAFile, TokenFile string
 	// Build is the client's version.
@@ -54,8 +56,10 @@ type Stream struct {
 	connected bool
 	reports   reports
 
-	// held is what is in force, problem why the last attempt ended; Run's goroutine owns both.
+	// held is what is in force, roots the trust bundle in it, problem why the last attempt ended; Run's
+	// goroutine owns them.
 	held    map[wire.Ref]string
+	roots   string
 	problem string
 }
 
@@ -144,6 +148,9 @@ func (s *Stream) apply(d wire.Delta) (rejected []wire.Rejection, accepted wire.D
 	accepted = accept(d, rejected)
 	for _, r := range accepted.Upserted {
 		s.held[r.Ref] = r.Version
+		if r.Mesh != nil {
+			s.roots = r.Mesh.TrustBundle
+		}
 	}
 	for _, ref := range accepted.Removed {
 		delete(s.held, ref)

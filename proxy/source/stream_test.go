@@ -153,6 +153,27 @@ func TestRotatedRootsAreReadForEachAttempt(t *testing.T) {
 	}
 }
 
+// During an exchange of the root the operator goes over to the next one while mounted files still lag behind.
+func TestRootsThatWereAcknowledgedAreTrustedBeforeTheFileHasThem(t *testing.T) {
+	before, after := identitytest.NewCA(t, "cluster.local"), identitytest.NewCA(t, "cluster.local")
+	o, next := newOperator(t, before, serverName), newOperator(t, after, serverName)
+	p := newPeer(t, o, before)
+	p.Addresses = []string{o.address, next.address}
+	p.start()
+	s := o.accept()
+	s.hello()
+	s.send(wire.Delta{Seq: 1, Upserted: []wire.Resource{wire.New("mesh", wire.ScopeMesh, wire.Origin{}, before.Mesh(after))}})
+	s.end(errors.New("the next leader takes over"))
+	s = next.accept()
+	s.hello()
+	s.send(wire.Delta{Seq: 2, Upserted: []wire.Resource{wire.New("mesh", wire.ScopeMesh, wire.Origin{}, after.Mesh())}})
+	for _, want := range []bool{true, false, true} {
+		if p.nextConnection() != want {
+			t.Fatalf("connected %v, want %v", !want, want)
+		}
+	}
+}
+
 func TestAddressesAreTriedInTurn(t *testing.T) {
 	ca := identitytest.NewCA(t, "cluster.local")
 	o := newOperator(t, ca, serverName)
