@@ -179,11 +179,12 @@ func testWork(t *testing.T, admin *rest.Config) {
 	direct := newClient(t, asOperator(admin))
 	cached := newCachedClient(t, asOperator(admin))
 
-	ca, err := identity.LoadCA(ctx, direct, "weft-system", time.Now())
+	keeper, err := identity.OpenKeeper(ctx, direct, "weft-system", time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := identity.LoadCA(ctx, direct, "weft-system", time.Now()); err != nil || again.Bundle() != ca.Bundle() {
+	ca := keeper.CA()
+	if again, err := identity.OpenKeeper(ctx, direct, "weft-system", time.Now); err != nil || again.CA().Bundle() != ca.Bundle() {
 		t.Errorf("the second operator has another authority (error %v)", err)
 	}
 

@@ -36,8 +36,9 @@ const (
 type Leader struct {
 	Client client.Client
 	Server *distribute.Server
-	CA     *identity.CA
-	Log    logr.Logger
+	// CA returns the authority that clients trust now.
+	CA  func() *identity.CA
+	Log logr.Logger
 	// Namespace is the operator's own; PodName and PodAddresses are its own pod's.
 	Namespace    string
 	PodName      string
@@ -52,7 +53,7 @@ func (l *Leader) NeedLeaderElection() bool { return true }
 // Start announces this process and serves until ctx ends.
 func (l *Leader) Start(ctx context.Context) error {
 	serving := &identity.Serving{
-		CA:       func() *identity.CA { return l.CA },
+		CA:       l.CA,
 		Names:    identity.ServiceNames(ConfigService, l.Namespace),
 		Lifetime: servingLifetime,
 		Now:      time.Now,

@@ -53,7 +53,7 @@ type Members struct {
 	client  client.Client
 	world   *World
 	hub     *distribute.Hub
-	ca      *identity.CA
+	keeper  *identity.Keeper
 	issuer  *identity.Issuer
 	applier *infra.Applier
 	opts    Options
@@ -67,10 +67,30 @@ type Members struct {
 	prepared  map[string]bool
 	published []wire.Resource
 	complete  bool
+
+	// state has a lock of its own: mu is held while the API server is asked.
+	state struct {
+		sync.Mutex
+		issuance
+		changed chan struct{}
+	}
 }
 
-func newMembers(c client.Client, direct client.WithWatch, world *World, hub *distribute.Hub, ca *identity.CA, opts Options) *Members {
-	m := &Members{client: c, world: world, hub: hub, ca: ca, applier: &infra.Applier{Client: c}, opts: opts, wake: make(chan struct{}, 1), prepared: map[string]bool{}}
+// issuance is what the last pass over the certificates came to.
+type issuance struct {
+	// issuer is the authority that issued all that is published; nil while others' are among it. seq is
+	// the publication since which that is so.
+	issuer *identity.CA
+	seq    uint64
+	// soonest is the end of the certificate that ends first; zero when there is none.
+	soonest time.Time
+	// failure says what could not be issued.
+	failure string
+}
+
+func newMembers(c client.Client, direct client.WithWatch, world *World, hub *distribute.Hub, keeper *identity.Keeper, opts Options) *Members {
+	m := &Members{client: c, world: world, hub: hub, keeper: keeper, applier: &infra.Applier{Client: c}, opts: opts, wake: make(chan struct{}, 1), prepared: map[string]bool{}}
+	m.state.changed = make(chan struct{})
 	m.issuer = &identity.Issuer{Client: direct, Now: time.Now, Wake: func() {
 		select {
 		case m.wake <- struct{}{}:
@@ -122,7 +142,7 @@ func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.Appl
 		return nil, err
 	}
 	if namespace == m.opts.Namespace {
-		return []runtime.ApplyConfiguration{infra.TrustBundle(namespace, m.ca.Bundle())}, nil
+		return []runtime.ApplyConfiguration{infra.TrustBundle(namespace, m.keeper.CA().Bundle())}, nil
 	}
 	if mesh == nil {
 		mesh = &meshv1alpha1.Mesh{}
@@ -133,7 +153,7 @@ func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.Appl
 		Resources:       mesh.Spec.Proxy.Resources,
 		OperatorAddress: fmt.Sprintf("%s.%s.svc:%d", ConfigService, m.opts.Namespace, ConfigPort),
 		Operator:        types.NamespacedName{Namespace: m.opts.Namespace, Name: operatorName},
-		TrustBundle:     m.ca.Bundle(),
+		TrustBundle:     m.keeper.CA().Bundle(),
 	}), nil
 }
 
@@ -189,7 +209,7 @@ func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
 	if served == nil {
 		return reconcile.Result{RequeueAfter: leavingInterval}, nil
 	}
-	state := identity.State{CA: m.ca, TrustDomain: defaultTrustDomain, Lifetime: defaultLifetime}
+	state := identity.State{CA: m.keeper.CA(), TrustDomain: defaultTrustDomain, Lifetime: defaultLifetime}
 	for namespace := range served {
 		if m.prepared[namespace] || m.world.Enrolment(namespace) != Enrolled {
 			state.Namespaces = append(state.Namespaces, namespace)
@@ -209,10 +229,19 @@ func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
 	result, err := m.issuer.Reconcile(ctx, state)
 	all := err == nil && len(state.Namespaces) == len(served)
 	m.complete = m.complete || all || time.Since(m.started) > certificatesGrace
+	done := issuance{}
+	if err != nil {
+		done.failure = err.Error()
+	}
 	if m.complete {
 		m.published = merge(m.published, result.Certificates, served, !all, time.Now())
-		m.hub.Replace(distribute.LayerCertificates, m.published)
+		done.seq = m.hub.Replace(distribute.LayerCertificates, m.published)
+		if all && result.Superseded == 0 {
+			done.issuer = state.CA
+		}
+		done.soonest = soonest(m.published)
 	}
+	m.note(done)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -220,6 +249,52 @@ func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	return reconcile.Result{RequeueAfter: result.RequeueAfter}, nil
+}
+
+// note keeps the result of a pass and tells those who follow it.
+func (m *Members) note(done issuance) {
+	m.state.Lock()
+	defer m.state.Unlock()
+	before := m.state.issuance
+	if done.issuer != nil && done.issuer == before.issuer {
+		done.seq = before.seq
+	}
+	m.state.issuance = done
+	if done.issuer != before.issuer || done.failure != before.failure {
+		close(m.state.changed)
+		m.state.changed = make(chan struct{})
+	}
+}
+
+// issued returns what the last pass came to.
+func (m *Members) issued() issuance {
+	m.state.Lock()
+	defer m.state.Unlock()
+	return m.state.issuance
+}
+
+// reissued returns the publication since which every certificate is one of ca; false when some are not.
+func (m *Members) reissued(ca *identity.CA) (seq uint64, all bool) {
+	done := m.issued()
+	return done.seq, done.issuer == ca
+}
+
+// changed returns a channel that is closed when issuer or failure of issued change.
+func (m *Members) changed() <-chan struct{} {
+	m.state.Lock()
+	defer m.state.Unlock()
+	return m.state.changed
+}
+
+// soonest returns the end of the certificate that ends first.
+func soonest(certificates []wire.Resource) time.Time {
+	var end time.Time
+	for _, c := range certificates {
+		if at := c.Certificate.NotAfter; end.IsZero() || at.Before(end) {
+			end = at
+		}
+	}
+	return end
 }
 
 // lifetime reads what the CRD has validated already.
@@ -256,6 +331,7 @@ func merge(before, found []wire.Resource, served map[string]bool, failed bool, n
 func (m *Members) sources(c cache.Cache) []source.TypedSource[member] {
 	sources := []source.TypedSource[member]{
 		source.TypedFunc[member](m.watchWorld),
+		follow(m.keeper.Changed, m.all),
 		source.TypedKind(c, &meshv1alpha1.Mesh{},
 			handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, *meshv1alpha1.Mesh) []member { return m.all() }),
 			predicate.TypedFuncs[*meshv1alpha1.Mesh]{UpdateFunc: func(e event.TypedUpdateEvent[*meshv1alpha1.Mesh]) bool {
@@ -281,7 +357,7 @@ func (m *Members) watchWorld(ctx context.Context, queue workqueue.TypedRateLimit
 			for _, topic := range m.all() {
 				queue.Add(topic)
 			}
-			if !m.follow(ctx, changed, queue) {
+			if !m.followIssuer(ctx, changed, queue) {
 				return
 			}
 		}
@@ -289,9 +365,9 @@ func (m *Members) watchWorld(ctx context.Context, queue workqueue.TypedRateLimit
 	return nil
 }
 
-// follow hands on what wakes the issuer until namespaces have changed. It reports false when ctx has
+// followIssuer hands on what wakes the issuer until namespaces have changed. It reports false when ctx has
 // ended, with the issuer's watches.
-func (m *Members) follow(ctx context.Context, changed <-chan struct{}, queue workqueue.TypedRateLimitingInterface[member]) bool {
+func (m *Members) followIssuer(ctx context.Context, changed <-chan struct{}, queue workqueue.TypedRateLimitingInterface[member]) bool {
 	for {
 		select {
 		case <-changed:

@@ -22,6 +22,7 @@ import (
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/cluster"
 	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/controllers/identity"
 )
 
 // meshInterval is the least time between two writes of the Mesh's status: pods and agents come and go
@@ -34,6 +35,10 @@ type MeshReconciler struct {
 	Client client.Client
 	Hub    *distribute.Hub
 	World  *World
+	// keeper, rotation and members know the state of the certificates.
+	keeper   *identity.Keeper
+	rotation *Rotation
+	members  *Members
 	// installed is what was found when the operator started.
 	installed installed
 
@@ -43,17 +48,22 @@ type MeshReconciler struct {
 // theMesh is the one request there is.
 var theMesh = reconcile.Request{NamespacedName: types.NamespacedName{Name: meshv1alpha1.MeshName}}
 
-// watchHub wakes the reconciler when node agents come, go or report, and namespaces come or go.
+// watchHub wakes the reconciler when node agents come, go or report, namespaces come or go, and something
+// happens to certificates.
 func (r *MeshReconciler) watchHub(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	go func() {
 		for {
 			clients, members := r.Hub.Changed(), r.World.Membership()
+			authority, waiting, issued := r.keeper.Changed(), r.rotation.Changed(), r.members.changed()
 			queue.AddAfter(theMesh, meshInterval)
 			select {
 			case <-ctx.Done():
 				return
 			case <-clients:
 			case <-members:
+			case <-authority:
+			case <-waiting:
+			case <-issued:
 			}
 		}
 	}()
@@ -90,6 +100,10 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	grace := r.World.ConnectGrace - time.Since(r.started)
 	o := observation{
 		enrolled: r.World.served(), joined: r.World.memberships(), reports: r.Hub.Nodes(), installed: r.installed, fresh: grace > 0,
+		certificates: certificateState{
+			authority: r.keeper.Authority(), fault: r.keeper.Fault(), waiting: r.rotation.Waiting(),
+			failure: r.members.issued().failure, now: time.Now(),
+		},
 	}
 	if o.nodes, err = cluster.Nodes(ctx, r.Client); err != nil {
 		return reconcile.Result{}, err

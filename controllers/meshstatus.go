@@ -26,6 +26,8 @@ type observation struct {
 	pods      []*corev1.Pod
 	reports   map[string]distribute.NodeState
 	installed installed
+	// certificates says nothing while it has no authority.
+	certificates certificateState
 	// fresh tells that agents may not have had the time to connect to this leader.
 	fresh bool
 }
@@ -73,7 +75,12 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 			break
 		}
 	}
-	for _, c := range []metav1.Condition{ready, captured, api, proxiesReady(o), defaultsAccepted(mesh)} {
+	conditions := []metav1.Condition{ready, captured, api, proxiesReady(o), defaultsAccepted(mesh)}
+	if o.certificates.authority != nil {
+		status.CertificateAuthority = authorityStatus(o.certificates)
+		conditions = append(conditions, certificatesValid(o.certificates), rootRotating(o.certificates))
+	}
+	for _, c := range conditions {
 		c.ObservedGeneration = mesh.Generation
 		meta.SetStatusCondition(&status.Conditions, c)
 	}

@@ -46,7 +46,7 @@ package controllers
 // In the operator's own namespace: the certificate authority, the destination numbers, the address of
 // the leader, and the owner of the node agents' pods.
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,verbs=create
-// +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,resourceNames=weft-ca,verbs=get
+// +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,resourceNames=weft-ca,verbs=get;list;update;watch
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,verbs=create
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,resourceNames=weft-destinations,verbs=get;update
 // +kubebuilder:rbac:groups=discovery.k8s.io,namespace=weft-system,resources=endpointslices,resourceNames=weft-config-ipv4;weft-config-ipv6,verbs=create;patch

@@ -51,7 +51,7 @@ type Options struct {
 // Setup adds the whole control plane to a manager. The certificate authority is loaded, or made, here:
 // an operator without one must not start.
 func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts Options, registerer prometheus.Registerer) error {
-	ca, err := identity.LoadCA(ctx, direct, opts.Namespace, time.Now())
+	keeper, err := identity.OpenKeeper(ctx, direct, opts.Namespace, time.Now)
 	if err != nil {
 		return err
 	}
@@ -74,10 +74,12 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	writer := status.NewWriter(mgr.GetClient(), world, log.WithName("status"))
 	world.Client, world.Direct = mgr.GetClient(), direct
 	world.Hub, world.Status, world.Log = hub, writer, log.WithName("world")
-	world.SystemNamespace, world.TrustBundle = opts.Namespace, ca.Bundle
+	world.SystemNamespace, world.TrustBundle = opts.Namespace, func() string { return keeper.CA().Bundle() }
+	world.TrustChanged = keeper.Changed
 	world.ConnectGrace = cmp.Or(opts.ConnectGrace, connectGrace)
-	members := newMembers(mgr.GetClient(), direct, world, hub, ca, opts)
-	mesh := &MeshReconciler{Client: mgr.GetClient(), Hub: hub, World: world, installed: found}
+	members := newMembers(mgr.GetClient(), direct, world, hub, keeper, opts)
+	rotation := newRotation(mgr, keeper, world, members, hub, opts.Namespace)
+	mesh := &MeshReconciler{Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, installed: found}
 
 	if err := ctrl.NewControllerManagedBy(mgr).Named("mesh").
 		For(&meshv1alpha1.Mesh{}).
@@ -95,17 +97,23 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	if err := addController(mgr, "members", members, members.sources(mgr.GetCache())); err != nil {
 		return err
 	}
+	if err := addController(mgr, "rotation", rotation, rotation.sources(mgr.GetCache())); err != nil {
+		return err
+	}
+	if err := registerer.Register(&expiry{keeper, members}); err != nil {
+		return fmt.Errorf("metric of certificates: %w", err)
+	}
 	authenticator, err := newAuthenticator(mgr, direct, world, opts)
 	if err != nil {
 		return err
 	}
 	if err := webhooks.Setup(mgr, webhooks.Options{
-		Namespace: opts.Namespace, Listen: opts.WebhookListen, CA: func() *identity.CA { return ca },
+		Namespace: opts.Namespace, Listen: opts.WebhookListen, CA: keeper.CA, Changed: keeper.Changed,
 	}); err != nil {
 		return err
 	}
 	leader := &Leader{
-		Client: mgr.GetClient(), CA: ca, Log: log.WithName("leader"),
+		Client: mgr.GetClient(), CA: keeper.CA, Log: log.WithName("leader"),
 		Server: &distribute.Server{
 			Hub: hub, Authenticator: authenticator, Metrics: distribute.NewMetrics(registerer), Log: log.WithName("config"),
 		},
@@ -113,7 +121,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	}
 	for _, runnable := range []interface {
 		Start(context.Context) error
-	}{writer, leader} {
+	}{keeper, writer, leader} {
 		if err := mgr.Add(runnable); err != nil {
 			return fmt.Errorf("add %T: %w", runnable, err)
 		}

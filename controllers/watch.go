@@ -41,6 +41,7 @@ func (w *World) sources(c cache.Cache) []source.TypedSource[topic] {
 				return []topic{{what: topicEndpoints, service: name}}
 			})),
 		source.TypedFunc[topic](w.watchHub),
+		follow(w.TrustChanged, func() []topic { return []topic{{what: topicConfig}} }),
 	}
 }
 

@@ -60,6 +60,8 @@ type World struct {
 	// SystemNamespace is where Weft runs, TrustBundle the PEM roots that are trusted now.
 	SystemNamespace string
 	TrustBundle     func() string
+	// TrustChanged returns a channel that is closed when TrustBundle may answer otherwise.
+	TrustChanged func() <-chan struct{}
 	// ConnectGrace is how long a new leader waits for the proxies and node agents that are ready to
 	// connect: before it tells nodes what to capture, and before it takes a node for one that captures
 	// nothing. Nodes keep what they have meanwhile.
@@ -116,6 +118,9 @@ type World struct {
 	// settled tells that every node has confirmed a publication of this leader, so that none captures
 	// for a namespace that left before.
 	settled bool
+	// bundle is the trust bundle that is published, bundleSeq the publication since which it is.
+	bundle    string
+	bundleSeq uint64
 }
 
 // NewWorld returns a World that has seen nothing yet. The caller sets the exported fields.
@@ -185,6 +190,7 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	w.revision++
 	w.noteNumbers(result)
 	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(next)))
+	w.setTrusted(snapshot.TrustBundle, seq)
 	w.setEnrolled(result.Enrolled, seq)
 	stale := status.Stale(snapshot.HTTPRoutes, snapshot.GRPCRoutes, result.Routes)
 	w.Status.Replace(append(result.Routes, stale...), result.Policies, result.Authorizations)
@@ -386,6 +392,22 @@ func (w *World) setEnrolled(names []string, seq uint64) {
 		w.memberChanged()
 	}
 	w.enrolled = enrolled
+}
+
+func (w *World) setTrusted(bundle string, seq uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.bundle != bundle {
+		w.bundle, w.bundleSeq = bundle, seq
+	}
+}
+
+// trusted returns the publication since which a trust bundle is the one that is published; false when
+// another is.
+func (w *World) trusted(bundle string) (seq uint64, published bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bundleSeq, w.bundle == bundle
 }
 
 // memberChanged wakes those who wait for Membership. The lock is held.

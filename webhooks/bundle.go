@@ -9,7 +9,9 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	admissionregistrationac "k8s.io/client-go/applyconfigurations/admissionregistration/v1"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -36,6 +38,24 @@ type Bundle struct {
 	Client client.Client
 	// Roots returns the PEM roots that are trusted now.
 	Roots func() string
+	// Changed returns a channel that is closed when Roots may answer otherwise.
+	Changed func() <-chan struct{}
+}
+
+// follow wakes the reconciler when the roots change.
+func (b *Bundle) follow(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	go func() {
+		for {
+			changed := b.Changed()
+			queue.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: ConfigurationName}})
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+		}
+	}()
+	return nil
 }
 
 // Reconcile writes the roots where they are missing or others. A configuration that does not exist is not

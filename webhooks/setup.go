@@ -7,6 +7,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"weft.dev/weft/controllers/cluster"
 	"weft.dev/weft/controllers/compile"
@@ -36,6 +37,8 @@ type Options struct {
 	// CA returns the authority that is trusted now. It issues the serving certificate, which every replica
 	// has one of its own of, in memory, and exchanges at half of its life.
 	CA func() *identity.CA
+	// Changed returns a channel that is closed when CA may answer otherwise.
+	Changed func() <-chan struct{}
 }
 
 // Setup adds the webhook to a manager whose cache has CacheOptions.
@@ -57,9 +60,10 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 	if err := mgr.AddReadyzCheck("webhook", server.Ready); err != nil {
 		return fmt.Errorf("add the webhook's readiness: %w", err)
 	}
-	bundle := &Bundle{Client: mgr.GetClient(), Roots: func() string { return opts.CA().Bundle() }}
+	bundle := &Bundle{Client: mgr.GetClient(), Roots: func() string { return opts.CA().Bundle() }, Changed: opts.Changed}
 	if err := ctrl.NewControllerManagedBy(mgr).Named("webhook").
-		For(&admissionregistrationv1.ValidatingWebhookConfiguration{}).Complete(bundle); err != nil {
+		For(&admissionregistrationv1.ValidatingWebhookConfiguration{}).
+		WatchesRawSource(source.Func(bundle.follow)).Complete(bundle); err != nil {
 		return fmt.Errorf("webhook controller: %w", err)
 	}
 	return nil

@@ -42,6 +42,9 @@ const (
 	// ComponentLabel names what an object of ours is: operator, proxy, node or identity.
 	ComponentLabel = "mesh.weft.dev/component"
 
+	// RotateRootAnnotation on the Mesh asks for an exchange of the mesh's root: each new value begins one.
+	RotateRootAnnotation = "mesh.weft.dev/rotate-root"
+
 	// ProxyName is the name of the Deployment and the ServiceAccount of the proxies in every enrolled
 	// namespace.
 	ProxyName = "weft-proxy"

@@ -87,11 +87,18 @@ const (
 	// MeshDefaultsAccepted is True when spec.defaults are in force as they are. Otherwise the parts that are at
 	// fault, which the message names, are left out.
 	MeshDefaultsAccepted = "DefaultsAccepted"
+	// MeshCertificatesValid is True when root and intermediate have life enough left and every certificate
+	// that is due could be issued.
+	MeshCertificatesValid = "CertificatesValid"
+	// MeshRootRotating is True while the root is being exchanged; its reason is the phase, and its message
+	// says who is waited for.
+	MeshRootRotating = "RootRotating"
 )
 
 // MeshStatus is what the operator has observed.
 type MeshStatus struct {
-	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady and DefaultsAccepted.
+	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady, DefaultsAccepted,
+	// CertificatesValid and RootRotating.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -108,12 +115,77 @@ type MeshStatus struct {
 	// +kubebuilder:validation:MaxLength=32
 	Captured string `json:"captured,omitempty"`
 
+	// certificateAuthority is what issues certificates and what is trusted.
+	// +optional
+	CertificateAuthority CertificateAuthorityStatus `json:"certificateAuthority,omitempty,omitzero"`
+
 	// nodes lists what each node agent has proven.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=5000
 	Nodes []NodeStatus `json:"nodes,omitempty"`
+}
+
+// CertificateAuthorityStatus tells what issues, what is trusted, and how far an exchange of the root has
+// come.
+type CertificateAuthorityStatus struct {
+	// rotation is the phase of the exchange of the root. Steady: none is under way. DistributingTrust: the next root is
+	// trusted beside the present one. ReissuingCertificates: the next root's certificates take the place of
+	// all others. DroppingTrust: the previous root is trusted no more. Each ends once everybody whom it
+	// concerns has acknowledged it.
+	// +optional
+	// +kubebuilder:validation:Enum=Steady;DistributingTrust;ReissuingCertificates;DroppingTrust
+	Rotation string `json:"rotation,omitempty"`
+
+	// since is when the phase began.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+
+	// acknowledged counts the proxies and node agents that have acknowledged the phase, as "n/m"; absent
+	// when no exchange is under way.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=32
+	Acknowledged string `json:"acknowledged,omitempty"`
+
+	// rotateRoot is the value of the annotation mesh.weft.dev/rotate-root that the last exchange was begun
+	// for. Another value begins the next one.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	RotateRoot string `json:"rotateRoot,omitempty"`
+
+	// roots are trusted.
+	// +optional
+	// +listType=map
+	// +listMapKey=fingerprint
+	// +kubebuilder:validation:MaxItems=64
+	Roots []AuthorityCertificate `json:"roots,omitempty"`
+
+	// intermediates issue certificates. There is one.
+	// +optional
+	// +listType=map
+	// +listMapKey=fingerprint
+	// +kubebuilder:validation:MaxItems=8
+	Intermediates []AuthorityCertificate `json:"intermediates,omitempty"`
+}
+
+// AuthorityCertificate is a root or an intermediate.
+type AuthorityCertificate struct {
+	// fingerprint is the SHA-256 of the certificate, in lower-case hexadecimal digits.
+	// +required
+	// +kubebuilder:validation:MinLength=64
+	// +kubebuilder:validation:MaxLength=64
+	Fingerprint string `json:"fingerprint,omitempty"`
+
+	// notAfter is when it ends.
+	// +optional
+	NotAfter *metav1.Time `json:"notAfter,omitempty"`
+
+	// issuing tells that what is issued now depends on it.
+	// +optional
+	Issuing *bool `json:"issuing,omitempty"`
 }
 
 // NodeStatus is what the agent of one node has proven by a canary of its own.

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -25,20 +24,20 @@ const (
 	// rootsKey holds the PEM certificates of all trusted roots, as cert-manager names it. The issuing
 	// certificate and its key are under tls.crt and tls.key.
 	rootsKey = "ca.crt"
-	// rootKeyKey holds the self-made root's private key. Nothing here reads it: it is kept so that an
-	// administrator can sign another intermediate without changing what everybody trusts.
+	// rootKeyKey holds the self-made root's private key, which signs the next intermediate.
 	rootKeyKey = "ca.key"
 
-	caLifetime = 10 * 365 * 24 * time.Hour
-	// caSkew and ClockSkew backdate certificates, so that a peer whose clock is behind accepts them.
-	caSkew = time.Hour
-	// ClockSkew is how far before its issue a leaf becomes valid.
+	// ClockSkew is how far before its issue a leaf becomes valid, so that a peer whose clock is behind
+	// accepts it.
 	ClockSkew = 5 * time.Minute
 )
 
 // CA issues certificates. It is immutable and safe for concurrent use.
 type CA struct {
-	roots    string
+	roots   string
+	trusted *x509.CertPool
+	// root is the one that issuer leads to.
+	root     *x509.Certificate
 	issuer   *x509.Certificate
 	key      crypto.PrivateKey
 	chain    string
@@ -53,54 +52,6 @@ type KeyPair struct {
 	Key string
 	// NotAfter is the leaf's.
 	NotAfter time.Time
-}
-
-// GenerateCA makes a root and an intermediate (ECDSA P-256) and returns them as the data of a Secret
-// of type kubernetes.io/tls, which ParseCA reads.
-func GenerateCA(now time.Time) (map[string][]byte, error) {
-	notBefore := now.Add(-caSkew).Truncate(time.Second)
-	template := func(name string) *x509.Certificate {
-		return &x509.Certificate{
-			Subject:               pkix.Name{Organization: []string{"Weft"}, CommonName: name},
-			NotBefore:             notBefore,
-			NotAfter:              now.Add(caLifetime).Truncate(time.Second),
-			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-			BasicConstraintsValid: true,
-			IsCA:                  true,
-		}
-	}
-	rootKey, err := newKey()
-	if err != nil {
-		return nil, err
-	}
-	root, err := sign(template("Weft root"), nil, rootKey, rootKey)
-	if err != nil {
-		return nil, err
-	}
-	key, err := newKey()
-	if err != nil {
-		return nil, err
-	}
-	intermediate := template("Weft intermediate")
-	intermediate.MaxPathLenZero = true // it signs leaves and no further authority
-	issuer, err := sign(intermediate, root, key, rootKey)
-	if err != nil {
-		return nil, err
-	}
-	rootKeyPEM, err := encodeKey(rootKey)
-	if err != nil {
-		return nil, err
-	}
-	keyPEM, err := encodeKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return map[string][]byte{
-		rootsKey:                []byte(encodeCertificates(root)),
-		rootKeyKey:              []byte(rootKeyPEM),
-		corev1.TLSCertKey:       []byte(encodeCertificates(issuer)),
-		corev1.TLSPrivateKeyKey: []byte(keyPEM),
-	}, nil
 }
 
 // ParseCA reads a CA from a Secret's data: ca.crt with one or more trusted roots, tls.crt with the
@@ -142,6 +93,8 @@ func ParseCA(data map[string][]byte) (*CA, error) {
 	}
 	ca := &CA{
 		roots:    encodeCertificates(roots...),
+		trusted:  trusted,
+		root:     paths[0][len(paths[0])-1],
 		issuer:   issuer,
 		key:      pair.PrivateKey,
 		notAfter: issuer.NotAfter,
@@ -218,6 +171,24 @@ func (c *CA) issue(template *x509.Certificate, lifetime time.Duration, now time.
 
 // issued tells whether this CA's issuing certificate signed the leaf.
 func (c *CA) issued(leaf *x509.Certificate) bool { return leaf.CheckSignatureFrom(c.issuer) == nil }
+
+// vouches tells whether a chain (leaf first) that another authority issued leads to a root that is trusted
+// now, as it does while intermediate or root are being exchanged. Like issued it does not ask the time.
+func (c *CA) vouches(chain [][]byte, leaf *x509.Certificate) bool {
+	between := x509.NewCertPool()
+	for _, der := range chain[1:] {
+		certificate, err := x509.ParseCertificate(der)
+		if err != nil {
+			return false
+		}
+		between.AddCert(certificate)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: c.trusted, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		CurrentTime: leaf.NotBefore.Add(ClockSkew),
+	})
+	return err == nil
+}
 
 func newKey() (*ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -33,6 +33,8 @@ type Plan struct {
 	Delete []types.NamespacedName
 	// Certificates are those that Secrets hold and peers accept now, also when they are to be renewed.
 	Certificates []wire.Resource
+	// Superseded counts those among Certificates that an earlier authority signed.
+	Superseded int
 	// Next is when another Plan will differ because of the time alone; zero when it will not.
 	Next time.Time
 }
@@ -109,6 +111,9 @@ func (p *Plan) keep(state State, id ID, h Held, now time.Time) {
 		return
 	}
 	switch renewal := h.renewal(); {
+	case h.Superseded:
+		issue("an earlier authority signed it")
+		p.Superseded++
 	case h.life() > state.Lifetime:
 		issue("it lives longer than configured")
 	case !now.Before(renewal):
@@ -123,7 +128,7 @@ func (p *Plan) keep(state State, id ID, h Held, now time.Time) {
 func (p *Plan) retire(state State, h Held, now time.Time) {
 	id := ID{TrustDomain: state.TrustDomain, Namespace: h.Secret.Namespace, ServiceAccount: h.Account}
 	if h.Secret.Name != SecretName(h.Account) || h.unfit(id) != "" ||
-		!slices.Contains(state.Namespaces, h.Secret.Namespace) ||
+		!slices.Contains(state.Namespaces, h.Secret.Namespace) || h.Superseded ||
 		h.life() > state.Lifetime || !now.Before(h.renewal()) {
 		p.Delete = append(p.Delete, h.Secret)
 		return

@@ -2,11 +2,13 @@ package identity_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -372,5 +374,52 @@ func TestCertificateResource(t *testing.T) {
 	}
 	if other := identity.Inspect(ca, makeSecret(t, ca, makeID("shop", "cart"), time.Hour, start)); other.Certificate.Certificate.Proxy {
 		t.Error("an application's certificate is marked as the proxies' own")
+	}
+}
+
+// While intermediate or root are exchanged, what was issued before is good until its replacement is there.
+func TestCertificatesOfAnEarlierAuthority(t *testing.T) {
+	before := parseAuthority(t, authoritySecret(caData(t, start)))
+	distributing := advance(t, before, identity.DistributeTrust, start)
+	reissuing := advance(t, distributing, identity.SwitchIssuer, start)
+	type result struct {
+		Plan       summary
+		Superseded int
+	}
+	reissue := "shop/weft-identity-cart as spiffe://example.org/ns/shop/sa/cart: an earlier authority signed it"
+	for name, tc := range map[string]struct {
+		now  *identity.Authority
+		want result
+	}{
+		"the next root is trusted": {distributing, result{Plan: summary{Publish: []string{"shop/cart"}}}},
+		"the next root issues": {reissuing, result{
+			Plan: summary{Issue: []string{reissue}, Delete: []string{"shop/weft-identity-gone"}, Publish: []string{"shop/cart"}}, Superseded: 1,
+		}},
+		"the old root is dropped": {advance(t, reissuing, identity.DropTrust, start), result{Plan: summary{
+			Issue:  []string{"shop/weft-identity-cart as spiffe://example.org/ns/shop/sa/cart: another authority signed it"},
+			Delete: []string{"shop/weft-identity-gone"},
+		}}},
+		"another intermediate issues": {advance(t, before, identity.RenewIntermediate, start), result{
+			Plan: summary{Issue: []string{reissue}, Delete: []string{"shop/weft-identity-gone"}, Publish: []string{"shop/cart"}}, Superseded: 1,
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var held []identity.Held
+			for _, account := range []string{"cart", "gone"} {
+				held = append(held, identity.Inspect(tc.now.CA, makeSecret(t, before.CA, makeID("shop", account), time.Hour, start)))
+			}
+			plan := identity.Desired(identity.State{
+				CA: tc.now.CA, TrustDomain: trustDomain, Lifetime: time.Hour, Namespaces: []string{"shop"},
+				Pods: []*corev1.Pod{makePod("shop", "cart")},
+			}, held, start)
+			got := result{summarise(plan, start), plan.Superseded}
+			// Neither the proxies' own certificate nor the time of the next renewal is the point here.
+			got.Plan.Issue = slices.DeleteFunc(got.Plan.Issue, func(s string) bool { return strings.Contains(s, "weft-proxy") })
+			got.Plan.Publish = slices.DeleteFunc(got.Plan.Publish, func(s string) bool { return s == "shop/gone" })
+			got.Plan.Next = 0
+			if diff := cmp.Diff(tc.want, got, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("plan (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

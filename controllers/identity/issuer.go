@@ -45,6 +45,8 @@ type Result struct {
 	// Certificates of all namespaces, sorted by key, each in the scope of its namespace. They are what
 	// Secrets hold: nothing is published that a later leader would not find.
 	Certificates []wire.Resource
+	// Superseded counts those among Certificates that an earlier authority signed.
+	Superseded int
 	// RequeueAfter is the time until the next certificate is due; zero when none is.
 	RequeueAfter time.Duration
 	// Issued and Deleted tell what the pass has done.
@@ -90,7 +92,7 @@ func (i *Issuer) Reconcile(ctx context.Context, state State) (Result, error) {
 
 	now := i.Now()
 	after := Desired(state, i.held(state.CA), now)
-	result.Certificates = after.Certificates
+	result.Certificates, result.Superseded = after.Certificates, after.Superseded
 	if !after.Next.IsZero() {
 		result.RequeueAfter = max(after.Next.Sub(now), time.Millisecond)
 	}

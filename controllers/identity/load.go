@@ -32,27 +32,6 @@ func (e *MalformedCAError) Error() string {
 // Unwrap returns what is wrong with the Secret.
 func (e *MalformedCAError) Unwrap() error { return e.Err }
 
-// LoadCA returns the certificate authority that the Secret weft-ca in the namespace keeps, and makes
-// one when there is no such Secret. It never changes a Secret that exists; one that cannot be used is
-// a MalformedCAError. Operators that start together agree on the one that was written first, for which
-// c must not read from a cache.
-func LoadCA(ctx context.Context, c client.Client, namespace string, now time.Time) (*CA, error) {
-	key := types.NamespacedName{Namespace: namespace, Name: CASecretName}
-	var secret corev1.Secret
-	err := c.Get(ctx, key, &secret)
-	if apierrors.IsNotFound(err) {
-		err = createCA(ctx, c, key, now, &secret)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("certificate authority: %w", err)
-	}
-	ca, err := ParseCA(secret.Data)
-	if err != nil {
-		return nil, &MalformedCAError{Secret: key, Err: err}
-	}
-	return ca, nil
-}
-
 // createCA writes a new authority and leaves in secret what is there afterwards, its own or another's.
 func createCA(ctx context.Context, c client.Client, key types.NamespacedName, now time.Time, secret *corev1.Secret) error {
 	data, err := GenerateCA(now)

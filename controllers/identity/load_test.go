@@ -21,8 +21,18 @@ import (
 	"weft.dev/weft/controllers/identity"
 )
 
-func TestLoadCA(t *testing.T) {
-	key := types.NamespacedName{Namespace: "weft-system", Name: identity.CASecretName}
+var key = types.NamespacedName{Namespace: "weft-system", Name: identity.CASecretName}
+
+func openCA(t *testing.T, c client.WithWatch, now time.Time) (*identity.CA, error) {
+	t.Helper()
+	keeper, err := identity.OpenKeeper(t.Context(), c, key.Namespace, func() time.Time { return now })
+	if err != nil {
+		return nil, err
+	}
+	return keeper.CA(), nil
+}
+
+func TestOpenKeeper(t *testing.T) {
 	get := func(t *testing.T, c client.Client) map[string][]byte {
 		t.Helper()
 		var secret corev1.Secret
@@ -37,11 +47,11 @@ func TestLoadCA(t *testing.T) {
 
 	t.Run("made once and read ever after", func(t *testing.T) {
 		c := fake.NewClientBuilder().Build()
-		first, err := identity.LoadCA(t.Context(), c, key.Namespace, start)
+		first, err := openCA(t, c, start)
 		if err != nil {
 			t.Fatal(err)
 		}
-		second, err := identity.LoadCA(t.Context(), c, key.Namespace, start.Add(time.Hour))
+		second, err := openCA(t, c, start.Add(time.Hour))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +72,7 @@ func TestLoadCA(t *testing.T) {
 				return c.Create(ctx, obj, opts...)
 			},
 		})
-		ca, err := identity.LoadCA(t.Context(), c, key.Namespace, start)
+		ca, err := openCA(t, c, start)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +87,7 @@ func TestLoadCA(t *testing.T) {
 			"mixed pair": {"ca.crt": caData(t, start)["ca.crt"], "tls.crt": caData(t, start)["tls.crt"], "tls.key": caData(t, start)["tls.key"]},
 		} {
 			c := fake.NewClientBuilder().WithObjects(existing(data)).Build()
-			_, err := identity.LoadCA(t.Context(), c, key.Namespace, start)
+			_, err := openCA(t, c, start)
 			var malformed *identity.MalformedCAError
 			if !errors.As(err, &malformed) || !strings.Contains(err.Error(), "weft-system/weft-ca") {
 				t.Errorf("%s: error = %v, want a MalformedCAError that names the Secret", name, err)
@@ -96,7 +106,7 @@ func TestLoadCA(t *testing.T) {
 				return apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, key.Name, nil)
 			},
 		})
-		if _, err := identity.LoadCA(t.Context(), c, key.Namespace, start); !apierrors.IsForbidden(err) {
+		if _, err := openCA(t, c, start); !apierrors.IsForbidden(err) {
 			t.Errorf("error = %v, want the refusal", err)
 		}
 	})

@@ -46,12 +46,15 @@ type Held struct {
 	Issued time.Time
 	// Certificate has the content wire.Certificate; it is empty when Fault is set.
 	Certificate wire.Resource
+	// Superseded tells that an authority before this one signed it, which is still trusted: the certificate
+	// is to be replaced, and good until then.
+	Superseded bool
 	// Fault says why the content is of no use to anybody.
 	Fault string
 }
 
 // Inspect reads a Secret and checks that its certificate, key and annotations belong together and that
-// this CA signed it. It does not ask whether the certificate has expired or who needs it: the result
+// this CA, or one before it that is still trusted, signed it. It does not ask whether the certificate has expired or who needs it: the result
 // holds as long as the Secret and the CA do, and Desired judges it cheaply.
 func Inspect(ca *CA, secret *corev1.Secret) Held {
 	h := Held{
@@ -66,8 +69,9 @@ func Inspect(ca *CA, secret *corev1.Secret) Held {
 	}
 	leaf := pair.Leaf
 	id := secret.Annotations[annotationID]
+	h.Superseded = !ca.issued(leaf)
 	switch {
-	case !ca.issued(leaf):
+	case h.Superseded && !ca.vouches(pair.Certificate, leaf):
 		h.Fault = "another authority signed it"
 		return h
 	case len(leaf.URIs) != 1 || leaf.URIs[0].String() != id ||
