@@ -274,6 +274,23 @@ func (r *Rotation) unwritten(ctx context.Context, served map[string]bool, bundle
 	return missing, nil
 }
 
+// setTrusted notes a publication and the trust bundle in it.
+func (w *World) setTrusted(bundle string, seq uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.bundle != bundle {
+		w.bundle, w.bundleSeq = bundle, seq
+	}
+}
+
+// trusted returns the publication since which a trust bundle is the one that is published; false when
+// another is.
+func (w *World) trusted(bundle string) (seq uint64, published bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bundleSeq, w.bundle == bundle
+}
+
 // note keeps what is waited for, for the Mesh's status.
 func (r *Rotation) note(waiting acknowledgement) {
 	r.mu.Lock()

@@ -394,22 +394,6 @@ func (w *World) setEnrolled(names []string, seq uint64) {
 	w.enrolled = enrolled
 }
 
-func (w *World) setTrusted(bundle string, seq uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.bundle != bundle {
-		w.bundle, w.bundleSeq = bundle, seq
-	}
-}
-
-// trusted returns the publication since which a trust bundle is the one that is published; false when
-// another is.
-func (w *World) trusted(bundle string) (seq uint64, published bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.bundleSeq, w.bundle == bundle
-}
-
 // memberChanged wakes those who wait for Membership. The lock is held.
 func (w *World) memberChanged() {
 	close(w.membership)
