@@ -73,11 +73,15 @@ var _ = Describe("The identity", func() {
 	It("of a ServiceAccount is a certificate that its namespace's proxies get, and a new one in time", func(ctx SpecContext) {
 		namespace := enrolled(ctx)
 		proxy, foreign := newProxy(ctx, namespace, "proxy"), bystander(ctx)
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "cart"}}
+		Expect(user.Create(ctx, account)).To(Succeed())
 		app := newPod(namespace, "app", "cart", "")
 		createPod(ctx, app)
 		cart := namespace + "/cart"
 		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "weft-identity-cart"}}
 		present(ctx, secret)
+		Expect(secret.Type).To(Equal(corev1.SecretTypeTLS))
+		Expect(secret.OwnerReferences).To(HaveExactElements(And(HaveField("Kind", "ServiceAccount"), HaveField("UID", account.UID))))
 		Eventually(proxy.keys).WithArguments(wire.KindCertificate).Should(Equal([]string{cart, namespace + "/weft-proxy"}))
 		Expect(foreign.keys(wire.KindCertificate)).NotTo(ContainElement(cart))
 

@@ -180,7 +180,11 @@ func (i *Issuer) issue(ctx context.Context, state State, request Request) error 
 	if err != nil {
 		return err
 	}
-	secret := applyConfiguration(request, pair)
+	owner, err := i.owner(ctx, request)
+	if err != nil {
+		return err
+	}
+	secret := applyConfiguration(request, pair, owner)
 	apply := func() error {
 		return i.Client.Apply(ctx, secret, client.FieldOwner(fieldOwner), client.ForceOwnership)
 	}
@@ -202,10 +206,27 @@ func (i *Issuer) issue(ctx context.Context, state State, request Request) error 
 			ResourceVersion: ptr.Deref(secret.ResourceVersion, ""),
 			Labels:          secret.Labels,
 			Annotations:     secret.Annotations,
+			OwnerReferences: ownerReferences(owner),
 		},
 		Data: secret.Data,
 	})
 	return nil
+}
+
+// owner returns the UID of the ServiceAccount that the Secret goes with, or "": a pod outlives its account.
+// A Secret that has an owner keeps it: were that another than the account of today, the garbage collector
+// would have taken the Secret with it, and it would be made anew.
+func (i *Issuer) owner(ctx context.Context, request Request) (types.UID, error) {
+	if uid := i.namespaces[request.Secret.Namespace].owner(request.Secret.Name); uid != "" {
+		return uid, nil
+	}
+	account := &metav1.PartialObjectMetadata{}
+	account.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(serviceAccountKind))
+	key := types.NamespacedName{Namespace: request.ID.Namespace, Name: request.ID.ServiceAccount}
+	if err := i.Client.Get(ctx, key, account); err != nil {
+		return "", client.IgnoreNotFound(err)
+	}
+	return account.UID, nil
 }
 
 func (i *Issuer) delete(ctx context.Context, key types.NamespacedName) error {

@@ -458,3 +458,31 @@ func TestIssuerReplacesWhatCannotBeChanged(t *testing.T) {
 		}
 	})
 }
+
+func TestASecretGoesWithItsServiceAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart", UID: "uid-of-cart"}}
+		s := newServer(account)
+		issuer, _ := newIssuer(t, s)
+		state := newState(t, time.Hour, makePod("shop", "cart"), makePod("shop", "orphan"))
+		owners := func(name string) string {
+			var found []string
+			for _, o := range s.secret(t, "shop", name).OwnerReferences {
+				found = append(found, o.Kind+" "+o.Name+" "+string(o.UID))
+			}
+			return strings.Join(found, ", ")
+		}
+		for _, pass := range []string{"issued", "renewed"} {
+			if result, err := issuer.Reconcile(t.Context(), state); err != nil || len(result.Issued) != 3 {
+				t.Fatalf("%s: %v, error %v", pass, result.Issued, err)
+			}
+			if got := owners("weft-identity-cart"); got != "ServiceAccount cart uid-of-cart" {
+				t.Errorf("%s: owned by %q", pass, got)
+			}
+			if got := owners("weft-identity-orphan"); got != "" {
+				t.Errorf("%s: without an account it is owned by %q", pass, got)
+			}
+			<-time.After(31 * time.Minute)
+		}
+	})
+}

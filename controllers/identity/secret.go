@@ -9,8 +9,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/proxy/wire"
@@ -122,9 +124,20 @@ func (h Held) renewal() time.Time {
 	return h.Issued.Add(time.Duration((0.5 - 0.1*spread) * float64(h.life())))
 }
 
-// applyConfiguration returns the Secret that keeps a certificate, with every field that we own.
-func applyConfiguration(request Request, pair KeyPair) *corev1ac.SecretApplyConfiguration {
-	return corev1ac.Secret(request.Secret.Name, request.Secret.Namespace).
+const serviceAccountKind = "ServiceAccount"
+
+// ownerReferences is how the watch shows an owner.
+func ownerReferences(owner types.UID) []metav1.OwnerReference {
+	if owner == "" {
+		return nil
+	}
+	return []metav1.OwnerReference{{APIVersion: "v1", Kind: serviceAccountKind, UID: owner}}
+}
+
+// applyConfiguration returns the Secret that keeps a certificate, with every field that we own. It goes when
+// the ServiceAccount with the UID owner goes, unless that is empty.
+func applyConfiguration(request Request, pair KeyPair, owner types.UID) *corev1ac.SecretApplyConfiguration {
+	secret := corev1ac.Secret(request.Secret.Name, request.Secret.Namespace).
 		WithType(corev1.SecretTypeTLS).
 		WithLabels(map[string]string{
 			meshv1alpha1.ComponentLabel: Component,
@@ -140,4 +153,9 @@ func applyConfiguration(request Request, pair KeyPair) *corev1ac.SecretApplyConf
 			corev1.TLSCertKey:       []byte(pair.Chain),
 			corev1.TLSPrivateKeyKey: []byte(pair.Key),
 		})
+	if owner != "" {
+		secret.WithOwnerReferences(metav1ac.OwnerReference().
+			WithAPIVersion("v1").WithKind(serviceAccountKind).WithName(request.ID.ServiceAccount).WithUID(owner))
+	}
+	return secret
 }

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
@@ -98,6 +99,20 @@ func (w *watched) held(ca *CA) []Held {
 		held = append(held, h)
 	}
 	return held
+}
+
+// owner returns the UID of the ServiceAccount that owns a Secret; empty when there is none.
+func (w *watched) owner(name string) types.UID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if secret, ok := w.secrets[name]; ok {
+		for _, owner := range secret.OwnerReferences {
+			if owner.Kind == serviceAccountKind {
+				return owner.UID
+			}
+		}
+	}
+	return ""
 }
 
 // put takes a Secret over unless a newer one is known, and tells whether it did.
