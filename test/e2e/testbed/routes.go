@@ -71,6 +71,12 @@ func MeshPolicy(t testing.TB, namespace, text string) *meshv1alpha1.MeshPolicy {
 	return read(t, namespace, text, &meshv1alpha1.MeshPolicy{})
 }
 
+// MeshAuthorization reads a MeshAuthorization. Fields that do not exist fail the test.
+func MeshAuthorization(t testing.TB, namespace, text string) *meshv1alpha1.MeshAuthorization {
+	t.Helper()
+	return read(t, namespace, text, &meshv1alpha1.MeshAuthorization{})
+}
+
 // Enforce creates a policy and waits until every proxy concerned has it.
 func (b *Bed) Enforce(t testing.TB, policy *meshv1alpha1.MeshPolicy) {
 	t.Helper()

@@ -1,0 +1,119 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/e2e/testbed"
+	"weft.dev/weft/test/e2e/traffic"
+)
+
+// programmed says what an authorization lacks to be in force.
+func programmed(a *meshv1alpha1.MeshAuthorization) string {
+	c := meta.FindStatusCondition(a.Status.Conditions, meshv1alpha1.PolicyProgrammed)
+	if c == nil || c.Status != metav1.ConditionTrue || c.ObservedGeneration != a.Generation {
+		return fmt.Sprintf("not programmed: %+v", a.Status.Conditions)
+	}
+	return ""
+}
+
+// TestAuthorization: who may call is decided by the ServiceAccount of the calling pod, at home and over the
+// hop, and by what is called. Audit refuses nothing.
+func TestAuthorization(t *testing.T) {
+	t.Parallel()
+	w := inTown(t)
+	service := testbed.NewService(w.home, "guarded", onlyV1)
+	bed.Create(t, service)
+	seen(t, service)
+	request := traffic.Request{URL: "http://guarded." + w.home + "/open"}
+	lines := traffic.Request{URL: "guarded." + w.home + ":9090", Protocol: traffic.TCP, Body: "a line"}
+	for _, c := range []*testbed.Pod{w.client, w.abroadClient} {
+		expect(t, c, request, from("v1"))
+		expect(t, c, lines, from("v1"))
+	}
+	policy := testbed.MeshAuthorization(t, w.home, fmt.Sprintf(`
+metadata: {name: guarded}
+spec:
+  targetRefs: [{group: "", kind: Service, name: guarded}]
+  action: Allow
+  rules:
+  - from: [{namespaces: [%s]}]
+  - from: [{serviceAccounts: [{namespace: %s, name: default}]}]
+    to: [{methods: [GET], paths: [{type: Prefix, value: /open}]}]
+`, w.home, w.abroad))
+	bed.Create(t, policy)
+	testbed.Await(t, bed, policy, programmed)
+	if c := meta.FindStatusCondition(policy.Status.Conditions, meshv1alpha1.AuthorizationEnforced); c == nil || c.Reason != "Bypassable" {
+		t.Errorf("Enforced is %+v, want it to say that the pods can be called past the mesh", c)
+	}
+	denied := local(403, "authorization_denied")
+	closed := request
+	closed.URL = "http://guarded." + w.home + "/closed"
+	always(t, w.client, request, from("v1"))
+	always(t, w.client, closed, from("v1"))
+	always(t, w.client, lines, from("v1"))
+	always(t, w.abroadClient, request, from("v1"))
+	always(t, w.abroadClient, closed, denied)
+	if a := w.abroadClient.Send(t, lines); a.Echo != nil {
+		t.Errorf("bytes of a caller that may only use HTTP paths have been let through: %s", show(&a))
+	}
+	labels := map[string]string{"destination": wire.ServicePortKey(w.home, "guarded", testbed.PortHTTP), "verdict": "denied"}
+	if n := bed.Metric(t, bed.Proxies(t, w.home), "weft_authorization_decisions_total", labels); n < tries {
+		t.Errorf("%d denials have been counted, want at least %d", n, tries)
+	}
+
+	testbed.Update(t, bed, policy, func(a *meshv1alpha1.MeshAuthorization) { a.Spec.Mode = "Audit" })
+	testbed.Await(t, bed, policy, programmed)
+	always(t, w.abroadClient, closed, from("v1"))
+}
+
+// TestRootRotation exchanges the root of all trust while requests go between namespaces. None may fail, and
+// in the end there is another root and nothing else is trusted. It is not parallel: an exchange waits for
+// proxies and agents that other tests take away.
+func TestRootRotation(t *testing.T) {
+	s := newSite(t)
+	authority := func() meshv1alpha1.CertificateAuthorityStatus {
+		mesh := &meshv1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Name: meshv1alpha1.MeshName}}
+		testbed.Await(t, bed, mesh, func(m *meshv1alpha1.Mesh) string {
+			if len(m.Status.CertificateAuthority.Roots) == 0 {
+				return "no root is shown"
+			}
+			return ""
+		})
+		return mesh.Status.CertificateAuthority
+	}
+	before := authority()
+	loads := s.load(t)
+	mesh := &meshv1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Name: meshv1alpha1.MeshName}}
+	value := strconv.FormatInt(time.Now().UnixNano(), 36)
+	testbed.Update(t, bed, mesh, func(m *meshv1alpha1.Mesh) {
+		if m.Annotations == nil {
+			m.Annotations = map[string]string{}
+		}
+		m.Annotations[meshv1alpha1.RotateRootAnnotation] = value
+	})
+	begun := time.Now()
+	testbed.Await(t, bed, mesh, func(m *meshv1alpha1.Mesh) string {
+		ca := m.Status.CertificateAuthority
+		if ca.RotateRoot != value || ca.Rotation != "Steady" {
+			return fmt.Sprintf("the exchange is not over: %+v, %+v", ca, meta.FindStatusCondition(m.Status.Conditions, meshv1alpha1.MeshRootRotating))
+		}
+		return ""
+	})
+	t.Logf("the exchange took %s", time.Since(begun).Round(time.Second))
+	more(loads)
+	after := authority()
+	if len(after.Roots) != 1 || after.Roots[0].Fingerprint == before.Roots[0].Fingerprint {
+		t.Errorf("roots before %+v and after %+v, want another one alone", before.Roots, after.Roots)
+	}
+	unharmed(t, loads)
+}
