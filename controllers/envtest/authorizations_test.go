@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/proxy/wire"
@@ -20,15 +19,7 @@ import (
 
 // authorizationOf is a MeshAuthorization with a spec in YAML, not created yet.
 func authorizationOf(namespace, name, spec string) *unstructured.Unstructured {
-	GinkgoHelper()
-	object := &unstructured.Unstructured{Object: map[string]any{}}
-	object.SetGroupVersionKind(meshv1alpha1.GroupVersion.WithKind("MeshAuthorization"))
-	object.SetNamespace(namespace)
-	object.SetName(name)
-	var content map[string]any
-	Expect(yaml.Unmarshal([]byte(spec), &content)).To(Succeed())
-	object.Object["spec"] = content
-	return object
+	return specified("MeshAuthorization", namespace, name, spec)
 }
 
 func newAuthorization(ctx context.Context, namespace, name, spec string) *meshv1alpha1.MeshAuthorization {

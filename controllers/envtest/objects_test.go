@@ -11,9 +11,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 )
@@ -180,3 +182,17 @@ const (
 	pending    = accepted + " Programmed=False/Pending"
 	programmed = accepted + " Programmed=True/Programmed"
 )
+
+// specified is an object of ours with a spec in YAML, which may be one that the API server refuses. It is not
+// created yet.
+func specified(kind, namespace, name, spec string) *unstructured.Unstructured {
+	GinkgoHelper()
+	object := &unstructured.Unstructured{Object: map[string]any{}}
+	object.SetGroupVersionKind(meshv1alpha1.GroupVersion.WithKind(kind))
+	object.SetNamespace(namespace)
+	object.SetName(name)
+	var content map[string]any
+	Expect(yaml.Unmarshal([]byte(spec), &content)).To(Succeed())
+	object.Object["spec"] = content
+	return object
+}

@@ -17,7 +17,6 @@ import (
 	"k8s.io/client-go/discovery"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
-	"sigs.k8s.io/yaml"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/proxy/wire"
@@ -25,15 +24,7 @@ import (
 
 // policyOf is a MeshPolicy with a spec in YAML, not created yet.
 func policyOf(namespace, name, spec string) *unstructured.Unstructured {
-	GinkgoHelper()
-	policy := &unstructured.Unstructured{Object: map[string]any{}}
-	policy.SetGroupVersionKind(meshv1alpha1.GroupVersion.WithKind("MeshPolicy"))
-	policy.SetNamespace(namespace)
-	policy.SetName(name)
-	var content map[string]any
-	Expect(yaml.Unmarshal([]byte(spec), &content)).To(Succeed())
-	policy.Object["spec"] = content
-	return policy
+	return specified("MeshPolicy", namespace, name, spec)
 }
 
 func newPolicy(ctx context.Context, namespace, name, spec string) *meshv1alpha1.MeshPolicy {
