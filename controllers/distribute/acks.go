@@ -13,34 +13,35 @@ import (
 // without rejecting one: n. A version that is not, or no longer, the published one is held by nobody,
 // and so is one that the namespace may not see. A proxy counts from its Hello to the end of its stream.
 func (h *Hub) Holds(namespace string, held []wire.Held) (n, m int) {
-	return h.holds(held, feedNamespace(namespace), feedProxies)
+	return h.holds(held, feedNamespace(namespace))
 }
 
-// NodesHold is Holds for all connected node agents.
+// NodesHold is Holds for all connected node agents. What concerns one node is held by no other.
 func (h *Hub) NodesHold(held []wire.Held) (n, m int) {
 	return h.holds(held, feedNodes)
 }
 
-// holds counts the clients of the first feed; the resources may come through any of the given ones.
-func (h *Hub) holds(held []wire.Held, keys ...feedKey) (n, m int) {
+// holds counts the clients of a feed; the resources may come through others of theirs.
+func (h *Hub) holds(held []wire.Held, key feedKey) (n, m int) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	f := h.feeds[keys[0]]
+	f := h.feeds[key]
 	if f == nil {
 		return 0, 0
 	}
 	m = len(f.clients)
 	var needed uint64
-	for _, want := range held {
+	wanted := make([]*publication, len(held))
+	for i, want := range held {
 		p := h.current[want.Ref]
-		if p == nil || p.resource.Version != want.Version ||
-			!slices.ContainsFunc(keys, func(key feedKey) bool { return slices.Contains(p.feeds, key) }) {
+		if p == nil || p.resource.Version != want.Version {
 			return 0, m
 		}
-		needed = max(needed, p.seq)
+		wanted[i], needed = p, max(needed, p.seq)
 	}
 	for c := range f.clients {
-		if c.acked >= max(needed, 1) && !c.rejects(held) {
+		withheld := slices.ContainsFunc(wanted, func(p *publication) bool { return !c.receives(p) })
+		if !withheld && c.acked >= max(needed, 1) && !c.rejects(held) {
 			n++
 		}
 	}

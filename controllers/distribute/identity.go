@@ -57,6 +57,8 @@ const (
 
 func feedNamespace(namespace string) feedKey { return feedKey("namespace/" + namespace) }
 
+func feedNode(name string) feedKey { return feedKey("node/" + name) }
+
 // subscriptions returns the feeds that an identity receives. Together with audience this is the whole
 // of the authorization: a resource reaches a client through a feed that both name, or not at all.
 func subscriptions(i Identity) []feedKey {
@@ -64,16 +66,22 @@ func subscriptions(i Identity) []feedKey {
 	case i.Kind == ClientProxy && i.Namespace != "":
 		return []feedKey{feedProxies, feedNamespace(i.Namespace)}
 	case i.Kind == ClientNode && i.Node != "":
-		return []feedKey{feedNodes}
+		return []feedKey{feedNodes, feedNode(i.Node)}
 	}
 	return nil
 }
 
-// audience returns the feeds that carry a resource. Capture never reaches proxies; node agents receive
-// Mesh and Capture only; a certificate, which holds a private key, reaches the proxies of the namespace
-// it belongs to and nobody else, whatever its scope says. A resource without an audience stays in the
-// operator.
+// audience returns the feeds that carry a resource. Capture and Inbound never reach proxies; node agents
+// receive Mesh and Capture, and Inbound of their own node, which tells who calls whom, and nothing else; a
+// certificate, which holds a private key, reaches the proxies of the namespace it belongs to and nobody else,
+// whatever its scope says. A resource without an audience stays in the operator.
 func audience(r *wire.Resource) []feedKey {
+	if r.Kind == wire.KindInbound {
+		if node, ok := nodeOf(r.Scope); ok {
+			return []feedKey{feedNode(node)}
+		}
+		return nil
+	}
 	forNodes := r.Kind == wire.KindMesh || r.Kind == wire.KindCapture
 	forProxies := r.Kind != wire.KindCapture
 	if r.Kind == wire.KindCertificate {
@@ -107,4 +115,10 @@ func audience(r *wire.Resource) []feedKey {
 func namespaceOf(scope wire.Scope) (string, bool) {
 	namespace, ok := strings.CutPrefix(string(scope), string(wire.ScopeNamespace("")))
 	return namespace, ok && namespace != ""
+}
+
+// nodeOf returns the node of a node scope.
+func nodeOf(scope wire.Scope) (string, bool) {
+	node, ok := strings.CutPrefix(string(scope), string(wire.ScopeNode("")))
+	return node, ok && node != ""
 }

@@ -16,6 +16,9 @@ import (
 
 // allowed restates who may hold what, resource by resource, without the hub's feeds.
 func allowed(i Identity, r wire.Resource) bool {
+	if r.Kind == wire.KindInbound {
+		return i.Kind == ClientNode && r.Scope == wire.ScopeNode(i.Node)
+	}
 	if i.Kind == ClientNode {
 		return (r.Kind == wire.KindMesh || r.Kind == wire.KindCapture) &&
 			(r.Scope == wire.ScopeMesh || r.Scope == wire.ScopeNodes)
@@ -43,6 +46,8 @@ func everyKind(scope wire.Scope, namespace, key string, version int) []wire.Reso
 		wire.New(key, scope, wire.Origin{}, &wire.Workload{Pod: n}),
 		wire.New(key, scope, wire.Origin{}, &wire.Certificate{Namespace: namespace, Key: n}),
 		wire.New(key, scope, wire.Origin{}, &wire.Capture{Proxies: []wire.Proxy{{Pod: n}}}),
+		wire.New(key, scope, wire.Origin{}, &wire.Inbound{Pod: n}),
+		wire.New(key, scope, wire.Origin{}, &wire.Authorization{Name: n}),
 	}
 }
 
@@ -106,7 +111,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 
 // resource returns a random resource out of few enough that everything happens to each.
 func (w *world) resource() wire.Resource {
-	scopes := []wire.Scope{wire.ScopeMesh, wire.ScopeNodes, wire.ScopeNamespace("a"), wire.ScopeNamespace("b"), "workload/a/x"}
+	scopes := []wire.Scope{wire.ScopeMesh, wire.ScopeNodes, wire.ScopeNamespace("a"), wire.ScopeNamespace("b"), wire.ScopeNode("n1"), wire.ScopeNode("n2"), "workload/a/x"}
 	namespace := []string{"a", "b"}[w.rng.IntN(2)]
 	kinds := everyKind(scopes[w.rng.IntN(len(scopes))], namespace, "key", w.rng.IntN(3))
 	r := kinds[w.rng.IntN(len(kinds))]
@@ -406,7 +411,7 @@ func (w *world) checkConverged() {
 
 func TestEveryScopeAndKindReachesOnlyWhoMayHoldIt(t *testing.T) {
 	scopes := []wire.Scope{
-		"", "mesh", "nodes", "Mesh", "mesh/a", "nodes/n1", "node/n1", "namespace", "namespace/", "namespace/a", "namespace/b",
+		"", "mesh", "nodes", "Mesh", "mesh/a", "nodes/n1", "node/n1", "node/n2", "node/", "node", "node/n1/", "node/a", "Node/n1", "node/mesh", "namespace", "namespace/", "namespace/a", "namespace/b",
 		"namespace/a/", "namespace//a", "Namespace/a", "namespace/a ", "proxies", "namespace/mesh", "namespace/nodes", "workload/a/pod",
 	}
 	identities := []Identity{
@@ -414,6 +419,7 @@ func TestEveryScopeAndKindReachesOnlyWhoMayHoldIt(t *testing.T) {
 		{Kind: ClientProxy, Namespace: "a"}, {Kind: ClientProxy, Namespace: "b"}, {Kind: ClientProxy, Namespace: "mesh"},
 		{Kind: ClientProxy, Namespace: "nodes"}, {Kind: ClientProxy, Namespace: "a", Node: "n1"},
 		{Kind: ClientNode, Node: "n1"}, {Kind: ClientNode, Namespace: "a", Node: "n1"},
+		{Kind: ClientNode, Node: "n2"}, {Kind: ClientNode, Node: "mesh"}, {Kind: ClientProxy, Namespace: "n1"},
 	}
 	hub := NewHub(HubOptions{Layers: []Layer{LayerCompiled}})
 	var all []wire.Resource

@@ -207,7 +207,8 @@ func (c *conversation) deliver(ctx context.Context, cancel context.CancelCauseFu
 func resourceLabel(kind wire.Kind) string {
 	switch kind {
 	case wire.KindMesh, wire.KindDestination, wire.KindRoute, wire.KindBackend, wire.KindEndpoints,
-		wire.KindProxies, wire.KindWorkload, wire.KindCertificate, wire.KindCapture, wire.KindAuthorization:
+		wire.KindProxies, wire.KindWorkload, wire.KindCertificate, wire.KindCapture, wire.KindInbound,
+		wire.KindAuthorization:
 		return string(kind)
 	}
 	return "unknown"

@@ -182,7 +182,7 @@ func (c *change) upsert(r *wire.Resource) {
 		c.workloads.set(r.Workload.Address.Unmap(), r.Workload)
 	case wire.KindAuthorization:
 		c.authorize(r)
-	case wire.KindDestination, wire.KindMesh, wire.KindCertificate, wire.KindCapture:
+	case wire.KindDestination, wire.KindMesh, wire.KindCertificate, wire.KindCapture, wire.KindInbound:
 		// claimNumbers and updateIdentity take these, because they judge them together.
 	}
 }
@@ -220,7 +220,7 @@ func (c *change) remove(ref wire.Ref) {
 		c.certificates.remove(ref.Key)
 	case wire.KindAuthorization:
 		c.authorizations.remove(ref.Key)
-	case wire.KindMesh, wire.KindCapture:
+	case wire.KindMesh, wire.KindCapture, wire.KindInbound:
 		// Without a mesh there is no trust to fall back to, so the last one stays.
 	}
 }

@@ -45,7 +45,7 @@ func validate(r *wire.Resource) error {
 		return nil
 	case wire.KindAuthorization:
 		return validateAuthorization(r.Key, r.Authorization)
-	case wire.KindCapture:
+	case wire.KindCapture, wire.KindInbound:
 		return errors.New("capture is for node agents, not for proxies")
 	}
 	return nil

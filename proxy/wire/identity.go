@@ -52,6 +52,12 @@ type Capture struct {
 	Ports []CapturedPort `json:"ports,omitempty"`
 	// Proxies are those ready to accept; the agent probes them at PortHealth itself as well.
 	Proxies []Proxy `json:"proxies,omitempty"`
+	// Admitted are the addresses of all proxies of the namespace, ready or not, sorted. They get through to
+	// every port.
+	Admitted []netip.Addr `json:"admitted,omitempty"`
+	// Strict tells that some port of the namespace is strict. A pod whose Inbound has not come is then open to
+	// Admitted and to its own node alone.
+	Strict bool `json:"strict,omitempty"`
 }
 
 // CapturedPort maps a cluster IP and port to a destination number.

@@ -11,7 +11,8 @@ import (
 // Kind names the type of a Resource's content.
 type Kind string
 
-// The kinds of resources. Proxies receive all but KindCapture, node agents KindMesh and KindCapture.
+// The kinds of resources. Proxies receive all but KindCapture and KindInbound, node agents KindMesh and those
+// two.
 const (
 	KindMesh        Kind = "Mesh"
 	KindDestination Kind = "Destination"
@@ -22,6 +23,7 @@ const (
 	KindWorkload    Kind = "Workload"
 	KindCertificate Kind = "Certificate"
 	KindCapture     Kind = "Capture"
+	KindInbound     Kind = "Inbound"
 	// KindAuthorization is received by the proxies of its namespace alone.
 	KindAuthorization Kind = "Authorization"
 )
@@ -49,6 +51,9 @@ const (
 // ScopeNamespace reaches the proxies of one namespace.
 func ScopeNamespace(namespace string) Scope { return Scope("namespace/" + namespace) }
 
+// ScopeNode reaches the agent of one node.
+func ScopeNode(name string) Scope { return Scope("node/" + name) }
+
 // Origin is the API object that a resource was made from; a rejected resource becomes an Event on it.
 type Origin struct {
 	APIVersion string `json:"apiVersion,omitempty"`
@@ -74,6 +79,7 @@ type Resource struct {
 	Workload    *Workload    `json:"workload,omitempty"`
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Capture     *Capture     `json:"capture,omitempty"`
+	Inbound     *Inbound     `json:"inbound,omitempty"`
 
 	Authorization *Authorization `json:"authorization,omitempty"`
 }
@@ -102,6 +108,8 @@ func New(key string, scope Scope, origin Origin, content any) Resource {
 		r.Kind, r.Certificate = KindCertificate, c
 	case *Capture:
 		r.Kind, r.Capture = KindCapture, c
+	case *Inbound:
+		r.Kind, r.Inbound = KindInbound, c
 	case *Authorization:
 		r.Kind, r.Authorization = KindAuthorization, c
 	default:
@@ -153,7 +161,7 @@ type content struct {
 	content any
 }
 
-func (r *Resource) contents() [10]content {
+func (r *Resource) contents() [11]content {
 	return [...]content{
 		{KindMesh, r.Mesh != nil, r.Mesh},
 		{KindDestination, r.Destination != nil, r.Destination},
@@ -164,6 +172,7 @@ func (r *Resource) contents() [10]content {
 		{KindWorkload, r.Workload != nil, r.Workload},
 		{KindCertificate, r.Certificate != nil, r.Certificate},
 		{KindCapture, r.Capture != nil, r.Capture},
+		{KindInbound, r.Inbound != nil, r.Inbound},
 		{KindAuthorization, r.Authorization != nil, r.Authorization},
 	}
 }

@@ -71,6 +71,8 @@ type NodeReport struct {
 	Full   bool          `json:"full,omitempty"`
 	Pods   []PodReport   `json:"pods,omitempty"`
 	Canary *CanaryReport `json:"canary,omitempty"`
+	// Plain are callers whose counts have changed, all of them in a Full report.
+	Plain []PlainCaller `json:"plain,omitempty"`
 }
 
 // PodReport is one sandbox's start or end as the container runtime told it.
@@ -86,6 +88,8 @@ type PodReport struct {
 	// Late tells that containers ran before the rules were in force, for at most Gap.
 	Late bool     `json:"late,omitempty"`
 	Gap  Duration `json:"gap,omitzero"`
+	// Inbound is the version of the Inbound whose rules are in force in the pod; empty if none is.
+	Inbound string `json:"inbound,omitempty"`
 }
 
 // CanaryReport is what an agent has proven on its own node, in a network namespace made for it.
