@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -20,6 +21,9 @@ import (
 type hopConn struct {
 	*tls.Conn
 	peer identity.PeerID
+	// untrusted tells that the root of the peer was dropped: what is under way has a grace to finish, and
+	// nothing new begins.
+	untrusted atomic.Bool
 	// release may be called more than once.
 	release func()
 }
@@ -33,13 +37,18 @@ func (c *hopConn) Close() error {
 // admitHop proves who a connection of the hop comes from and passes it on. What is to be done after that, if
 // anything, is returned.
 func (e *Engine) admitHop(raw net.Conn) (serve func()) {
+	watch := e.identity.Watch()
 	secured := tls.Server(raw, e.identity.ServerConfig())
 	ctx, cancel := context.WithTimeout(e.base, headerTimeout)
 	defer cancel()
 	err := secured.HandshakeContext(ctx)
-	var peer identity.PeerID
+	c := &hopConn{Conn: secured}
 	if err == nil {
-		peer, err = identity.ConnectionID(secured.ConnectionState())
+		c.peer, err = identity.ConnectionID(secured.ConnectionState())
+	}
+	var unwatch func()
+	if err == nil {
+		unwatch, err = watch(secured.ConnectionState(), func() { c.untrusted.Store(true) }, func() { _ = c.Close() })
 	}
 	if err != nil {
 		e.options.Log.Debug("Refused a connection of the hop", "peer", raw.RemoteAddr().String(), "error", err)
@@ -48,7 +57,11 @@ func (e *Engine) admitHop(raw net.Conn) (serve func()) {
 		return nil
 	}
 	protocol := secured.ConnectionState().NegotiatedProtocol
-	c := &hopConn{Conn: secured, peer: peer, release: sync.OnceFunc(e.metrics.ConnectionOpened(listenerHop, protocol))}
+	opened := e.metrics.ConnectionOpened(listenerHop, protocol)
+	c.release = sync.OnceFunc(func() {
+		unwatch()
+		opened()
+	})
 	if protocol == upstream.ALPNTCP {
 		return func() { e.relayHop(c) }
 	}
@@ -73,6 +86,12 @@ func (e *Engine) relayHop(c *hopConn) {
 		return
 	}
 	_ = c.SetReadDeadline(time.Time{})
+	if c.untrusted.Load() {
+		e.metrics.ConnectionRefused(listenerHop, string(reason.UntrustedPeer))
+		_ = upstream.WriteReject(c, string(reason.UntrustedPeer))
+		_ = c.Close()
+		return
+	}
 	cfg := e.config.Load()
 	if e.forbids(cfg, c.peer, receivedSource(m), m.Backend, nil) {
 		e.metrics.ConnectionRefused(listenerHop, string(reason.AuthorizationDenied))
@@ -140,6 +159,11 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		choose:  e.localChooser(cfg),
 	}
 	defer x.finish()
+	if c, ok := r.Context().Value(connKey{}).(*hopConn); ok && c.untrusted.Load() {
+		w.Header().Set("Connection", "close")
+		x.notProcessed(reason.UntrustedPeer)
+		return
+	}
 	var err error
 	if x.received, err = upstream.ReadMetadata(r.Header); err != nil {
 		e.options.Log.Debug("Refused a request of the hop", "error", err)

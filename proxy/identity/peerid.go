@@ -3,6 +3,7 @@ package identity
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"strings"
@@ -58,16 +59,46 @@ func ParseID(id string) (PeerID, error) {
 	return peer, nil
 }
 
+// oidSubjectAltName is the extension that holds the names of a certificate (RFC 5280 section 4.2.1.6), uriName
+// the tag of a URI in it.
+var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+const uriName = 6
+
 // CertificateID returns the identity of a leaf certificate (SPIFFE X.509-SVID sections 2 to 4): exactly
 // one URI name, not a CA, and no key usage that signs certificates. The error wraps ErrInvalidID.
 func CertificateID(leaf *x509.Certificate) (PeerID, error) {
+	names, err := uriNames(leaf)
 	switch {
-	case len(leaf.URIs) != 1:
-		return PeerID{}, fmt.Errorf("%w: certificate has %d URI names", ErrInvalidID, len(leaf.URIs))
+	case err != nil:
+		return PeerID{}, err
+	case len(names) != 1:
+		return PeerID{}, fmt.Errorf("%w: certificate has %d URI names", ErrInvalidID, len(names))
 	case leaf.IsCA, leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
 		return PeerID{}, fmt.Errorf("%w: certificate may sign others", ErrInvalidID)
 	}
-	return ParseID(leaf.URIs[0].String())
+	return ParseID(names[0])
+}
+
+// uriNames returns the URI names of a certificate as they stand in it. In Certificate.URIs they have been
+// through url.Parse, which takes SPIFFE: for spiffe: and drops an empty fragment.
+func uriNames(c *x509.Certificate) ([]string, error) {
+	var names []string
+	for _, extension := range c.Extensions {
+		if !extension.Id.Equal(oidSubjectAltName) {
+			continue
+		}
+		var all []asn1.RawValue
+		if rest, err := asn1.Unmarshal(extension.Value, &all); err != nil || len(rest) > 0 {
+			return nil, fmt.Errorf("%w: certificate has malformed names", ErrInvalidID)
+		}
+		for _, name := range all {
+			if name.Class == asn1.ClassContextSpecific && name.Tag == uriName {
+				names = append(names, string(name.Bytes))
+			}
+		}
+	}
+	return names, nil
 }
 
 // ConnectionID returns the identity of the peer of a connection whose handshake a configuration of this

@@ -1,8 +1,14 @@
 package identity
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
+	"math/big"
 	"net/url"
 	"strings"
 	"testing"
@@ -59,6 +65,39 @@ func TestParseID(t *testing.T) {
 	}
 }
 
+// parsed returns a template as it is read from a certificate.
+func parsed(t *testing.T, template x509.Certificate) *x509.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template.SerialNumber, template.BasicConstraintsValid = big.NewInt(1), true
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// named returns the extension of a certificate that holds URI names, as they are.
+func named(t *testing.T, uris ...string) x509.Certificate {
+	t.Helper()
+	var names []asn1.RawValue
+	for _, uri := range uris {
+		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: uriName, Bytes: []byte(uri)})
+	}
+	value, err := asn1.Marshal(names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x509.Certificate{ExtraExtensions: []pkix.Extension{{Id: oidSubjectAltName, Value: value}}}
+}
+
 func TestCertificateID(t *testing.T) {
 	uri := func(s string) *url.URL {
 		u, err := url.Parse(s)
@@ -80,10 +119,14 @@ func TestCertificateID(t *testing.T) {
 		"CA":                    {x509.Certificate{URIs: []*url.URL{good}, IsCA: true}, false},
 		"signs certificates":    {x509.Certificate{URIs: []*url.URL{good}, KeyUsage: x509.KeyUsageCertSign}, false},
 		"signs revocations":     {x509.Certificate{URIs: []*url.URL{good}, KeyUsage: x509.KeyUsageCRLSign}, false},
-		"encoded":               {x509.Certificate{URIs: []*url.URL{uri("spiffe://td/ns/%61/sa/b")}}, false},
+		"encoded":               {named(t, "spiffe://td/ns/%61/sa/b"), false},
+		"as it stands":          {named(t, "spiffe://td/ns/a/sa/b"), true},
+		// net/url reads these as the same as the one above.
+		"upper-case scheme": {named(t, "SPIFFE://td/ns/a/sa/b"), false},
+		"empty fragment":    {named(t, "spiffe://td/ns/a/sa/b#"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := CertificateID(&tc.leaf); (err == nil) != tc.wantOK {
+			if _, err := CertificateID(parsed(t, tc.leaf)); (err == nil) != tc.wantOK {
 				t.Errorf("error %v, want ok %v", err, tc.wantOK)
 			}
 		})
@@ -104,6 +147,40 @@ func FuzzParseID(f *testing.F) {
 		}
 		if strings.ContainsAny(id, "\x00*%?#@ ") {
 			t.Errorf("%q was accepted", id)
+		}
+	})
+}
+
+func FuzzCertificateID(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte{})
+	for _, id := range []string{"spiffe://td/ns/a/sa/b", "SPIFFE://td/ns/a/sa/b#"} {
+		value, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: uriName, Bytes: []byte(id)}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(value)
+	}
+	// The names alone are what the fuzzer changes: a whole certificate would hardly ever be read again.
+	f.Fuzz(func(t *testing.T, names []byte) {
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), ExtraExtensions: []pkix.Extension{{Id: oidSubjectAltName, Value: names}}}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			return
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			return
+		}
+		id, err := CertificateID(leaf)
+		if err != nil {
+			return
+		}
+		if len(leaf.URIs) != 1 || leaf.URIs[0].String() != id.String() {
+			t.Errorf("%v was read as %s", leaf.URIs, id)
 		}
 	})
 }

@@ -10,7 +10,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -41,6 +40,9 @@ type Store struct {
 
 	mu      sync.Mutex // serializes Update
 	current atomic.Pointer[snapshot]
+
+	watching sync.Mutex
+	watched  map[*watched]struct{}
 }
 
 // snapshot is what one Update put in force.
@@ -75,7 +77,7 @@ type credential struct {
 
 // NewStore returns a Store that has nothing: every handshake fails until the first Update.
 func NewStore(options Options) *Store {
-	s := &Store{namespace: options.Namespace, now: options.Now}
+	s := &Store{namespace: options.Namespace, now: options.Now, watched: map[*watched]struct{}{}}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -85,8 +87,8 @@ func NewStore(options Options) *Store {
 
 // Update makes mesh and certificates (by key, "namespace/serviceaccount") the complete view with one
 // atomic swap. What cannot be used is returned with the reason and keeps its previous content, if that is
-// still usable. A nil mesh keeps the previous one. Established connections are not touched; new ones use
-// the new view.
+// still usable. A nil mesh keeps the previous one. New connections use the new view, and of the established
+// ones those end whose peers it does not trust any more (Watch).
 func (s *Store) Update(mesh *wire.Mesh, certificates map[string]*wire.Certificate) map[wire.Ref]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,6 +126,9 @@ func (s *Store) Update(mesh *wire.Mesh, certificates map[string]*wire.Certificat
 	}
 	s.current.Store(next)
 	close(old.replaced)
+	if old.trust != nil && next.trust != old.trust {
+		s.endUntrusted(next.trust)
+	}
 	return rejected
 }
 
@@ -168,15 +173,11 @@ func newTrust(mesh *wire.Mesh, previous *trust) (*trust, error) {
 	if !validTrustDomain(mesh.TrustDomain) {
 		return nil, fmt.Errorf("trust domain %q is not valid", mesh.TrustDomain)
 	}
-	roots, err := parseCertificates(mesh.TrustBundle)
+	roots, err := wire.ParseCertificates(mesh.TrustBundle)
 	if err != nil {
 		return nil, fmt.Errorf("trust bundle: %w", err)
 	}
-	t := &trust{domain: mesh.TrustDomain, bundle: mesh.TrustBundle, roots: x509.NewCertPool()}
-	for _, root := range roots {
-		t.roots.AddCert(root)
-	}
-	return t, nil
+	return &trust{domain: mesh.TrustDomain, bundle: mesh.TrustBundle, roots: pool(roots)}, nil
 }
 
 // credential parses and checks a certificate; an unchanged one is returned as it was, so that its
@@ -234,43 +235,17 @@ func (s *Store) retained(previous *credential, next *snapshot) *credential {
 
 // valid tells why peers that trust the same bundle would refuse c now.
 func (s *Store) valid(c *credential) error {
-	intermediates := x509.NewCertPool()
+	chain := []*x509.Certificate{c.certificate.Leaf}
 	for _, der := range c.certificate.Certificate[1:] {
 		certificate, err := x509.ParseCertificate(der)
 		if err != nil {
 			return fmt.Errorf("intermediate: %w", err)
 		}
-		intermediates.AddCert(certificate)
+		chain = append(chain, certificate)
 	}
-	usages := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	usage := x509.ExtKeyUsageClientAuth
 	if c.isProxy {
-		usages = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		usage = x509.ExtKeyUsageServerAuth
 	}
-	_, err := c.certificate.Leaf.Verify(x509.VerifyOptions{
-		Roots: c.trust.roots, Intermediates: intermediates, CurrentTime: s.now(), KeyUsages: usages,
-	})
-	return err
-}
-
-// parseCertificates returns all certificates of a PEM text, at least one; other blocks are an error.
-func parseCertificates(text string) ([]*x509.Certificate, error) {
-	var parsed []*x509.Certificate
-	for rest := []byte(text); ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("unexpected PEM block %q", block.Type)
-		}
-		certificate, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		parsed = append(parsed, certificate)
-	}
-	if len(parsed) == 0 {
-		return nil, errors.New("no PEM certificate")
-	}
-	return parsed, nil
+	return c.trust.verify(chain, usage, s.now())
 }

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"maps"
 	"net"
-	"net/url"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,82 +117,6 @@ func TestHandshakeProvesBothIdentities(t *testing.T) {
 func TestConnectionIDNeedsACertificate(t *testing.T) {
 	if _, err := identity.ConnectionID(tls.ConnectionState{HandshakeComplete: true}); !errors.Is(err, identity.ErrInvalidID) {
 		t.Errorf("error %v", err)
-	}
-}
-
-func TestClientRefusesServer(t *testing.T) {
-	ca := identitytest.NewCA(t, "cluster.local")
-	stranger := identitytest.NewCA(t, "cluster.local")
-	otherDomain := identitytest.NewCA(t, "other.example")
-	expired := func(leaf *x509.Certificate) { leaf.NotAfter = time.Now().Add(-time.Second) }
-
-	for name, tc := range map[string]struct {
-		server *wire.Certificate
-		mesh   *wire.Mesh // trusted by the client
-		want   string
-	}{
-		"other namespace":    {ca.IssueProxy(t, "mint"), ca.Mesh(), "not a proxy of namespace bank"},
-		"unknown root":       {stranger.IssueProxy(t, "bank"), ca.Mesh(), "unknown authority"},
-		"expired":            {ca.IssueProxy(t, "bank", expired), ca.Mesh(), "expired"},
-		"other trust domain": {otherDomain.IssueProxy(t, "bank"), ca.Mesh(otherDomain), "not of trust domain"},
-		"workload's certificate": {
-			ca.Issue(t, "bank", "teller"), ca.Mesh(), "incompatible key usage",
-		},
-		"self-signed": {selfSigned(t, "spiffe://cluster.local/ns/bank/sa/weft-proxy"), ca.Mesh(), "unknown authority"},
-		"two names": {ca.IssueProxy(t, "bank", func(leaf *x509.Certificate) {
-			leaf.URIs = append(leaf.URIs, &url.URL{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/mint/sa/x"})
-		}), ca.Mesh(), "2 URI names"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			caller := newStore(t, "shop", tc.mesh, ca.Issue(t, "shop", "cart"))
-			_, clientErr, _ := handshake(t, clientConfig(t, caller, "cart", "bank"), rawConfig(t, tc.server))
-			if clientErr == nil || !strings.Contains(clientErr.Error(), tc.want) {
-				t.Errorf("error %v, want one with %q", clientErr, tc.want)
-			}
-		})
-	}
-}
-
-func TestServerRefusesClient(t *testing.T) {
-	ca := identitytest.NewCA(t, "cluster.local")
-	stranger := identitytest.NewCA(t, "cluster.local")
-	otherDomain := identitytest.NewCA(t, "other.example")
-	callee := newStore(t, "bank", ca.Mesh(otherDomain), ca.IssueProxy(t, "bank"))
-	expired := func(leaf *x509.Certificate) { leaf.NotAfter = time.Now().Add(-time.Second) }
-	anonymous := &tls.Config{InsecureSkipVerify: true}
-	old := rawConfig(t, ca.Issue(t, "shop", "cart"))
-	old.MaxVersion = tls.VersionTLS12
-	noProtocol := rawConfig(t, ca.Issue(t, "shop", "cart"))
-	noProtocol.NextProtos = []string{}
-	wrongProtocol := rawConfig(t, ca.Issue(t, "shop", "cart"))
-	wrongProtocol.NextProtos = []string{"spdy/3"}
-	http1 := rawConfig(t, ca.Issue(t, "shop", "cart"))
-	http1.NextProtos = []string{"http/1.1"}
-
-	for name, tc := range map[string]struct {
-		client *tls.Config
-		want   string
-	}{
-		"no certificate":     {anonymous, "didn't provide a certificate"},
-		"unknown root":       {rawConfig(t, stranger.Issue(t, "shop", "cart")), "unknown authority"},
-		"expired":            {rawConfig(t, ca.Issue(t, "shop", "cart", expired)), "expired"},
-		"other trust domain": {rawConfig(t, otherDomain.Issue(t, "shop", "cart")), "not of trust domain"},
-		"self-signed":        {rawConfig(t, selfSigned(t, "spiffe://cluster.local/ns/shop/sa/cart")), "unknown authority"},
-		"no SPIFFE ID":       {rawConfig(t, ca.Issue(t, "shop", "cart", func(leaf *x509.Certificate) { leaf.URIs = nil })), "0 URI names"},
-		"TLS 1.2":            {old, "unsupported versions"},
-		"no protocol":        {noProtocol, "no protocol"},
-		"HTTP/1.1":           {http1, "no protocol"},
-		"other protocol":     {wrongProtocol, "unsupported application protocols"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, clientErr, serverErr := handshake(t, tc.client, callee.ServerConfig())
-			if serverErr == nil || !strings.Contains(serverErr.Error(), tc.want) {
-				t.Errorf("server's error %v, want one with %q", serverErr, tc.want)
-			}
-			if clientErr == nil {
-				t.Error("the client was not told")
-			}
-		})
 	}
 }
 
@@ -427,13 +349,4 @@ func rawConfig(t *testing.T, c *wire.Certificate) *tls.Config {
 		InsecureSkipVerify:   true,
 		NextProtos:           []string{"h2"},
 	}
-}
-
-func selfSigned(t *testing.T, id string) *wire.Certificate {
-	t.Helper()
-	parsed, err := url.Parse(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return identitytest.SelfSigned(t, parsed)
 }

@@ -1,10 +1,14 @@
 package identity
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // protocols of the hop listener: HTTP/2, and opaque bytes after a preface.
@@ -90,14 +94,11 @@ func (s *Store) newServerConfig(proxy *credential) *tls.Config {
 			if state.NegotiatedProtocol == "" {
 				return errors.New("peer offered no protocol of the hop")
 			}
-			id, err := CertificateID(state.PeerCertificates[0])
-			if err != nil {
+			if err := strong(state.PeerCertificates); err != nil {
 				return err
 			}
-			if id.TrustDomain != proxy.trust.domain {
-				return fmt.Errorf("peer %s is not of trust domain %s", id, proxy.trust.domain)
-			}
-			return nil
+			_, err := proxy.trust.member(state)
+			return err
 		},
 	}
 }
@@ -108,19 +109,15 @@ func (s *Store) verifyServer(t *trust, state tls.ConnectionState) (PeerID, error
 	if len(state.PeerCertificates) == 0 {
 		return PeerID{}, fmt.Errorf("%w: peer presented no certificate", ErrInvalidID)
 	}
-	leaf := state.PeerCertificates[0]
-	intermediates := x509.NewCertPool()
-	for _, certificate := range state.PeerCertificates[1:] {
-		intermediates.AddCert(certificate)
-	}
-	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: t.roots, Intermediates: intermediates, CurrentTime: s.now(),
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
-	if err != nil {
+	if err := t.verify(state.PeerCertificates, x509.ExtKeyUsageServerAuth, s.now()); err != nil {
 		return PeerID{}, &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
 	}
-	id, err := CertificateID(leaf)
+	return t.member(state)
+}
+
+// member returns the identity of a peer whose chain was verified, if it is one of this trust domain.
+func (t *trust) member(state tls.ConnectionState) (PeerID, error) {
+	id, err := CertificateID(state.PeerCertificates[0])
 	if err != nil {
 		return PeerID{}, err
 	}
@@ -129,3 +126,41 @@ func (s *Store) verifyServer(t *trust, state tls.ConnectionState) (PeerID, error
 	}
 	return id, nil
 }
+
+// verify checks that a chain, leaf first, leads to a root of t, is meant for the usage, valid now, and made
+// with keys that are strong enough.
+func (t *trust) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now time.Time) error {
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: t.roots, Intermediates: pool(chain[1:]), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
+	})
+	if err != nil {
+		return err
+	}
+	return strong(chain)
+}
+
+// strong refuses keys that CA/Browser Forum baseline requirements section 6.1.5 does: RSA below 2048 bits and
+// curves below P-256. Weak hashes never pass x509.Certificate.Verify.
+func strong(chain []*x509.Certificate) error {
+	for _, c := range chain {
+		switch key := c.PublicKey.(type) {
+		case *rsa.PublicKey:
+			if bits := key.N.BitLen(); bits < minRSABits {
+				return fmt.Errorf("the key of %q is too weak: RSA with %d bits", c.Subject, bits)
+			}
+		case *ecdsa.PublicKey:
+			if bits := key.Curve.Params().BitSize; bits < minCurveBits {
+				return fmt.Errorf("the key of %q is too weak: ECDSA on %s", c.Subject, key.Curve.Params().Name)
+			}
+		case ed25519.PublicKey:
+		default:
+			return fmt.Errorf("the key of %q is of a kind that is not supported", c.Subject)
+		}
+	}
+	return nil
+}
+
+const (
+	minRSABits   = 2048
+	minCurveBits = 256
+)

@@ -69,12 +69,28 @@ func (d dialing) tcp() (net.Conn, error) {
 	return c, nil
 }
 
+// hopConn is a connection of the hop. It is cut some time after the root of the proxy at its other end was
+// dropped.
+type hopConn struct {
+	*tls.Conn
+	// dropped ends when the root is dropped.
+	dropped context.Context
+	release func()
+}
+
+// Close implements net.Conn.
+func (c *hopConn) Close() error {
+	c.release()
+	return c.Conn.Close()
+}
+
 // tls opens a connection for the hop, with one of its two protocols.
-func (d dialing) tls(config *tls.Config, protocol string) (*tls.Conn, error) {
+func (d dialing) tls(config *tls.Config, protocol string) (*hopConn, error) {
 	raw, err := d.tcp()
 	if err != nil {
 		return nil, err
 	}
+	watch := d.endpoint.set.options.Identity.Watch()
 	config = config.Clone()
 	config.NextProtos = []string{protocol}
 	secured := tls.Client(raw, config)
@@ -86,7 +102,16 @@ func (d dialing) tls(config *tls.Config, protocol string) (*tls.Conn, error) {
 		closeQuietly(raw)
 		return nil, d.failed(handshakeReason(err), fmt.Errorf("handshake: %w", err))
 	}
-	return secured, nil
+	dropped, drop := context.WithCancel(context.Background())
+	c := &hopConn{Conn: secured, dropped: dropped}
+	// The connection may be cut only once it is complete, long after this.
+	c.release, err = watch(secured.ConnectionState(), drop, func() { closeQuietly(c) })
+	if err != nil {
+		drop()
+		closeQuietly(raw)
+		return nil, d.failed(ReasonIdentity, err)
+	}
+	return c, nil
 }
 
 // handshakeReason tells a connection that broke during or right after the TLS handshake from one that
@@ -277,7 +302,7 @@ func (c *greetedConn) end(err error) {
 // securedConn is a greetedConn over TLS; net/http asks for the state.
 type securedConn struct {
 	*greetedConn
-	secured *tls.Conn
+	secured *hopConn
 }
 
 // ConnectionState tells net/http that the connection is TLS and which protocol was negotiated.

@@ -70,7 +70,7 @@ func (s *Set) dialHop(ctx context.Context, to Endpoint, call Call, config *tls.C
 }
 
 // announce sends the preface and waits for its answer.
-func (s *Set) announce(ctx context.Context, c *tls.Conn, to Endpoint, call Call) error {
+func (s *Set) announce(ctx context.Context, c net.Conn, to Endpoint, call Call) error {
 	// The receiver has to connect to a pod before it answers, perhaps to a second one.
 	var deadline time.Time
 	if timeout := podTimeout(to); timeout > 0 {

@@ -291,7 +291,10 @@ func TestHopRefusesWrongIdentities(t *testing.T) {
 }
 
 // forgedIdentity presents another certificate than the Store would.
-type forgedIdentity struct{ config *tls.Config }
+type forgedIdentity struct {
+	*identity.Store
+	config *tls.Config
+}
 
 func newForgedIdentity(t *testing.T, store *identity.Store, c *wire.Certificate) forgedIdentity {
 	t.Helper()
@@ -302,7 +305,7 @@ func newForgedIdentity(t *testing.T, store *identity.Store, c *wire.Certificate)
 	pair := keyPair(t, c)
 	config = config.Clone()
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
-	return forgedIdentity{config}
+	return forgedIdentity{store, config}
 }
 
 func (f forgedIdentity) ClientConfig(string, string) (*tls.Config, error) { return f.config, nil }

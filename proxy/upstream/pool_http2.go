@@ -174,8 +174,8 @@ func (p *http2Pool) connect(ctx context.Context, call *dialCall) {
 	switch {
 	case err != nil:
 		call.err = err
-	case p.call != call, p.drained && call.waiting == 0:
-		c.retire() // its certificate was replaced meanwhile, or nobody wants it any longer
+	case p.call != call, p.drained && call.waiting == 0, c.retired.Load():
+		c.retire() // its certificate was replaced meanwhile, nobody wants it any longer, or its root was dropped
 	default:
 		p.conns = append(p.conns, c)
 	}
@@ -202,7 +202,11 @@ func (p *http2Pool) dial(ctx context.Context, to Endpoint, config *tls.Config) (
 		return nil, err
 	}
 	greeted := newGreetedConn(secured)
-	return d.http2(p.endpoint.set.hop, "https", securedConn{greeted, secured}, greeted)
+	c, err := d.http2(p.endpoint.set.hop, "https", securedConn{greeted, secured}, greeted)
+	if err == nil {
+		context.AfterFunc(secured.dropped, func() { p.retire(c) })
+	}
+	return c, err
 }
 
 // http2 starts HTTP/2 on a connection and waits for the peer's SETTINGS: a peer that refuses our
@@ -233,6 +237,14 @@ func (d dialing) http2(transport *http.Transport, scheme string, c net.Conn, gre
 	conn := &http2Conn{client: client, release: func() {}}
 	client.SetStateHook(func(*http.ClientConn) { conn.closeIfDone() })
 	return conn, nil
+}
+
+// retire takes one connection out of use.
+func (p *http2Pool) retire(c *http2Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns = slices.DeleteFunc(p.conns, func(other *http2Conn) bool { return other == c })
+	c.retire()
 }
 
 func (p *http2Pool) retireLocked() {

@@ -2,13 +2,16 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/identity/identitytest"
 )
 
@@ -87,4 +90,69 @@ func TestRotationUnderLoad(t *testing.T) {
 	if want := keyPair(t, certificate).Leaf.SerialNumber.String(); *newest.Load() != want {
 		t.Errorf("certificate %s is in use, want %s", *newest.Load(), want)
 	}
+}
+
+// watchedIdentity hands out how connections are ended.
+type watchedIdentity struct {
+	*identity.Store
+	watched chan [2]func()
+}
+
+func (w *watchedIdentity) Watch() func(tls.ConnectionState, func(), func()) (func(), error) {
+	return func(_ tls.ConnectionState, drain, cut func()) (func(), error) {
+		w.watched <- [2]func(){drain, cut}
+		return func() {}, nil
+	}
+}
+
+// A connection whose root was dropped takes no new request, lets those that are under way go on, and is cut
+// in the end.
+func TestAConnectionOfADroppedRootIsDrainedAndCut(t *testing.T) {
+	ended := make(chan struct{})
+	h := newHop(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.RemoteAddr)
+		if r.URL.Path == "/long" {
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			close(ended)
+		}
+	}, nil)
+	watched := make(chan [2]func(), 8)
+	h.set.options.Identity = &watchedIdentity{h.caller, watched}
+	from := func() string {
+		t.Helper()
+		_, body, err := fetch(t.Context(), h.set, h.to, cartCall, newRequest("GET", "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return body
+	}
+	first := from()
+	if again := from(); again != first {
+		t.Fatalf("two requests came from %s and %s, want one connection", first, again)
+	}
+	resp, err := h.set.RoundTrip(t.Context(), h.to, cartCall, newRequest("GET", "/long", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	head := make([]byte, len(first))
+	if _, err := io.ReadFull(resp.Body, head); err != nil || string(head) != first {
+		t.Fatalf("the long request came from %s, %v, want %s", head, err, first)
+	}
+	end := <-watched
+	end[0]()
+	for from() == first { // it is taken out of use on another goroutine
+		runtime.Gosched()
+	}
+	select {
+	case <-ended:
+		t.Error("what was under way was cut at once")
+	default:
+	}
+	end[1]()
+	if _, err := io.ReadAll(resp.Body); err == nil {
+		t.Error("what was under way goes on for ever")
+	}
+	<-ended
 }

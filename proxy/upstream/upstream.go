@@ -30,6 +30,10 @@ type Identity interface {
 	// long as neither the certificate nor the trust bundle changed; another pointer makes the Set dial
 	// new connections and let the old ones finish. The configuration is shared and must not be modified.
 	ClientConfig(serviceAccount, namespace string) (*tls.Config, error)
+	// Watch is called before a handshake, and the function it returns after it. Until release is called, drain
+	// is called once the peer's chain has no trusted root any more, and cut some time later. An error means
+	// that it has none already.
+	Watch() func(state tls.ConnectionState, drain, cut func()) (release func(), err error)
 }
 
 // Options configure a Set. Only Namespace is required; the zero value of every other field means the
