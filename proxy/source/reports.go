@@ -4,23 +4,33 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
 	"weft.dev/weft/proxy/wire"
 )
 
-// reports is the latest that a node agent has to say: the running pods, the last canary, and what of it
-// has not been sent on the present stream.
+// callerKey names a wire.PlainCaller.
+type callerKey struct {
+	uid    string
+	port   uint16
+	source netip.Addr
+}
+
+// reports is the latest that a node agent has to say: the running pods, who has called them past the mesh, the
+// last canary, and what of it has not been sent on the present stream.
 type reports struct {
-	mu   sync.Mutex
-	pods map[string]wire.PodReport
+	mu    sync.Mutex
+	pods  map[string]wire.PodReport
+	plain map[callerKey]wire.PlainCaller
 	// full tells that pods are all pods of the node.
 	full   bool
 	canary *wire.CanaryReport
 
 	// unsent holds changed pods, the ended ones included; all tells that everything must be sent.
 	unsent       map[string]wire.PodReport
+	unsentPlain  map[callerKey]wire.PlainCaller
 	unsentCanary bool
 	all          bool
 	wake         chan struct{}
@@ -46,6 +56,7 @@ func (r *reports) add(report wire.NodeReport) {
 	defer r.mu.Unlock()
 	if report.Full || r.pods == nil {
 		r.pods, r.unsent = map[string]wire.PodReport{}, map[string]wire.PodReport{}
+		r.plain, r.unsentPlain = map[callerKey]wire.PlainCaller{}, map[callerKey]wire.PlainCaller{}
 	}
 	if report.Full {
 		r.full, r.all = true, true
@@ -53,10 +64,17 @@ func (r *reports) add(report wire.NodeReport) {
 	for _, pod := range report.Pods {
 		if pod.Ended {
 			delete(r.pods, pod.UID)
+			for _, callers := range []map[callerKey]wire.PlainCaller{r.plain, r.unsentPlain} {
+				maps.DeleteFunc(callers, func(key callerKey, _ wire.PlainCaller) bool { return key.uid == pod.UID })
+			}
 		} else {
 			r.pods[pod.UID] = pod
 		}
 		r.unsent[pod.UID] = pod
+	}
+	for _, caller := range report.Plain {
+		key := callerKey{caller.UID, caller.Port, caller.Source}
+		r.plain[key], r.unsentPlain[key] = caller, caller
 	}
 	if report.Canary != nil {
 		r.canary, r.unsentCanary = report.Canary, true
@@ -77,20 +95,24 @@ func (r *reports) restart() <-chan struct{} {
 func (r *reports) take() *wire.NodeReport {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pods, full := r.unsent, false
+	pods, plain, full := r.unsent, r.unsentPlain, false
 	if r.all {
-		pods, full = r.pods, r.full
+		pods, plain, full = r.pods, r.plain, r.full
 	}
-	if len(pods) == 0 && !full && !r.unsentCanary {
+	if len(pods) == 0 && len(plain) == 0 && !full && !r.unsentCanary {
 		return nil
 	}
 	report := &wire.NodeReport{Full: full, Pods: slices.SortedFunc(maps.Values(pods), func(a, b wire.PodReport) int {
 		return cmp.Compare(a.UID, b.UID)
 	})}
+	report.Plain = slices.SortedFunc(maps.Values(plain), func(a, b wire.PlainCaller) int {
+		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(a.Port, b.Port), a.Source.Compare(b.Source))
+	})
 	if r.unsentCanary {
 		report.Canary = r.canary
 	}
-	r.unsent, r.unsentCanary, r.all = map[string]wire.PodReport{}, false, false
+	r.unsent, r.unsentPlain = map[string]wire.PodReport{}, map[callerKey]wire.PlainCaller{}
+	r.unsentCanary, r.all = false, false
 	return report
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -311,7 +312,7 @@ func TestReportsAreMergedAndSentAgainOnEachStream(t *testing.T) {
 	expect := func(want wire.NodeReport) {
 		t.Helper()
 		message := s.next()
-		if diff := cmp.Diff(&wire.ClientMessage{Node: &want}, message); diff != "" {
+		if diff := cmp.Diff(&wire.ClientMessage{Node: &want}, message, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 			t.Errorf("message (-want +got):\n%s", diff)
 		}
 	}
@@ -322,14 +323,33 @@ func TestReportsAreMergedAndSentAgainOnEachStream(t *testing.T) {
 	p.Report(wire.NodeReport{Canary: canary})
 	expect(wire.NodeReport{Canary: canary})
 
+	caller := func(uid, source string, connections uint64) wire.PlainCaller {
+		return wire.PlainCaller{UID: uid, Port: 80, Source: netip.MustParseAddr(source), Connections: connections}
+	}
+	p.Report(wire.NodeReport{Plain: []wire.PlainCaller{caller("3", "10.0.0.2", 1), caller("3", "10.0.0.1", 1)}})
+	expect(wire.NodeReport{Plain: []wire.PlainCaller{caller("3", "10.0.0.1", 1), caller("3", "10.0.0.2", 1)}})
+	p.Report(wire.NodeReport{Plain: []wire.PlainCaller{caller("3", "10.0.0.2", 2)}})
+	expect(wire.NodeReport{Plain: []wire.PlainCaller{caller("3", "10.0.0.2", 2)}})
+	s.end(errors.New("fail-over"))
+	s = o.accept()
+	s.hello()
+	expect(wire.NodeReport{
+		Full: true, Pods: []wire.PodReport{pod("3")}, Canary: canary,
+		Plain: []wire.PlainCaller{caller("3", "10.0.0.1", 1), caller("3", "10.0.0.2", 2)},
+	})
+
 	// The agent may also list all its pods again, as after a restart of the container runtime.
 	p.Report(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("4")}})
 	expect(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("4")}})
 
+	p.Report(wire.NodeReport{Pods: []wire.PodReport{pod("5")}, Plain: []wire.PlainCaller{caller("4", "10.0.0.2", 1), caller("5", "10.0.0.2", 1)}})
+	expect(wire.NodeReport{Pods: []wire.PodReport{pod("5")}, Plain: []wire.PlainCaller{caller("4", "10.0.0.2", 1), caller("5", "10.0.0.2", 1)}})
+	p.Report(wire.NodeReport{Pods: []wire.PodReport{{UID: "5", Ended: true}}})
+	expect(wire.NodeReport{Pods: []wire.PodReport{{UID: "5", Ended: true}}})
 	s.end(errors.New("fail-over"))
 	s = o.accept()
 	s.hello()
-	expect(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("4")}, Canary: canary})
+	expect(wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("4")}, Plain: []wire.PlainCaller{caller("4", "10.0.0.2", 1)}, Canary: canary})
 }
 
 func TestAgentThatKnowsNotAllPodsDoesNotClaimTo(t *testing.T) {
