@@ -38,6 +38,7 @@ type config struct {
 	nriSocket           string
 	criSocket           string
 	service             netip.AddrPort
+	stateDir            string
 	metricsAddr, health string
 	logLevel            slog.Level
 }
@@ -73,6 +74,7 @@ func parseFlags(args []string, getenv func(string) string, output io.Writer) (co
 	flags.StringVar(&c.zone, "zone", "", "zone of this node; proxies of the same zone are preferred")
 	flags.StringVar(&c.nriSocket, "nri-socket", "/var/run/nri/nri.sock", "socket of the container runtime's Node Resource Interface")
 	flags.StringVar(&c.criSocket, "cri-socket", "/run/containerd/containerd.sock", "socket of the container runtime's CRI, used while the runtime offers no NRI: pods are then captured right after they start; empty disables")
+	flags.StringVar(&c.stateDir, "state-dir", "", "directory that outlives the agent and its node's restarts: in it are the names of the namespaces with strict ports, whose pods then start closed while the operator is away; empty disables")
 	flags.StringVar(&service, "canary-service", "", "address:port of a Service that the canary connects to; empty: the Kubernetes API's, from the environment")
 	flags.StringVar(&c.metricsAddr, "metrics-bind-address", fmt.Sprintf(":%d", wire.PortMetrics), "where metrics are served")
 	flags.StringVar(&c.health, "health-probe-bind-address", fmt.Sprintf(":%d", wire.PortHealth), "where /healthz and /readyz are served")
@@ -109,8 +111,17 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	stream := &source.Stream{
 		Addresses: c.operatorAddresses, CAFile: c.caFile, TokenFile: c.tokenFile, Build: wire.Build, Log: log,
 	}
+	strict := strictFile(c.stateDir)
+	remembered, err := strict.read()
+	if err != nil {
+		// The pods of strict namespaces that start before the operator answers are late then, and reported so.
+		log.Error("it is not known which namespaces had strict ports", "error", err)
+	}
 	agent := capture.New(capture.Config{
-		Zone: c.zone,
+		Zone:          c.zone,
+		NodeAddresses: nodeAddresses,
+		Strict:        remembered,
+		Remember:      strict.write,
 		Open: func(path string) (capture.Netns, error) {
 			netns, err := kernel.Open(path)
 			if err != nil {
@@ -129,7 +140,6 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 
 	runtime := &runtime{nriSocket: c.nriSocket, agent: agent, log: log}
 	if c.criSocket != "" {
-		var err error
 		if runtime.cri, err = newCRI(c.criSocket); err != nil {
 			return err
 		}
@@ -146,6 +156,16 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	running.Go(func() { _ = stream.Run(ctx) })
 	running.Wait()
 	return errors.Join(servers[0].Close(), servers[1].Close())
+}
+
+// nodeAddresses returns the addresses of the network that the agent runs in, which is the node's.
+func nodeAddresses() ([]netip.Addr, error) {
+	own, err := kernel.Open("/proc/self/ns/net")
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := own.Addresses()
+	return addresses, errors.Join(err, own.Close())
 }
 
 // serve starts the servers for metrics and health.

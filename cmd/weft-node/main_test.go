@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,6 +56,37 @@ func TestParseFlags(t *testing.T) {
 				t.Errorf("operator addresses differ (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestStrictFile(t *testing.T) {
+	dir := t.TempDir()
+	file := strictFile(dir)
+	want := func(want ...string) {
+		t.Helper()
+		got, err := file.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("strict namespaces differ (-want +got):\n%s", diff)
+		}
+	}
+	want()
+	for _, namespaces := range [][]string{{"a", "b"}, {"b"}, nil} {
+		if err := file.write(namespaces); err != nil {
+			t.Fatal(err)
+		}
+		want(namespaces...)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "strict.json"), []byte(`["a`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := file.read(); err == nil {
+		t.Errorf("half a file is read as %v", got)
+	}
+	if err := strictFile(filepath.Join(dir, "gone")).write([]string{"a"}); err == nil {
+		t.Error("written into a directory that there is not")
 	}
 }
 

@@ -2,9 +2,11 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,6 +47,7 @@ type Netns interface {
 	Check() (repaired bool, err error)
 	Forget(proxies []netip.Addr) (int, error)
 	ForgetUnanswered(proxies []netip.Addr) (int, error)
+	Callers() ([]kernel.Caller, error)
 	Close() error
 }
 
@@ -61,10 +64,16 @@ type Sandbox struct {
 	Started time.Time
 }
 
-// Config is what an Agent needs. All fields but Zone are required.
+// Config is what an Agent needs. All fields but Zone and Strict are required.
 type Config struct {
 	// Zone is the node's; empty when it has none.
 	Zone string
+	// NodeAddresses reads the addresses of the node, from which probes come.
+	NodeAddresses func() ([]netip.Addr, error)
+	// Strict are the namespaces that an earlier agent has remembered.
+	Strict []string
+	// Remember keeps the sorted names of the namespaces with strict ports for the next agent.
+	Remember func(namespaces []string) error
 	// Open opens a network namespace by its path.
 	Open func(path string) (Netns, error)
 	// Probe asks a proxy whether it accepts connections.
@@ -89,8 +98,11 @@ type Agent struct {
 	mu       sync.Mutex
 	pods     map[string]*pod // by sandbox ID
 	captures map[string]*wire.Capture
-	complete bool // the first configuration is there
-	listed   bool // the runtime has listed its sandboxes
+	inbounds map[string]*wire.Resource // by pod UID
+	node     []netip.Addr              // its addresses, sorted
+	strict   []string                  // namespaces with strict ports, as remembered
+	complete bool                      // the first configuration is there
+	listed   bool                      // the runtime has listed its sandboxes
 }
 
 // New returns an agent without pods and configuration.
@@ -100,7 +112,10 @@ func New(config Config) *Agent {
 		configured: make(chan struct{}),
 		pods:       map[string]*pod{},
 		captures:   map[string]*wire.Capture{},
+		inbounds:   map[string]*wire.Resource{},
+		strict:     config.Strict,
 	}
+	a.readNode()
 	a.probes = newProber(config.Probe)
 	a.probes.changed, a.probes.lost = a.proxyChanged, a.proxyLost
 	return a
@@ -122,29 +137,12 @@ func (a *Agent) Apply(delta wire.Delta) []wire.Rejection {
 	a.mu.Lock()
 	first := !a.complete
 	a.complete = true
-	namespaces := map[string]bool{}
-	var rejected []wire.Rejection
-	for i := range delta.Upserted {
-		resource := &delta.Upserted[i]
-		if err := usable(resource); err != nil {
-			rejected = append(rejected, wire.Rejection{Ref: resource.Ref, Version: resource.Version, Reason: err.Error()})
-			continue
-		}
-		if resource.Kind == wire.KindCapture {
-			a.captures[resource.Key] = resource.Capture
-			namespaces[resource.Key] = true
-		}
-	}
-	for _, ref := range delta.Removed {
-		if ref.Kind == wire.KindCapture {
-			delete(a.captures, ref.Key)
-			namespaces[ref.Key] = true
-		}
-	}
+	namespaces, uids, rejected := a.take(delta)
 	answered := a.probes.use(a.proxiesInUse())
-	pods := a.podsWhere(func(p *pod) bool { return first || namespaces[p.sandbox.Namespace] })
+	pods := a.podsWhere(func(p *pod) bool { return first || namespaces[p.sandbox.Namespace] || uids[p.sandbox.UID] })
 	a.mu.Unlock()
 
+	a.remember()
 	awaitAnswers(context.Background(), answered)
 	if !a.reconcileAll(pods) {
 		a.Log.Error("a delta was acknowledged before every pod had its rules", "seq", delta.Seq)
@@ -155,15 +153,93 @@ func (a *Agent) Apply(delta wire.Delta) []wire.Rejection {
 	return rejected
 }
 
+// take makes a delta part of the configuration and returns which namespaces and pods it concerns. The lock is
+// held.
+func (a *Agent) take(delta wire.Delta) (namespaces, uids map[string]bool, rejected []wire.Rejection) {
+	namespaces, uids = map[string]bool{}, map[string]bool{}
+	for i := range delta.Upserted {
+		resource := &delta.Upserted[i]
+		if err := usable(resource); err != nil {
+			rejected = append(rejected, wire.Rejection{Ref: resource.Ref, Version: resource.Version, Reason: err.Error()})
+			continue
+		}
+		switch resource.Kind {
+		case wire.KindCapture:
+			a.captures[resource.Key] = resource.Capture
+			namespaces[resource.Key] = true
+		case wire.KindInbound:
+			a.inbounds[resource.Key] = resource
+			uids[resource.Key] = true
+		}
+	}
+	for _, ref := range delta.Removed {
+		switch ref.Kind {
+		case wire.KindCapture:
+			delete(a.captures, ref.Key)
+			namespaces[ref.Key] = true
+		case wire.KindInbound:
+			delete(a.inbounds, ref.Key)
+			uids[ref.Key] = true
+		}
+	}
+	return namespaces, uids, rejected
+}
+
+// remember keeps which namespaces have strict ports, for an agent that starts while the operator is away.
+func (a *Agent) remember() {
+	var strict []string
+	a.mu.Lock()
+	for namespace, capture := range a.captures {
+		if capture.Strict {
+			strict = append(strict, namespace)
+		}
+	}
+	slices.Sort(strict)
+	same := slices.Equal(strict, a.strict)
+	a.strict = strict
+	a.mu.Unlock()
+	if same {
+		return
+	}
+	if err := a.Remember(strict); err != nil {
+		a.Metrics.errors.WithLabelValues("remember").Inc()
+		a.Log.Error("pods of strict namespaces may start open when the agent restarts while the operator is away", "error", err)
+	}
+}
+
+// readNode reads the addresses of the node and tells whether they have changed.
+func (a *Agent) readNode() (changed bool) {
+	addresses, err := a.NodeAddresses()
+	if err != nil {
+		a.Metrics.errors.WithLabelValues("node").Inc()
+		a.Log.Error("addresses of the node cannot be read", "error", err)
+		return false
+	}
+	addresses = slices.Clone(addresses)
+	slices.SortFunc(addresses, netip.Addr.Compare)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed = !slices.Equal(a.node, addresses)
+	a.node = addresses
+	return changed
+}
+
 // usable reports why a resource cannot be put in force.
 func usable(resource *wire.Resource) error {
 	if err := resource.Valid(); err != nil {
 		return err
 	}
-	if resource.Kind != wire.KindCapture {
-		return nil
+	switch resource.Kind {
+	case wire.KindCapture:
+		return usableCapture(resource.Capture)
+	case wire.KindInbound:
+		return usableInbound(resource)
 	}
-	for _, port := range resource.Capture.Ports {
+	return nil
+}
+
+func usableCapture(capture *wire.Capture) error {
+	for _, port := range capture.Ports {
 		if !port.Address.IsValid() || port.Port == 0 {
 			return fmt.Errorf("captured port %v:%d is no destination", port.Address, port.Port)
 		}
@@ -171,10 +247,32 @@ func usable(resource *wire.Resource) error {
 			return fmt.Errorf("destination number %d of %v:%d is below %d", port.Number, port.Address, port.Port, wire.MinNumber)
 		}
 	}
-	for _, proxy := range resource.Capture.Proxies {
+	for _, address := range capture.Admitted {
+		if !address.IsValid() {
+			return errors.New("an admitted address is invalid")
+		}
+	}
+	for _, proxy := range capture.Proxies {
 		for _, address := range proxy.Addresses {
 			if !address.IsValid() {
 				return fmt.Errorf("proxy %s has an invalid address", proxy.Pod)
+			}
+		}
+	}
+	return nil
+}
+
+func usableInbound(resource *wire.Resource) error {
+	if resource.Inbound.UID != resource.Key {
+		return fmt.Errorf("the pod's UID is %q and not the key", resource.Inbound.UID)
+	}
+	for _, port := range resource.Inbound.Ports {
+		if port.Port == 0 {
+			return errors.New("a port has no number")
+		}
+		for _, prefix := range port.Allowed {
+			if !prefix.IsValid() {
+				return fmt.Errorf("port %d allows an invalid prefix", port.Port)
 			}
 		}
 	}
@@ -326,6 +424,9 @@ func (a *Agent) reportAll() {
 	for _, p := range a.pods {
 		if p.reported != nil {
 			report.Pods = append(report.Pods, *p.reported)
+		}
+		for _, caller := range p.plain {
+			report.Plain = append(report.Plain, *caller)
 		}
 	}
 	a.Report(report)

@@ -32,8 +32,10 @@ type netns struct {
 	forgotten []netip.Addr
 	// unanswered counts, by proxy, how often the connections that it has not answered on were forgotten.
 	unanswered map[netip.Addr]int
-	damaged    bool
-	closed     bool
+	// callers are what is counted next.
+	callers []kernel.Caller
+	damaged bool
+	closed  bool
 	// applyErrs, guardErr and refreshErr are returned by the next calls; hang blocks Apply until it is closed.
 	applyErrs  []error
 	guardErr   error
@@ -109,6 +111,14 @@ func (n *netns) ForgetUnanswered(proxies []netip.Addr) (int, error) {
 	return len(proxies), nil
 }
 
+func (n *netns) Callers() ([]kernel.Caller, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	callers := n.callers
+	n.callers = nil
+	return callers, nil
+}
+
 func (n *netns) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -165,24 +175,40 @@ type node struct {
 	asked  map[netip.Addr]bool
 	canary wire.CanaryReport
 	pods   map[string]wire.PodReport
+	plain  []wire.PlainCaller
 	ended  []string
 	full   int
 	// canaryFails is how many of the next runs of the canary fail.
 	canaryFails int
 	canaries    []wire.CanaryReport
+	// addresses are the node's; remembered is what the next agent will know.
+	addresses  []netip.Addr
+	remembered []string
 }
 
-// newNode starts an agent in zone "a"; it ends with the test.
-func newNode(t *testing.T) *node {
+// newNode starts an agent in zone "a", after one that has remembered strict namespaces; it ends with the test.
+func newNode(t *testing.T, strict ...string) *node {
 	t.Helper()
 	n := &node{
 		t: t, registry: prometheus.NewRegistry(), netns: map[string]*netns{},
 		verdicts: map[netip.Addr]capture.Verdict{}, next: map[netip.Addr]capture.Verdict{},
 		asked: map[netip.Addr]bool{}, pods: map[string]wire.PodReport{},
-		canary: wire.CanaryReport{Captured: true, Guarded: true},
+		canary: wire.CanaryReport{Captured: true, Guarded: true}, addresses: []netip.Addr{nodeAddress},
 	}
 	n.Agent = capture.New(capture.Config{
-		Zone: "a",
+		Zone:   "a",
+		Strict: strict,
+		NodeAddresses: func() ([]netip.Addr, error) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return n.addresses, nil
+		},
+		Remember: func(namespaces []string) error {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.remembered = namespaces
+			return nil
+		},
 		Open: func(path string) (capture.Netns, error) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -237,6 +263,7 @@ func (n *node) report(report wire.NodeReport) {
 		n.full++
 		clear(n.pods)
 	}
+	n.plain = append(n.plain, report.Plain...)
 	if report.Canary != nil {
 		n.canaries = append(n.canaries, *report.Canary)
 	}
@@ -316,10 +343,11 @@ func (n *node) start(name string, change ...func(*capture.Sandbox, *netns)) *net
 }
 
 var (
-	podAddress = netip.MustParseAddr("10.0.0.9")
-	near1      = netip.MustParseAddr("10.0.0.1")
-	near2      = netip.MustParseAddr("10.0.0.2")
-	far        = netip.MustParseAddr("10.0.1.1")
+	podAddress  = netip.MustParseAddr("10.0.0.9")
+	nodeAddress = netip.MustParseAddr("10.0.0.254")
+	near1       = netip.MustParseAddr("10.0.0.1")
+	near2       = netip.MustParseAddr("10.0.0.2")
+	far         = netip.MustParseAddr("10.0.1.1")
 )
 
 // shop is what the pods of namespace "shop" are captured by: two proxies in the zone of the node and
@@ -339,11 +367,11 @@ func upsert(capture *wire.Capture) wire.Delta {
 	return wire.Delta{Seq: 1, Upserted: []wire.Resource{wire.New("shop", wire.ScopeNodes, wire.Origin{}, capture)}}
 }
 
-// bubble runs a test with a clock of its own.
-func bubble(t *testing.T, test func(*testing.T, *node)) {
+// bubble runs a test with a clock of its own, for an agent after one that has remembered strict namespaces.
+func bubble(t *testing.T, test func(*testing.T, *node), strict ...string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNode(t)
+		n := newNode(t, strict...)
 		test(t, n)
 	})
 }

@@ -29,9 +29,14 @@ func (a *Agent) maintain(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		changed := a.readNode()
 		a.mu.Lock()
 		pods := a.podsWhere(func(p *pod) bool { return p.netns != nil })
 		a.mu.Unlock()
+		if changed {
+			a.Log.Info("the addresses of the node have changed")
+			a.reconcileAll(pods)
+		}
 		if !inParallel(pods, a.maintainPod) {
 			a.Log.Error("refreshing the rules of all pods takes too long", "pods", len(pods))
 		}
@@ -44,7 +49,10 @@ func (a *Agent) maintainPod(p *pod) {
 	if p.ended {
 		return
 	}
-	if !p.guarded || !p.inForce && a.Configured() {
+	a.mu.Lock()
+	due := !p.guarded || !p.inForce && (a.complete || a.closes(p))
+	a.mu.Unlock()
+	if due {
 		a.reconcileLocked(p)
 		return
 	}
@@ -60,6 +68,9 @@ func (a *Agent) maintainPod(p *pod) {
 		a.Metrics.errors.WithLabelValues("refresh").Inc()
 		a.Log.Warn("rules of a pod are put in force again", "namespace", p.sandbox.Namespace, "pod", p.sandbox.Name, "error", err)
 		a.reconcileLocked(p)
+	}
+	if p.counting {
+		a.collect(p)
 	}
 }
 

@@ -13,6 +13,8 @@ type Metrics struct {
 	repairs   prometheus.Counter
 	evictions prometheus.Counter
 	forgotten prometheus.Counter
+	plain     *prometheus.CounterVec
+	refused   *prometheus.CounterVec
 	proven    *prometheus.GaugeVec
 	provenAt  prometheus.Gauge
 }
@@ -36,6 +38,14 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "weft_node_forgotten_connections_total",
 			Help: "Connection tracking entries deleted because they led to a dead proxy.",
 		}),
+		plain: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_node_plain_connections_total",
+			Help: "Connections to published ports of pods that came past the mesh and were let in, by the called pod's namespace.",
+		}, []string{"namespace"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weft_node_refused_connections_total",
+			Help: "Connections to strict ports of pods that came past the mesh and were refused, by the called pod's namespace.",
+		}, []string{"namespace"}),
 		proven: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weft_node_canary_proven",
 			Help: "Whether the last canary run has proven the fact on this node (1) or not (0).",
@@ -45,7 +55,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Help: "When the last canary run ended.",
 		}),
 	}
-	registry.MustRegister(m.errors, m.repairs, m.evictions, m.forgotten, m.proven, m.provenAt)
+	registry.MustRegister(m.errors, m.repairs, m.evictions, m.forgotten, m.plain, m.refused, m.proven, m.provenAt)
 	return m
 }
 

@@ -20,6 +20,7 @@ const (
 	reasonNotEnrolled   = "the namespace is not enrolled"
 	reasonNoProxy       = "no proxy accepts connections: Services without a route are reached directly, others are refused"
 	reasonNotConfigured = "no configuration has been received"
+	reasonClosed        = reasonNotConfigured + ", and the namespace had strict ports: only the node can connect to the pod"
 )
 
 // pod is one sandbox and what is in force in its network namespace.
@@ -37,6 +38,8 @@ type pod struct {
 	// connections to proxies, so that they must be refreshed, and guarded that the guard is in force.
 	inForce, capturing bool
 	guarded            bool
+	// counting tells that callers are counted or refused; left that an earlier agent has seen to that.
+	counting, left bool
 	// exposed is since when containers ran without rules, zero if they did not; unguarded tells that
 	// the guard was missing as well.
 	exposed   time.Time
@@ -46,8 +49,9 @@ type pod struct {
 	late bool
 	gap  time.Duration
 
-	// reported is guarded by the agent's lock.
+	// reported and plain are guarded by the agent's lock.
 	reported *wire.PodReport
+	plain    map[caller]*wire.PlainCaller
 }
 
 func (p *pod) proxy() bool    { return p.sandbox.Labels[labelComponent] == componentProxy }
@@ -100,7 +104,7 @@ func (a *Agent) find(sandbox Sandbox) *pod {
 		a.Log.Error("rules of a pod cannot be read", "namespace", sandbox.Namespace, "pod", sandbox.Name, "error", err)
 		return p
 	}
-	p.capturing = found.Captured
+	p.capturing, p.counting, p.left = found.Captured, found.Inbound, found.Inbound
 	if !found.Guard {
 		p.exposed, p.unguarded = sandbox.Started, true
 	}
@@ -128,18 +132,35 @@ func (a *Agent) reconcileLocked(p *pod) {
 		return
 	}
 	a.mu.Lock()
-	complete, capture := a.complete, a.captureOf(p)
+	complete, resource := a.complete, a.inbounds[p.sandbox.UID]
+	wanted := rules.Pod{
+		Addresses: p.addresses, Proxy: p.proxy(), OptedOut: p.optedOut(), Capture: a.captures[p.sandbox.Namespace], Node: a.node,
+	}
+	closed := a.closes(p)
 	a.mu.Unlock()
+	if resource != nil {
+		wanted.Inbound = resource.Inbound
+	}
 
 	guardErr := p.netns.Guard(p.addresses)
 	p.guarded = guardErr == nil
 	switch {
+	case closed:
+		wanted.Closed = true
+		report.Reason = reasonClosed
+		if _, reason := a.apply(p, wanted); !p.inForce {
+			report.Reason = reason
+		}
 	case !complete && !p.proxy():
 		// What an earlier agent left stays: it may be all there is until the operator is back.
 		report.Captured, report.Reason = p.capturing, reasonNotConfigured
 	default:
-		report.Captured, report.Reason = a.apply(p, capture)
-		if p.settleLate(capture != nil && p.inForce) {
+		report.Captured, report.Reason = a.apply(p, wanted)
+		if resource != nil && p.inForce {
+			report.Inbound = resource.Version
+		}
+		captured := wanted.Capture != nil && !p.proxy() && !p.optedOut()
+		if p.settleLate(captured && p.inForce) {
 			a.Log.Warn("containers of a pod ran before its rules were in force", "namespace", p.sandbox.Namespace, "pod", p.sandbox.Name, "gap", p.gap)
 		}
 	}
@@ -151,9 +172,15 @@ func (a *Agent) reconcileLocked(p *pod) {
 	a.report(p, report)
 }
 
+// closes tells that a pod must not be open although nothing is known of it: there were strict ports in its
+// namespace, and no earlier agent has left its rules. The lock is held.
+func (a *Agent) closes(p *pod) bool {
+	return !a.complete && !p.left && !p.proxy() && slices.Contains(a.strict, p.sandbox.Namespace)
+}
+
 // apply puts the wanted rules in force and says whether the pod is captured, or why not.
-func (a *Agent) apply(p *pod, capture *wire.Capture) (captured bool, reason string) {
-	tables := rules.Build(rules.Pod{Addresses: p.addresses, Proxy: p.proxy(), Capture: capture}, a.Zone, a.probes.live)
+func (a *Agent) apply(p *pod, wanted rules.Pod) (captured bool, reason string) {
+	tables := rules.Build(wanted, a.Zone, a.probes.live)
 	err := p.netns.Apply(tables)
 	if err != nil {
 		// After a failure the whole table is replaced, which mends what the smaller change fell over.
@@ -161,6 +188,7 @@ func (a *Agent) apply(p *pod, capture *wire.Capture) (captured bool, reason stri
 	}
 	p.inForce = err == nil
 	p.capturing = err == nil && (tables.IPv4.Captures() || tables.IPv6.Captures())
+	p.counting = err == nil && (tables.IPv4.Inbound != nil || tables.IPv6.Inbound != nil)
 	switch {
 	case err != nil:
 		a.Metrics.errors.WithLabelValues("apply").Inc()
@@ -169,7 +197,7 @@ func (a *Agent) apply(p *pod, capture *wire.Capture) (captured bool, reason stri
 		return false, reasonProxy
 	case p.optedOut():
 		return false, reasonOptedOut
-	case capture == nil:
+	case wanted.Capture == nil:
 		return false, reasonNotEnrolled
 	case !served(tables.IPv4) || !served(tables.IPv6) || len(tables.IPv4.Proxies)+len(tables.IPv6.Proxies) == 0:
 		return false, reasonNoProxy
@@ -219,7 +247,7 @@ func (a *Agent) report(p *pod, report wire.PodReport) {
 }
 
 func sameReport(x, y wire.PodReport) bool {
-	return x.Captured == y.Captured && x.Reason == y.Reason && x.Late == y.Late && x.Gap == y.Gap &&
+	return x.Captured == y.Captured && x.Reason == y.Reason && x.Late == y.Late && x.Gap == y.Gap && x.Inbound == y.Inbound &&
 		slices.Equal(x.Addresses, y.Addresses)
 }
 

@@ -1,6 +1,6 @@
 // Package canary proves on a node, with the kernel of that node and the code that serves pods, that
 // connections are captured with the right destination number, that forged source addresses do not
-// leave a pod, and that strict ports refuse foreign callers.
+// leave a pod, and that foreign callers are counted, and refused by strict ports.
 //
 // It makes two network namespaces without names that are connected to each other and to nothing else,
 // so its addresses (the documentation ranges of RFC 5737 and RFC 3849) cannot collide with any, no
@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -198,11 +199,17 @@ func (p *pair) captured(ctx context.Context, a addressing, listener *net.TCPList
 	return nil
 }
 
-// proveStrict sees a strict port refuse one caller and let another in.
+// proveStrict takes the step that a Service takes: a foreign caller gets in and is counted; then the port
+// becomes strict, and its connection ends, it is refused and counted, and an admitted caller gets in.
 func (p *pair) proveStrict(ctx context.Context) error {
-	pod := rules.Pod{Strict: []rules.StrictPort{{Port: strictPort}}}
+	pod := rules.Pod{
+		Capture: &wire.Capture{},
+		Inbound: &wire.Inbound{Ports: []wire.InboundPort{{Port: strictPort}}},
+		// The rules for callers alone.
+		OptedOut: true,
+	}
 	for _, a := range p.families {
-		pod.Strict[0].Allowed = append(pod.Strict[0].Allowed, a.caller)
+		pod.Capture.Admitted = append(pod.Capture.Admitted, a.caller)
 	}
 	if err := p.apply(p.server, rules.Build(pod, "", nil)); err != nil {
 		return fmt.Errorf("strict: %w", err)
@@ -212,20 +219,75 @@ func (p *pair) proveStrict(ctx context.Context) error {
 		return fmt.Errorf("strict: %w", err)
 	}
 	defer func() { _ = listener.Close() }()
+	open := map[string]net.Conn{}
 	for _, a := range p.families {
-		to := netip.AddrPortFrom(a.server, strictPort)
-		conn, err := p.dial(ctx, a.foreign, to)
-		if err == nil {
-			_ = conn.Close()
-			return fmt.Errorf("strict over %s: a foreign caller was let in", a.family)
+		conn, err := p.dial(ctx, a.foreign, netip.AddrPortFrom(a.server, strictPort))
+		if err != nil {
+			return fmt.Errorf("permissive over %s: a foreign caller: %w", a.family, err)
 		}
-		if !errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("strict over %s: a foreign caller was not refused: %w", a.family, err)
+		defer func() { _ = conn.Close() }()
+		open[a.family] = conn
+	}
+	if err := p.counted(func(c kernel.Caller) uint64 { return c.Connections }); err != nil {
+		return fmt.Errorf("permissive %w", err)
+	}
+	pod.Inbound.Ports[0].Strict = true
+	if err := p.apply(p.server, rules.Build(pod, "", nil)); err != nil {
+		return fmt.Errorf("strict: %w", err)
+	}
+	for _, a := range p.families {
+		if err := p.refused(ctx, a, open[a.family]); err != nil {
+			return fmt.Errorf("strict over %s: %w", a.family, err)
 		}
-		if conn, err = p.dial(ctx, a.caller, to); err != nil {
-			return fmt.Errorf("strict over %s: an allowed caller: %w", a.family, err)
-		}
+	}
+	if err := p.counted(func(c kernel.Caller) uint64 { return c.Refused }); err != nil {
+		return fmt.Errorf("strict %w", err)
+	}
+	return nil
+}
+
+// refused sees a strict port end the connection that a foreign caller has opened before.
+func (p *pair) refused(ctx context.Context, a addressing, before net.Conn) error {
+	to := netip.AddrPortFrom(a.server, strictPort)
+	conn, err := p.dial(ctx, a.foreign, to)
+	if err == nil {
 		_ = conn.Close()
+		return errors.New("a foreign caller was let in")
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("a foreign caller was not refused: %w", err)
+	}
+	if conn, err = p.dial(ctx, a.caller, to); err != nil {
+		return fmt.Errorf("an admitted caller: %w", err)
+	}
+	_ = conn.Close()
+	// Where the kernel cannot end it at once, what the caller sends next does.
+	_, err = before.Write([]byte{1})
+	if err == nil {
+		if err := before.SetReadDeadline(time.Now().Add(step)); err != nil {
+			return err
+		}
+		_, err = before.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, unix.EPIPE) {
+		return fmt.Errorf("the connection that a foreign caller had opened before was not reset: %w", err)
+	}
+	return nil
+}
+
+// counted sees that every foreign caller was counted.
+func (p *pair) counted(count func(kernel.Caller) uint64) error {
+	callers, err := p.server.Callers()
+	if err != nil {
+		return err
+	}
+	for _, a := range p.families {
+		found := slices.ContainsFunc(callers, func(c kernel.Caller) bool {
+			return c.Port == strictPort && c.Source == a.foreign && count(c) > 0
+		})
+		if !found {
+			return fmt.Errorf("over %s: a foreign caller was not counted", a.family)
+		}
 	}
 	return nil
 }

@@ -59,18 +59,24 @@ func TestRun(t *testing.T) {
 			reason: "capture over IPv6: the connection arrived with number",
 		},
 		"no strict filter": {
-			sabotage: change(func(tables *rules.Tables) { tables.IPv4.Strict = nil }),
+			sabotage: inbound(func(in *rules.Inbound) { in.Counted, in.Strict = append(in.Counted, in.Strict...), nil }),
 			want:     facts{true, true, false},
 			reason:   "strict over IPv4: a foreign caller was let in",
 		},
 		"a filter that refuses everybody": {
-			sabotage: change(func(tables *rules.Tables) {
-				for i := range tables.IPv6.Strict {
-					tables.IPv6.Strict[i].Allowed = nil
-				}
-			}),
-			want:   facts{true, true, false},
-			reason: "strict over IPv6: an allowed caller",
+			sabotage: inbound(func(in *rules.Inbound) { in.Admitted = nil }),
+			want:     facts{true, true, false},
+			reason:   "strict over IPv4: an admitted caller",
+		},
+		"a filter that leaves alone what is open": {
+			sabotage: inbound(func(in *rules.Inbound) { in.Closed, in.Strict = len(in.Strict) > 0, nil }),
+			want:     facts{true, true, false},
+			reason:   "strict over IPv4: the connection that a foreign caller had opened before was not reset",
+		},
+		"nobody is counted": {
+			sabotage: inbound(func(in *rules.Inbound) { in.Counted = nil }),
+			want:     facts{true, true, false},
+			reason:   "permissive over IPv4: a foreign caller was not counted",
 		},
 	}
 	for name, tc := range tests {
@@ -103,4 +109,15 @@ func change(alter func(*rules.Tables)) func(*Canary) {
 			return n.Apply(tables)
 		}
 	}
+}
+
+// inbound alters what is for callers.
+func inbound(alter func(*rules.Inbound)) func(*Canary) {
+	return change(func(tables *rules.Tables) {
+		for _, in := range []*rules.Inbound{tables.IPv4.Inbound, tables.IPv6.Inbound} {
+			if in != nil {
+				alter(in)
+			}
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -53,8 +54,7 @@ func (n *Netns) guard(addresses []netip.Addr) error {
 
 // Apply brings want into force in one step and does nothing where that is in force already.
 // Connections that are established keep the translation they have. Whatever the namespace held before
-// the first Apply is replaced. After an error nothing of want is in force, and the next Apply replaces
-// everything.
+// the first Apply is replaced. After an error it is to be called again with what is wanted then.
 func (n *Netns) Apply(want rules.Tables) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -74,16 +74,33 @@ func (n *Netns) apply(want rules.Tables) error {
 	}
 	want = rules.Keep(n.have, want)
 	if n.known && want.Equal(n.have) {
-		return nil
+		return n.endSessions(want)
 	}
 	parts := n.parts(want, exists)
+	// What must be done before the rules change does not keep them from it: nothing opens by failing.
+	var before error
+	if slices.ContainsFunc(parts, part.ends) {
+		n.ending = true
+		before = n.recordDirections(want)
+	}
+	if slices.ContainsFunc(parts, func(p part) bool { return p.replaces }) {
+		before = errors.Join(before, n.count())
+	}
 	n.turn++
 	n.known = false
 	err := n.batches(parts)
 	if err != nil {
-		return fmt.Errorf("rules: %w", err)
+		return fmt.Errorf("rules: %w", errors.Join(before, err))
 	}
 	n.have, n.known = want, true
+	for _, p := range parts {
+		if p.replaces {
+			n.restart(p.family)
+		}
+	}
+	if err := errors.Join(before, n.endSessions(want)); err != nil {
+		return fmt.Errorf("rules are in force, and something around them failed: %w", err)
+	}
 	return nil
 }
 
@@ -93,6 +110,14 @@ type part struct {
 	have, want rules.Table
 	// rebuild replaces the table; replaces tells that there is one.
 	rebuild, replaces bool
+}
+
+// ends tells that connections may be open that shall be no more.
+func (p part) ends() bool {
+	if p.rebuild {
+		return p.want.Inbound != nil && len(p.want.Inbound.Strict) > 0
+	}
+	return rules.Diff(p.have, p.want).Inbound.Ends()
 }
 
 // parts leaves out a family that nothing is asked of: a kernel without it must not be asked.
@@ -112,59 +137,100 @@ func (n *Netns) parts(want rules.Tables, exists map[nftables.TableFamily]bool) [
 	return parts
 }
 
+// step is what one batch does; nil does nothing.
+type step func(*nftables.Conn) error
+
+func unless(nothing bool, do step) step {
+	if nothing {
+		return nil
+	}
+	return do
+}
+
 // batches brings the parts into force, under the cover of a second table where one is replaced.
 func (n *Netns) batches(parts []part) error {
-	cover := func(do func(*nftables.Conn, *objects, part) error) error {
-		return n.batch(func(c *nftables.Conn) error {
-			for _, p := range parts {
-				if !p.replaces {
-					continue
-				}
-				if err := do(c, namedObjects(p.family, n.lifetime, handoverName, 1), p); err != nil {
+	var covers, changes, uncovers [][]step
+	for _, p := range parts {
+		changes = append(changes, n.steps(newObjects(p.family, n.lifetime), p))
+		if p.replaces {
+			cover := namedObjects(p.family, n.lifetime, handoverName, 1)
+			covers = append(covers, cover.rebuildSteps(p.want))
+			uncovers = append(uncovers, []step{func(c *nftables.Conn) error {
+				cover.remove(c)
+				return nil
+			}})
+		}
+	}
+	for _, phase := range [][][]step{covers, changes, uncovers} {
+		if err := n.sideBySide(phase); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sideBySide takes the first steps of all lists in one batch, then the second ones, and so on.
+func (n *Netns) sideBySide(lists [][]step) error {
+	for i := 0; ; i++ {
+		var due []step
+		more := false
+		for _, steps := range lists {
+			if i >= len(steps) {
+				continue
+			}
+			more = true
+			if steps[i] != nil {
+				due = append(due, steps[i])
+			}
+		}
+		if !more {
+			return nil
+		}
+		if len(due) == 0 {
+			continue
+		}
+		err := n.batch(func(c *nftables.Conn) error {
+			for _, do := range due {
+				if err := do(c); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
-	}
-	replaces := slices.ContainsFunc(parts, func(p part) bool { return p.replaces })
-	if replaces {
-		err := cover(func(c *nftables.Conn, o *objects, p part) error { return o.rebuild(c, p.want) })
 		if err != nil {
 			return err
 		}
 	}
-	err := n.batch(func(c *nftables.Conn) error {
-		for _, p := range parts {
-			if err := n.applyFamily(c, newObjects(p.family, n.lifetime), p); err != nil {
+}
+
+// steps are the batches that one family needs.
+func (n *Netns) steps(o *objects, p part) []step {
+	if p.rebuild {
+		n.allowedInUse[p.number] = 0
+		return o.rebuildSteps(p.want)
+	}
+	change := rules.Diff(p.have, p.want)
+	capture := unless(len(change.Remove)+len(change.Add) == 0 && !change.Proxies, func(c *nftables.Conn) error {
+		if p.want.Captures() {
+			// While nothing was captured nobody refreshed.
+			if err := o.refresh(c, n.turn); err != nil {
 				return err
 			}
 		}
-		return nil
+		return o.change(c, change, p.want)
 	})
-	if err != nil || !replaces {
-		return err
-	}
-	return cover(func(c *nftables.Conn, o *objects, _ part) error {
-		o.remove(c)
-		return nil
-	})
+	steps, inUse := o.inboundSteps(change.Inbound, p.want.Inbound, n.allowedInUse[p.number])
+	n.allowedInUse[p.number] = inUse
+	return append([]step{capture}, steps...)
 }
 
-// applyFamily adds to the batch what one family needs.
-func (n *Netns) applyFamily(c *nftables.Conn, o *objects, p part) error {
-	want := p.want
-	if p.rebuild {
-		return o.rebuild(c, want)
+func (o *objects) rebuildSteps(want rules.Table) []step {
+	return []step{
+		func(c *nftables.Conn) error { return o.rebuild(c, want) },
+		unless(want.Inbound == nil || !want.Inbound.Closed && len(want.Inbound.Strict) == 0, func(c *nftables.Conn) error {
+			return o.refuse(c, want.Inbound)
+		}),
 	}
-	change := rules.Diff(p.have, want)
-	if want.Captures() && !change.None() {
-		// While nothing was captured nobody refreshed.
-		if err := o.refresh(c, n.turn); err != nil {
-			return err
-		}
-	}
-	return o.change(c, change, want)
 }
 
 // Refresh lets capture live on for another Lifetime. It works before the first Apply as well, on what

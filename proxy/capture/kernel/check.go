@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 
 	"github.com/google/nftables"
 	mdlayher "github.com/mdlayher/netlink"
@@ -18,6 +17,8 @@ import (
 type Found struct {
 	// Guard tells that an agent was there when the pod started.
 	Guard bool
+	// Inbound tells that there are rules that count or refuse callers.
+	Inbound bool
 	// Captured tells that connections are sent to a proxy now: there are rules, and they have not
 	// expired.
 	Captured bool
@@ -42,6 +43,7 @@ func (n *Netns) Find() (Found, error) {
 		if err != nil {
 			return Found{}, err
 		}
+		found.Inbound = found.Inbound || chains["input"] > 0
 		if chains["capture"] == 0 {
 			continue
 		}
@@ -56,12 +58,12 @@ func (n *Netns) Find() (Found, error) {
 	return found, nil
 }
 
-// present says for which families there is a table, and for which a capture chain in it. The chain is
-// never taken away again.
-type present struct{ tables, capture map[nftables.TableFamily]bool }
+// present says for which families there is a table, and for which a capture chain in it, which is never
+// taken away again, or a chain for callers.
+type present struct{ tables, capture, inbound map[nftables.TableFamily]bool }
 
 func (n *Netns) read() (present, error) {
-	found := present{tables: map[nftables.TableFamily]bool{}, capture: map[nftables.TableFamily]bool{}}
+	found := present{tables: map[nftables.TableFamily]bool{}, capture: map[nftables.TableFamily]bool{}, inbound: map[nftables.TableFamily]bool{}}
 	conn, err := n.nftables()
 	if err != nil {
 		return found, err
@@ -81,8 +83,14 @@ func (n *Netns) read() (present, error) {
 		}
 	}
 	for _, chain := range chains {
-		if chain.Table.Name == tableName && chain.Name == "capture" {
+		if chain.Table.Name != tableName {
+			continue
+		}
+		switch chain.Name {
+		case "capture":
 			found.capture[chain.Table.Family] = true
+		case "input":
+			found.inbound[chain.Table.Family] = true
 		}
 	}
 	return found, nil
@@ -140,12 +148,13 @@ func (n *Netns) intact() (rulesIntact, guardIntact bool, err error) {
 	return rulesIntact, guard["guard"] == guardRules(n.guarded), nil
 }
 
-// holds tells whether the table of one family has the wanted chains, numbers of rules and ports.
+// holds tells whether the table of one family has the wanted chains, numbers of rules and elements.
 func holds(conn *nftables.Conn, f family, want rules.Table) (bool, error) {
 	got, err := rulesByChain(conn, f.number)
 	if err != nil {
 		return false, err
 	}
+	o := newObjects(f, 0)
 	chains := map[string]int{}
 	if want.Capture {
 		chains["output"] = 2
@@ -154,25 +163,51 @@ func holds(conn *nftables.Conn, f family, want rules.Table) (bool, error) {
 	if want.Redirect {
 		chains["prerouting"] = 1
 	}
-	if len(want.Strict) > 0 {
-		chains["input"] = len(want.Strict)
+	in := want.Inbound
+	if in != nil {
+		chains["input"], chains["strict"], chains["counted"] = len(o.inputRules(in.Closed)), len(o.strictRules()), len(o.countedRules())
 	}
-	if !maps.Equal(got, chains) || !want.Capture {
-		return maps.Equal(got, chains), nil
+	if !maps.Equal(got, chains) {
+		return false, nil
 	}
-	elements, err := conn.GetSetElements(newObjects(f, 0).ports)
-	if err != nil {
-		return false, fmt.Errorf("read ports: %w", err)
+	type content struct {
+		sets []*nftables.Set
+		want []nftables.SetElement
 	}
-	ports := map[netip.AddrPort]uint16{}
-	for _, e := range elements {
-		if len(e.Key) < int(f.bytes)+2 || len(e.Val) < 2 {
-			continue
+	var parts []content
+	if want.Capture {
+		parts = append(parts, content{[]*nftables.Set{o.ports}, o.elements(want.All(), true)})
+	}
+	if in != nil {
+		parts = append(parts,
+			content{[]*nftables.Set{o.strictPorts}, portKeys(in.Strict)},
+			content{[]*nftables.Set{o.countedPorts}, portKeys(in.Counted)},
+			content{[]*nftables.Set{o.admitted}, addressKeys(in.Admitted)},
+			content{o.allowed[:], allowanceKeys(in.Allowed)})
+	}
+	for _, part := range parts {
+		var got []nftables.SetElement
+		for _, set := range part.sets {
+			elements, err := conn.GetSetElements(set)
+			if err != nil {
+				return false, fmt.Errorf("read %s: %w", set.Name, err)
+			}
+			got = append(got, elements...)
 		}
-		address, _ := netip.AddrFromSlice(e.Key[:f.bytes])
-		ports[netip.AddrPortFrom(address, binary.BigEndian.Uint16(e.Key[f.bytes:]))] = binary.BigEndian.Uint16(e.Val)
+		if !maps.Equal(byKey(got), byKey(part.want)) {
+			return false, nil
+		}
 	}
-	return maps.Equal(ports, want.Ports), nil
+	return true, nil
+}
+
+// byKey makes elements comparable.
+func byKey(elements []nftables.SetElement) map[string]string {
+	out := make(map[string]string, len(elements))
+	for _, e := range elements {
+		out[string(e.Key)+string(e.KeyEnd)] = string(e.Val)
+	}
+	return out
 }
 
 // rulesByChain counts the rules of each chain in the table of one family; a table that is not there

@@ -2,7 +2,6 @@ package kernel_test
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -64,8 +63,8 @@ func TestChangesLeaveEstablishedConnectionsAlone(t *testing.T) {
 		}},
 		"other chains": {change: func(_ *testing.T, l *lab) error {
 			tables := l.tables(l.proxy)
-			tables.IPv4.Strict = []rules.StrictPort{{Port: 1}}
-			tables.IPv6.Strict = tables.IPv4.Strict
+			tables.IPv4.Inbound = &rules.Inbound{Strict: []uint16{1}}
+			tables.IPv6.Inbound = tables.IPv4.Inbound
 			return l.client.Apply(tables)
 		}},
 		"a new agent": {change: func(t *testing.T, l *lab) error {
@@ -320,32 +319,6 @@ func TestRefreshedCaptureLastsWithoutAGap(t *testing.T) {
 			}
 			must(t, agent.Refresh())
 			l.call(t, l.captured)
-		}
-	})
-}
-
-func TestStrictPort(t *testing.T) {
-	eachFamily(t, func(t *testing.T, l *lab) {
-		const port = 8080
-		l.listen(t, fmt.Sprintf(":%d", port))
-		to := netip.AddrPortFrom(l.proxy, port)
-		before, err := l.dial(l.foreign, to)
-		must(t, err)
-		defer func() { _ = before.Close() }()
-
-		strict := rules.Pod{Proxy: true, Strict: []rules.StrictPort{{Port: port, Allowed: []netip.Addr{l.addressing.client}}}}
-		must(t, l.server.Apply(rules.Build(strict, "", nil)))
-		if conn, err := l.dial(l.foreign, to); !errors.Is(err, unix.ECONNREFUSED) {
-			t.Errorf("a foreign caller got %v, %v, want a refused connection", conn, err)
-		}
-		conn, err := l.dial(l.addressing.client, to)
-		must(t, err)
-		must(t, conn.Close())
-
-		strict.Strict[0].Allowed = nil
-		must(t, l.server.Apply(rules.Build(strict, "", nil)))
-		if conn, err := l.dial(l.addressing.client, to); !errors.Is(err, unix.ECONNREFUSED) {
-			t.Errorf("a caller that is not allowed any more got %v, %v, want a refused connection", conn, err)
 		}
 	})
 }

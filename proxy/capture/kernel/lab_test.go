@@ -120,8 +120,13 @@ func (l *lab) tables(proxies ...netip.Addr) rules.Tables {
 // listen opens a listener in the server's namespace.
 func (l *lab) listen(t *testing.T, address string) *net.TCPListener {
 	t.Helper()
+	return listenIn(t, l.server, address)
+}
+
+func listenIn(t *testing.T, n *kernel.Netns, address string) *net.TCPListener {
+	t.Helper()
 	var listener net.Listener
-	must(t, l.server.Do(func() (err error) {
+	must(t, n.Do(func() (err error) {
 		// The original destination can be read from a plain TCP socket only.
 		var config net.ListenConfig
 		config.SetMultipathTCP(false)
@@ -139,9 +144,17 @@ func (l *lab) dial(from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 
 // dialFrom connects from an address and port of the client, which other connections may have as well.
 func (l *lab) dialFrom(from, to netip.AddrPort) (*net.TCPConn, error) {
+	return dialIn(l.client, from, to)
+}
+
+// dialIn connects from a namespace; an invalid address stands for any.
+func dialIn(n *kernel.Netns, from, to netip.AddrPort) (*net.TCPConn, error) {
 	var conn net.Conn
-	err := l.client.Do(func() (err error) {
-		dialer := net.Dialer{Timeout: deadline, LocalAddr: net.TCPAddrFromAddrPort(from), Control: reuseAddress}
+	err := n.Do(func() (err error) {
+		dialer := net.Dialer{Timeout: deadline, Control: reuseAddress}
+		if from.IsValid() {
+			dialer.LocalAddr = net.TCPAddrFromAddrPort(from)
+		}
 		conn, err = dialer.DialContext(context.Background(), "tcp", to.String())
 		return err
 	})
@@ -208,6 +221,39 @@ func reopen(t *testing.T, n *kernel.Netns) *kernel.Netns {
 	return again
 }
 
+// moreAddresses gives the client as many others, which the server knows a way to.
+func (l *lab) moreAddresses(t *testing.T, count int) []netip.Addr {
+	t.Helper()
+	prefix := netip.MustParsePrefix("203.0.112.0/23")
+	if l.proxy.Is6() {
+		prefix = netip.MustParsePrefix("2001:db8:2::/64")
+	}
+	var out []netip.Addr
+	must(t, l.client.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		for address := prefix.Addr().Next(); len(out) < count; address = address.Next() {
+			added := &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(prefix.Bits(), address.BitLen())}, Flags: unix.IFA_F_NODAD}
+			if err := netlink.AddrAdd(link, added); err != nil {
+				return err
+			}
+			out = append(out, address)
+		}
+		return nil
+	}))
+	must(t, l.server.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		to := &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: to})
+	}))
+	return out
+}
+
 // listenUDP opens a packet socket in the server's namespace.
 func (l *lab) listenUDP(t *testing.T) net.PacketConn {
 	t.Helper()
@@ -265,16 +311,19 @@ func (l *lab) unplug(t *testing.T, address netip.Addr) {
 	}))
 }
 
-// intact reports what a check finds damaged. A change of somebody else's makes it read everything.
-func intact(t *testing.T, l *lab) error {
+// intact reports what a check finds damaged at the client.
+func intact(t *testing.T, l *lab) error { return intactAt(t, l.client) }
+
+// intactAt reports what a check finds damaged. A change of somebody else's makes it read everything.
+func intactAt(t *testing.T, n *kernel.Netns) error {
 	t.Helper()
-	must(t, l.client.Do(func() error {
+	must(t, n.Do(func() error {
 		conn, err := nftables.New()
 		must(t, err)
 		conn.AddTable(&nftables.Table{Name: "own", Family: nftables.TableFamilyINet})
 		return conn.Flush()
 	}))
-	repaired, err := l.client.Check()
+	repaired, err := n.Check()
 	if repaired {
 		err = errors.Join(err, errors.New("what is in force differs from what was applied"))
 	}

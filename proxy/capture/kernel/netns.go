@@ -42,6 +42,14 @@ type Netns struct {
 	// generation is the number of the ruleset that holds have and guarded: the kernel counts every
 	// change that anybody makes in the namespace.
 	generation uint32
+	// allowedInUse is which of the two sets of allowed callers each family uses.
+	allowedInUse map[nftables.TableFamily]int
+	// ending tells that connections may be open that shall be no more.
+	ending bool
+	// counted are the counters as they were read last, uncollected what they have grown by since Callers was
+	// called.
+	counted     map[counterID]uint64
+	uncollected map[callerID]*Caller
 }
 
 // Open opens the namespace at path, such as /var/run/netns/NAME or /proc/PID/ns/net.
@@ -50,7 +58,7 @@ func Open(path string) (*Netns, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
-	return &Netns{file: file, lifetime: Lifetime}, nil
+	return &Netns{file: file, lifetime: Lifetime, allowedInUse: map[nftables.TableFamily]int{}}, nil
 }
 
 // Close lets go of the namespace. What is in force stays.
@@ -60,7 +68,7 @@ func (n *Netns) Close() error {
 	return n.file.Close()
 }
 
-// Addresses returns the global addresses of the namespace's devices but loopback, in their order.
+// Addresses returns the global addresses of the namespace's devices, in their order.
 func (n *Netns) Addresses() ([]netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -69,24 +77,27 @@ func (n *Netns) Addresses() ([]netip.Addr, error) {
 		return nil, err
 	}
 	defer handle.Close()
-	links, err := handle.LinkList()
+	held, err := handle.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	services := -1
+	if link, err := handle.LinkByName(serviceDevice); err == nil {
+		services = link.Attrs().Index
 	}
 	var out []netip.Addr
-	for _, link := range links {
-		held, err := addressesOf(handle, link)
-		if err != nil {
-			return nil, err
-		}
-		for _, address := range held {
-			if address.IsGlobalUnicast() {
-				out = append(out, address)
-			}
+	for _, one := range held {
+		address, ok := netip.AddrFromSlice(one.IP)
+		if ok && address.Unmap().IsGlobalUnicast() && one.LinkIndex != services {
+			out = append(out, address.Unmap())
 		}
 	}
 	return out, nil
 }
+
+// serviceDevice is where kube-proxy holds the addresses of all Services, in its mode ipvs. They are nobody's
+// own.
+const serviceDevice = "kube-ipvs0"
 
 // handle opens a netlink socket of one protocol in the namespace.
 func (n *Netns) handle(protocol int) (*netlink.Handle, error) {

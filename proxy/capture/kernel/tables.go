@@ -64,9 +64,10 @@ type objects struct {
 	table   *nftables.Table
 	output  *nftables.Chain
 	capture *nftables.Chain
-	input   *nftables.Chain
-	inbound *nftables.Chain
-	ports   *nftables.Set
+	// redirect is a proxy's.
+	redirect *nftables.Chain
+	ports    *nftables.Set
+	inbound
 	// alive are two sets with the one element "tcp" that expires. Refreshing one never touches the
 	// other, so that there is no instant at which neither holds it, on any kernel.
 	alive [2]*nftables.Set
@@ -93,11 +94,7 @@ func namedObjects(f family, lifetime time.Duration, name string, later nftables.
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRef(capturePriority + later),
 	}
 	o.capture = &nftables.Chain{Name: "capture", Table: o.table}
-	o.input = &nftables.Chain{
-		Name: "input", Table: o.table, Type: nftables.ChainTypeFilter,
-		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityFilter + later),
-	}
-	o.inbound = &nftables.Chain{
+	o.redirect = &nftables.Chain{
 		Name: "prerouting", Table: o.table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest + later),
 	}
@@ -111,11 +108,12 @@ func namedObjects(f family, lifetime time.Duration, name string, later nftables.
 			Table: o.table, ID: o.id(), Name: name, KeyType: nftables.TypeInetProto, HasTimeout: true, Timeout: lifetime,
 		}
 	}
+	o.makeInbound(*nftables.ChainPriorityFilter + later)
 	return o
 }
 
-// rebuild replaces the whole table. The batch removes the old one only if there is one: adding a
-// table that exists changes nothing.
+// rebuild replaces the whole table, but for what refuses callers. The batch removes the old one only if
+// there is one: adding a table that exists changes nothing.
 func (o *objects) rebuild(c *nftables.Conn, want rules.Table) error {
 	o.remove(c)
 	if want.Empty() {
@@ -128,12 +126,11 @@ func (o *objects) rebuild(c *nftables.Conn, want rules.Table) error {
 		}
 	}
 	if want.Redirect {
-		c.AddChain(o.inbound)
-		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.inbound, Exprs: redirect()})
+		c.AddChain(o.redirect)
+		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.redirect, Exprs: redirect()})
 	}
-	if len(want.Strict) > 0 {
-		c.AddChain(o.input)
-		return o.addStrict(c, want.Strict)
+	if want.Inbound != nil {
+		return o.addInbound(c, want.Inbound)
 	}
 	return nil
 }
@@ -171,7 +168,7 @@ func (o *objects) addCapture(c *nftables.Conn, want rules.Table) error {
 	return nil
 }
 
-// change brings the table from one content into another of the same shape.
+// change brings what captures from one content into another of the same shape.
 func (o *objects) change(c *nftables.Conn, change rules.Change, want rules.Table) error {
 	for chunk := range slices.Chunk(change.Remove, elementsPerMessage) {
 		if err := c.SetDeleteElements(o.ports, o.elements(chunk, false)); err != nil {
@@ -183,13 +180,7 @@ func (o *objects) change(c *nftables.Conn, change rules.Change, want rules.Table
 	}
 	if change.Proxies {
 		c.FlushChain(o.capture)
-		if err := o.addProxies(c, want); err != nil {
-			return err
-		}
-	}
-	if change.Strict {
-		c.FlushChain(o.input)
-		return o.addStrict(c, want.Strict)
+		return o.addProxies(c, want)
 	}
 	return nil
 }
@@ -303,47 +294,16 @@ func redirect() []expr.Any {
 	}
 }
 
-func (o *objects) addStrict(c *nftables.Conn, ports []rules.StrictPort) error {
-	loopback := make([]byte, unix.IFNAMSIZ)
-	copy(loopback, "lo")
-	for _, port := range ports {
-		match := []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: registerKey},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: registerKey, Data: loopback},
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: registerKey},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: registerKey, Data: []byte{unix.IPPROTO_TCP}},
-			&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: registerKey, Data: binaryutil.BigEndian.PutUint16(port.Port)},
-		}
-		match = append(match, stateNew()...)
-		if len(port.Allowed) > 0 {
-			allowed := &nftables.Set{
-				Table: o.table, ID: o.id(), Name: "__set%d", Anonymous: true, Constant: true, KeyType: o.family.address,
-			}
-			elements := make([]nftables.SetElement, len(port.Allowed))
-			for i, address := range port.Allowed {
-				elements[i].Key = address.AsSlice()
-			}
-			if err := c.AddSet(allowed, elements); err != nil {
-				return err
-			}
-			match = append(match,
-				&expr.Payload{DestRegister: registerKey, Base: expr.PayloadBaseNetworkHeader, Offset: o.family.source, Len: o.family.bytes},
-				&expr.Lookup{SourceRegister: registerKey, SetID: allowed.ID, SetName: allowed.Name, Invert: true})
-		}
-		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.input, Exprs: append(match,
-			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
-	}
-	return nil
-}
-
 // stateNew matches the first packet of a connection.
-func stateNew() []expr.Any {
+func stateNew() []expr.Any { return state(expr.CtStateBitNEW) }
+
+// state matches packets of one state of connection tracking.
+func state(bit uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: registerKey},
 		&expr.Bitwise{
 			SourceRegister: registerKey, DestRegister: registerKey, Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW), Xor: make([]byte, 4),
+			Mask: binaryutil.NativeEndian.PutUint32(bit), Xor: make([]byte, 4),
 		},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: registerKey, Data: make([]byte, 4)},
 	}

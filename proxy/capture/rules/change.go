@@ -19,27 +19,30 @@ type Change struct {
 	Rebuild bool
 	Remove  []Port
 	Add     []Port
-	// Proxies asks to replace the rule that chooses a proxy, or refuses for want of one; Strict the
-	// rules for strict ports.
-	Proxies, Strict bool
+	// Proxies asks to replace the rule that chooses a proxy, or refuses for want of one.
+	Proxies bool
+	Inbound InboundChange
 }
 
 // None tells that the tables are equal.
 func (c Change) None() bool {
-	return !c.Rebuild && !c.Proxies && !c.Strict && len(c.Remove) == 0 && len(c.Add) == 0
+	return !c.Rebuild && !c.Proxies && c.Inbound.None() && len(c.Remove) == 0 && len(c.Add) == 0
 }
 
 // Diff compares a table in force with a wanted one.
 func Diff(have, want Table) Change {
-	if have.Capture != want.Capture || have.Redirect != want.Redirect || (len(have.Strict) == 0) != (len(want.Strict) == 0) {
+	if have.Capture != want.Capture || have.Redirect != want.Redirect || (have.Inbound == nil) != (want.Inbound == nil) {
 		return Change{Rebuild: true}
 	}
-	return Change{
+	change := Change{
 		Remove:  missing(have.Ports, want.Ports),
 		Add:     missing(want.Ports, have.Ports),
 		Proxies: !slices.Equal(have.Proxies, want.Proxies) || !slices.Equal(have.Refused, want.Refused),
-		Strict:  !slices.EqualFunc(have.Strict, want.Strict, StrictPort.equal),
 	}
+	if want.Inbound != nil {
+		change.Inbound = diffInbound(have.Inbound, want.Inbound)
+	}
+	return change
 }
 
 // missing returns the elements of a that b does not hold with the same number.

@@ -4,7 +4,6 @@
 package rules
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -31,18 +30,12 @@ type Table struct {
 	Refused []netip.AddrPort
 	// Redirect brings every destination number to the one listener of a proxy.
 	Redirect bool
-	// Strict refuses foreign callers, sorted by port.
-	Strict []StrictPort
-}
-
-// StrictPort refuses new connections to Port from everywhere but Allowed, which is sorted.
-type StrictPort struct {
-	Port    uint16
-	Allowed []netip.Addr
+	// Inbound refuses and counts callers; nil lets everybody in unseen.
+	Inbound *Inbound
 }
 
 // Empty tells that nothing is asked of the family.
-func (t Table) Empty() bool { return !t.Capture && !t.Redirect && len(t.Strict) == 0 }
+func (t Table) Empty() bool { return !t.Capture && !t.Redirect && t.Inbound == nil }
 
 // Captures tells that new connections go to a proxy or are refused for want of one.
 func (t Table) Captures() bool {
@@ -52,11 +45,7 @@ func (t Table) Captures() bool {
 // Equal compares two tables.
 func (t Table) Equal(o Table) bool {
 	return t.Capture == o.Capture && t.Redirect == o.Redirect && maps.Equal(t.Ports, o.Ports) &&
-		slices.Equal(t.Proxies, o.Proxies) && slices.Equal(t.Refused, o.Refused) && slices.EqualFunc(t.Strict, o.Strict, StrictPort.equal)
-}
-
-func (p StrictPort) equal(o StrictPort) bool {
-	return p.Port == o.Port && slices.Equal(p.Allowed, o.Allowed)
+		slices.Equal(t.Proxies, o.Proxies) && slices.Equal(t.Refused, o.Refused) && t.Inbound.equal(o.Inbound)
 }
 
 // Equal compares two sets of tables.
@@ -69,12 +58,18 @@ type Pod struct {
 	// Addresses are the pod's own. A family of which it has none gets no rules; without any address
 	// both do.
 	Addresses []netip.Addr
-	// Proxy marks one of Weft's own proxies: it is never captured.
+	// Proxy marks one of Weft's own proxies: it is never captured, and nothing closes it but an Inbound.
 	Proxy bool
-	// Capture is its namespace's; nil when the namespace is not enrolled or the pod has opted out.
+	// OptedOut keeps the pod's own connections from being captured.
+	OptedOut bool
+	// Capture is its namespace's; nil when the namespace is not enrolled.
 	Capture *wire.Capture
-	// Strict holds the ports that only some callers may reach.
-	Strict []StrictPort
+	// Inbound is what is known of its ports; nil while nothing is.
+	Inbound *wire.Inbound
+	// Closed tells that some port of the namespace was strict when it was last heard of.
+	Closed bool
+	// Node are the addresses of its node, from which probes come.
+	Node []netip.Addr
 }
 
 // Build returns the tables for a pod on a node in the given zone. live tells whether a proxy at an
@@ -93,10 +88,10 @@ func build(pod Pod, zone string, live, ofFamily func(netip.Addr) bool) Table {
 		return Table{}
 	}
 	table := Table{Redirect: pod.Proxy}
-	if !pod.Proxy && pod.Capture != nil {
+	if !pod.Proxy && !pod.OptedOut && pod.Capture != nil {
 		table = captured(pod.Capture, zone, live, ofFamily)
 	}
-	table.Strict = strict(pod.Strict, ofFamily)
+	table.Inbound = inbound(pod, ofFamily)
 	return table
 }
 
@@ -142,19 +137,15 @@ func refused(ports []wire.CapturedPort, ofFamily func(netip.Addr) bool) []netip.
 	return out
 }
 
-func strict(ports []StrictPort, ofFamily func(netip.Addr) bool) []StrictPort {
-	var out []StrictPort
-	for _, p := range ports {
-		var allowed []netip.Addr
-		for _, address := range p.Allowed {
-			if address = address.Unmap(); ofFamily(address) {
-				allowed = append(allowed, address)
-			}
+// selected returns the addresses of a family, sorted.
+func selected(addresses []netip.Addr, ofFamily func(netip.Addr) bool) []netip.Addr {
+	var out []netip.Addr
+	for _, address := range addresses {
+		if address = address.Unmap(); ofFamily(address) {
+			out = append(out, address)
 		}
-		out = append(out, StrictPort{Port: p.Port, Allowed: sorted(allowed)})
 	}
-	slices.SortFunc(out, func(a, b StrictPort) int { return cmp.Compare(a.Port, b.Port) })
-	return out
+	return sorted(out)
 }
 
 // sorted returns the addresses unmapped, in order and once each, in memory of its own.

@@ -15,6 +15,7 @@ import (
 var compare = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 }
 
 func addresses(texts ...string) []netip.Addr {
@@ -140,14 +141,11 @@ func TestBuild(t *testing.T) {
 			}},
 			want: rules.Tables{IPv4: rules.Table{Redirect: true}, IPv6: rules.Table{Redirect: true}},
 		},
-		"strict ports": {
-			pod: rules.Pod{Strict: []rules.StrictPort{
-				{Port: 9000, Allowed: addresses("fd00:1::1", "10.0.0.2", "10.0.0.1")}, {Port: 8080},
+		"opted out": {
+			pod: rules.Pod{OptedOut: true, Capture: &wire.Capture{
+				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000)},
+				Proxies: []wire.Proxy{proxy("", "10.0.0.1")},
 			}},
-			want: rules.Tables{
-				IPv4: rules.Table{Strict: []rules.StrictPort{{Port: 8080}, {Port: 9000, Allowed: addresses("10.0.0.1", "10.0.0.2")}}},
-				IPv6: rules.Table{Strict: []rules.StrictPort{{Port: 8080}, {Port: 9000, Allowed: addresses("fd00:1::1")}}},
-			},
 		},
 	}
 	for name, tc := range tests {
@@ -178,10 +176,39 @@ func TestDiff(t *testing.T) {
 			have: rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{one: 1}, Proxies: addresses("10.0.0.1")},
 			want: rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{one: 1}, Proxies: addresses("10.0.0.1")},
 		},
-		"first rules":         {want: rules.Table{Capture: true}, change: rules.Change{Rebuild: true}},
-		"first redirect":      {want: rules.Table{Redirect: true}, change: rules.Change{Rebuild: true}},
-		"first strict port":   {want: rules.Table{Strict: []rules.StrictPort{{Port: 1}}}, change: rules.Change{Rebuild: true}},
-		"another strict port": {have: rules.Table{Strict: []rules.StrictPort{{Port: 1}}}, want: rules.Table{Strict: []rules.StrictPort{{Port: 2}}}, change: rules.Change{Strict: true}},
+		"first rules":       {want: rules.Table{Capture: true}, change: rules.Change{Rebuild: true}},
+		"first redirect":    {want: rules.Table{Redirect: true}, change: rules.Change{Rebuild: true}},
+		"first strict port": {want: rules.Table{Inbound: &rules.Inbound{Strict: []uint16{1}}}, change: rules.Change{Rebuild: true}},
+		"another strict port": {
+			have:   rules.Table{Inbound: &rules.Inbound{Strict: []uint16{1, 3}}},
+			want:   rules.Table{Inbound: &rules.Inbound{Strict: []uint16{2, 3}}},
+			change: rules.Change{Inbound: rules.InboundChange{Close: []uint16{2}, Open: []uint16{1}}},
+		},
+		"a port becomes strict": {
+			have:   rules.Table{Inbound: &rules.Inbound{Counted: []uint16{1, 2}}},
+			want:   rules.Table{Inbound: &rules.Inbound{Counted: []uint16{2}, Strict: []uint16{1}}},
+			change: rules.Change{Inbound: rules.InboundChange{Close: []uint16{1}, Uncount: []uint16{1}}},
+		},
+		"the ports become known": {
+			have:   rules.Table{Inbound: &rules.Inbound{Closed: true}},
+			want:   rules.Table{Inbound: &rules.Inbound{Counted: []uint16{2}}},
+			change: rules.Change{Inbound: rules.InboundChange{Closed: true, Count: []uint16{2}}},
+		},
+		"a proxy for another": {
+			have:   rules.Table{Inbound: &rules.Inbound{Admitted: addresses("10.0.0.1", "10.0.0.2")}},
+			want:   rules.Table{Inbound: &rules.Inbound{Admitted: addresses("10.0.0.2", "10.0.0.3")}},
+			change: rules.Change{Inbound: rules.InboundChange{Admit: addresses("10.0.0.3"), Dismiss: addresses("10.0.0.1")}},
+		},
+		"other callers allowed": {
+			have:   rules.Table{Inbound: &rules.Inbound{Allowed: allowances(80, "10.0.0.0/24", "10.0.2.0/24")}},
+			want:   rules.Table{Inbound: &rules.Inbound{Allowed: allowances(80, "10.0.1.0/24", "10.0.2.0/24")}},
+			change: rules.Change{Inbound: rules.InboundChange{Allow: allowances(80, "10.0.1.0/24"), Disallow: allowances(80, "10.0.0.0/24")}},
+		},
+		"more of them": {
+			have:   rules.Table{Inbound: &rules.Inbound{Allowed: allowances(80, "10.0.0.0/24")}},
+			want:   rules.Table{Inbound: &rules.Inbound{Allowed: allowances(80, "10.0.0.0/16")}},
+			change: rules.Change{Inbound: rules.InboundChange{Allow: allowances(80, "10.0.0.0/16"), Disallow: allowances(80, "10.0.0.0/24"), Overlap: true}},
+		},
 		"ports come and go": {
 			have:   rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{one: 1}},
 			want:   rules.Table{Capture: true, Ports: map[netip.AddrPort]uint16{two: 2}},
