@@ -9,6 +9,7 @@ BIN := bin
 
 LDFLAGS := -s -w -X weft.dev/weft/proxy/wire.Build=$(VERSION)
 COMMANDS := weft-operator weft-proxy weft-node
+CLI := kubectl-weft
 
 LOCAL := go run ./test/cluster
 CODEGEN := go tool -modfile=tools/codegen/go.mod
@@ -23,7 +24,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build the binaries into bin/
-	@for c in $(COMMANDS); do echo "building $$c" && go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$c ./cmd/$$c || exit 1; done
+	@for c in $(COMMANDS) $(CLI); do echo "building $$c" && go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$c ./cmd/$$c || exit 1; done
 
 .PHONY: generate
 generate: ## regenerate deep copies
@@ -35,8 +36,8 @@ manifests: ## regenerate CRDs and RBAC
 	$(CODEGEN) controller-gen rbac:roleName=weft-operator paths=./controllers output:rbac:dir=config/rbac
 
 .PHONY: golden
-golden: ## rewrite the golden files, docs/reasons.md among them
-	go test ./controllers/compile ./controllers/infra ./config ./proxy/reason -run Golden -update
+golden: ## rewrite the golden files and the generated pages of docs
+	go test ./controllers/compile ./controllers/infra ./config ./proxy/reason ./cmd/kubectl-weft/findings ./cmd/kubectl-weft -run Golden -update
 
 ##@ Test
 
@@ -66,8 +67,8 @@ $(LINT):
 verify: ## generated files equal the committed ones
 	@$(MAKE) --no-print-directory generate manifests golden
 	@go mod tidy -diff
-	@changed=$$(git status --porcelain -- api config controllers docs/reasons.md go.mod go.sum); \
-	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- api config controllers docs/reasons.md | head -100; exit 1; fi; \
+	@changed=$$(git status --porcelain -- api config controllers docs go.mod go.sum); \
+	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- api config controllers docs | head -100; exit 1; fi; \
 	echo "verify: ok"
 
 .PHONY: try

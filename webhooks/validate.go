@@ -56,7 +56,7 @@ func validateMesh(mesh *meshv1alpha1.Mesh) (field.ErrorList, []string) {
 		return refusals(faults), nil
 	}
 	effective := compile.Effective(alone, compile.Target{Kind: "Namespace", Namespace: anywhere})
-	warnings := contradicted(effective, "Mesh "+mesh.Name, "spec.defaults")
+	warnings := compile.Contradictions(effective, "Mesh "+mesh.Name, "spec.defaults")
 	text := mesh.Spec.Certificates.Lifetime
 	if text == nil {
 		return nil, warnings
@@ -82,7 +82,7 @@ func validatePolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) (field.
 			warnings = append(warnings, describe(target.Accepted))
 		}
 	}
-	return nil, append(warnings, contradicted(statuses[i].Effective, "MeshPolicy "+nameOf(policy).String(), "spec")...)
+	return nil, append(warnings, compile.Contradictions(statuses[i].Effective, "MeshPolicy "+nameOf(policy).String(), "spec")...)
 }
 
 // validateAuthorization refuses an authorization whose fields are at fault, which would close its targets.

@@ -63,6 +63,9 @@ var portNames = []struct {
 	{"wss", classOpaque},
 }
 
+// DeclaresProtocol tells whether a port says what it speaks.
+func DeclaresProtocol(port *corev1.ServicePort) bool { return declared(port).class != classNone }
+
 // declared reads a port's appProtocol or, where it has none, its name.
 func declared(port *corev1.ServicePort) declaration {
 	if p := port.AppProtocol; p != nil && *p != "" {

@@ -152,6 +152,18 @@ func (w *world) uncaptured(svc *corev1.Service) *refusal {
 	return nil
 }
 
+// Uncaptured says why nothing that is sent to a Service of the snapshot is captured; it is empty if something is.
+func Uncaptured(s Snapshot, svc *corev1.Service) string {
+	w := &world{enrolment: enrol(s)}
+	if !w.enrolment.has(svc.Namespace) {
+		return w.enrolment.refusal(svc.Namespace)
+	}
+	if refused := w.uncaptured(svc); refused != nil {
+		return refused.why
+	}
+	return ""
+}
+
 // meshed tells that requests to the Service as a backend go through its own namespace's proxies.
 // Session affinity and internal traffic policy belong to the cluster IP, not to the backend, and do
 // not matter here (GEP-1294 tells the two sides of a Service apart).

@@ -183,11 +183,30 @@ var rules = []rule{
 		forbidden: func(importer, imported string) bool { return within(imported, module) && imported != importer },
 	},
 	{
+		says: "nothing that runs in a cluster knows the command line",
+		packages: []string{
+			ours("api"), ours("controllers"), ours("webhooks"), ours("proxy"),
+			ours("cmd/weft-operator"), ours("cmd/weft-proxy"), ours("cmd/weft-node"),
+		},
+		deep:      true,
+		forbidden: func(_, imported string) bool { return within(imported, ours("cmd/kubectl-weft")) },
+	},
+	{
+		says:     "what judges a mesh is pure: it reads nothing and waits for nothing",
+		packages: []string{ours("cmd/kubectl-weft/findings")},
+		forbidden: func(_, imported string) bool {
+			return within(imported, "context", "io", "log", "net/http", "os", "sync", "k8s.io/client-go", "sigs.k8s.io/controller-runtime") ||
+				within(imported, ours("proxy")) && !within(imported, ours("proxy/wire"), ours("proxy/http"), ours("proxy/authz"), ours("proxy/reason"))
+		},
+	},
+	{
 		says:     "commands are not imported, and nothing that ships imports tests",
 		packages: []string{ours("api"), ours("controllers"), ours("webhooks"), ours("proxy"), ours("cmd")},
 		deep:     true,
 		forbidden: func(importer, imported string) bool {
-			return within(imported, ours("cmd"), ours("test")) && imported != importer
+			// What kubectl weft is made of lies below its command, and is for it alone.
+			own := within(importer, ours("cmd/kubectl-weft")) && within(imported, ours("cmd/kubectl-weft")) && imported != ours("cmd/kubectl-weft")
+			return within(imported, ours("cmd"), ours("test")) && imported != importer && !own
 		},
 	},
 }
@@ -247,6 +266,8 @@ func TestRulesFindBreaches(t *testing.T) {
 		"the agent uses a clientset":       {goPackage{ImportPath: ours("cmd/weft-node"), Deps: []string{"k8s.io/client-go/kubernetes"}}, "the node agent"},
 		"infra uses identity":              {goPackage{ImportPath: ours("controllers/infra"), Deps: []string{ours("controllers/identity")}}, "the parts at the edges"},
 		"admission asks the hub":           {goPackage{ImportPath: ours("webhooks"), Deps: []string{ours("controllers/distribute")}}, "admission reads"},
+		"the operator knows kubectl weft":  {goPackage{ImportPath: ours("controllers/status"), Deps: []string{ours("cmd/kubectl-weft/mesh")}}, "nothing that runs"},
+		"a finding asks a cluster":         {goPackage{ImportPath: ours("cmd/kubectl-weft/findings"), Imports: []string{"k8s.io/client-go/kubernetes"}}, "what judges a mesh"},
 		"the operator ships a test":        {goPackage{ImportPath: ours("cmd/weft-operator"), Deps: []string{ours("test/report")}}, "commands are not imported"},
 	}
 	for name, tc := range cases {

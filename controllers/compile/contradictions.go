@@ -1,4 +1,4 @@
-package webhooks
+package compile
 
 import (
 	"fmt"
@@ -59,9 +59,9 @@ var byDefault = func() map[string]string {
 	}
 }()
 
-// contradicted tells where what an object says does not go together with what else results for its targets.
+// Contradictions tells where what an object says does not go together with what else results for its targets.
 // origin is how effective policies name the object, under the path of its fields.
-func contradicted(effective []meshv1alpha1.EffectivePolicy, origin, under string) []string {
+func Contradictions(effective []meshv1alpha1.EffectivePolicy, origin, under string) []string {
 	var warnings []string
 	said := func(f meshv1alpha1.EffectiveField) string {
 		if f.From == origin {

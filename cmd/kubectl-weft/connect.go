@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"weft.dev/weft/cmd/kubectl-weft/mesh"
+	"weft.dev/weft/proxy/wire"
+)
+
+// connection is a cluster, as the kubeconfig and the flags have it.
+type connection struct {
+	// reader and writer are the same client: commands that write say so by using writer.
+	reader client.Reader
+	writer client.Client
+	config *rest.Config
+	// namespace is the context's, or what -n says.
+	namespace string
+	// version returns that of the API server.
+	version func() (string, error)
+}
+
+// connectCluster reads the kubeconfig. It asks the cluster nothing.
+func (a *app) connectCluster() (*connection, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = a.kubeconfig
+	overrides := &clientcmd.ConfigOverrides{CurrentContext: a.context}
+	overrides.Context.Namespace = a.namespace
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
+	config, err := loader.ClientConfig()
+	if err != nil {
+		return nil, unreadable(err)
+	}
+	namespace, _, err := loader.Namespace()
+	if err != nil {
+		return nil, unreadable(err)
+	}
+	config.WarningHandler = rest.NoWarnings{}
+	config.UserAgent = "kubectl-weft/" + wire.Build
+	config.QPS, config.Burst = 50, 100
+	config.Timeout = a.timeout
+	c, err := client.New(config, client.Options{Scheme: mesh.Scheme()})
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return &connection{
+		reader: c, writer: c, config: config, namespace: namespace,
+		version: func() (string, error) {
+			d, err := discovery.NewDiscoveryClientForConfig(config)
+			if err != nil {
+				return "", err
+			}
+			info, err := d.ServerVersion()
+			if err != nil {
+				return "", err
+			}
+			return info.GitVersion, nil
+		},
+	}, nil
+}
+
+// unreadable is an error of the kubeconfig.
+func unreadable(err error) error {
+	if f := explain(err); f.code == exitUnreachable {
+		return f
+	}
+	return &failure{exitUnreachable, fmt.Errorf("kubeconfig: %w", err), "name another with --kubeconfig or --context, or read files with -f"}
+}
+
+// withTimeout bounds what a command asks of a cluster.
+func (a *app) withTimeout(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(cmd.Context(), a.timeout)
+}

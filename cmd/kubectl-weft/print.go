@@ -1,0 +1,71 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"sigs.k8s.io/yaml"
+)
+
+// print writes a value in the format of -o; without one it is text's turn. Only what text writes is for people
+// and may change.
+func (a *app) print(value any, text func(w io.Writer) error) error {
+	switch a.output {
+	case outputJSON:
+		encoder := json.NewEncoder(a.out)
+		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(value)
+	case outputYAML:
+		data, err := yaml.Marshal(value)
+		if err != nil {
+			return err
+		}
+		_, err = a.out.Write(data)
+		return err
+	default:
+		return text(a.out)
+	}
+}
+
+func (a *app) wide() bool { return a.output == outputWide }
+
+// table writes aligned columns. Rows end before their first empty cell of the end.
+func table(w io.Writer, head []string, rows [][]string) error {
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	if len(head) > 0 {
+		fmt.Fprintln(t, strings.Join(head, "\t"))
+	}
+	for _, row := range rows {
+		fmt.Fprintln(t, strings.Join(row, "\t"))
+	}
+	return t.Flush()
+}
+
+// Colours of marks.
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+// paint colours text on a terminal.
+func (a *app) paint(colour, text string) string {
+	if !a.terminal || a.noColor {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// line makes one line of any text.
+func line(text string) string { return strings.Join(strings.Fields(text), " ") }

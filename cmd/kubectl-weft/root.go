@@ -1,0 +1,158 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"weft.dev/weft/cmd/kubectl-weft/mesh"
+	"weft.dev/weft/proxy/wire"
+)
+
+// app is what all commands share.
+type app struct {
+	in          io.Reader
+	out, errOut io.Writer
+	now         func() time.Time
+	// terminal tells that out is one, noColor that nobody wants colours.
+	terminal, noColor bool
+	// connect returns the connection that the flags ask for.
+	connect func() (*connection, error)
+
+	kubeconfig, context, namespace, system, output string
+	timeout                                        time.Duration
+	files                                          []string
+}
+
+// root returns all commands.
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kubectl-weft",
+		Short: "Look at a Weft mesh, try changes to it, and find what is wrong with it",
+		Long: `Look at a Weft mesh, try changes to it, and find what is wrong with it.
+
+Most commands work on a cluster and, with -f, on files alone: what is compiled and matched is compiled and matched
+by the code that the operator and the proxies run.`,
+		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl weft"},
+		Version:           wire.Build,
+		SilenceUsage:      true,
+		SilenceErrors:     true,
+		DisableAutoGenTag: true,
+		Args:              usage(cobra.NoArgs),
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return a.checkOutput(cmd) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.errOut)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return misused(cmd, err.Error())
+	})
+	f := root.PersistentFlags()
+	f.StringVar(&a.kubeconfig, "kubeconfig", "", "path of the kubeconfig; default: as kubectl")
+	f.StringVar(&a.context, "context", "", "context of the kubeconfig")
+	f.StringVarP(&a.namespace, "namespace", "n", "", "namespace of objects that are named without one; default: that of the context")
+	f.StringVar(&a.system, "system-namespace", "weft-system", "namespace in which Weft runs")
+	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long the cluster may take to answer")
+	root.AddCommand(
+		a.checkCommand(), a.statusCommand(), a.analyzeCommand(), a.versionCommand(),
+	)
+	for _, cmd := range everyCommand(root) {
+		cmd.DisableAutoGenTag, cmd.DisableSuggestions = true, true
+	}
+	return root
+}
+
+// everyCommand returns a command and all below it.
+func everyCommand(cmd *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{cmd}
+	for _, child := range cmd.Commands() {
+		all = append(all, everyCommand(child)...)
+	}
+	return all
+}
+
+// unknownCommand says which commands there are.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	var names []string
+	for _, child := range cmd.Commands() {
+		if child.IsAvailableCommand() {
+			names = append(names, child.Name())
+		}
+	}
+	return misused(cmd, fmt.Sprintf("unknown command %q: there are %s", name, strings.Join(names, ", ")))
+}
+
+// usage makes what is wrong with arguments a wrong use.
+func usage(args cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if !cmd.HasParent() && len(given) > 0 {
+			return unknownCommand(cmd, given[0])
+		}
+		if err := args(cmd, given); err != nil {
+			return misused(cmd, err.Error())
+		}
+		return nil
+	}
+}
+
+// output formats.
+const (
+	outputWide = "wide"
+	outputJSON = "json"
+	outputYAML = "yaml"
+)
+
+// withOutput adds -o.
+func (a *app) withOutput(f *pflag.FlagSet, more ...string) {
+	f.StringVarP(&a.output, "output", "o", "", formatUsage+strings.Join(slices.Concat([]string{outputWide, outputJSON, outputYAML}, more), ", "))
+}
+
+// checkOutput refuses a format that the command does not have, before anything is asked of a cluster.
+func (a *app) checkOutput(cmd *cobra.Command) error {
+	flag := cmd.Flags().Lookup("output")
+	if flag == nil || a.output == "" {
+		return nil
+	}
+	formats := strings.TrimPrefix(flag.Usage, formatUsage)
+	if !slices.Contains(strings.Split(formats, ", "), a.output) {
+		return misused(cmd, fmt.Sprintf("--output %q is not one of %s", a.output, formats))
+	}
+	return nil
+}
+
+const formatUsage = "format: "
+
+// withFiles adds -f.
+func (a *app) withFiles(f *pflag.FlagSet) {
+	f.StringArrayVarP(&a.files, "filename", "f", nil, "files or directories of YAML instead of a cluster, - for standard input; may be repeated")
+}
+
+// loadMesh reads the mesh that the flags name.
+func (a *app) loadMesh(cmd *cobra.Command) (*mesh.Mesh, error) {
+	if len(a.files) > 0 {
+		return mesh.Files(a.files, mesh.FileOptions{Namespace: a.namespace, SystemNamespace: a.system, Stdin: a.in})
+	}
+	c, err := a.connect()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := a.withTimeout(cmd)
+	defer cancel()
+	return mesh.Cluster(ctx, c.reader, a.system)
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Show the version of this command", Args: usage(cobra.NoArgs),
+		RunE: func(*cobra.Command, []string) error {
+			fmt.Fprintln(a.out, wire.Build)
+			return nil
+		},
+	}
+}
