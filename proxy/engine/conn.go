@@ -22,6 +22,8 @@ type conn struct {
 	refused reason.Reason
 	client  netip.AddrPort
 
+	lengths lengthLines
+
 	accepted time.Time
 	// lifetime spreads the maximum connection age, as a factor around 1, so that connections which
 	// came together do not all end together.
@@ -44,6 +46,13 @@ func newConn(raw net.Conn, now time.Time) *conn {
 		c.client = netip.AddrPortFrom(address.Addr().Unmap(), address.Port())
 	}
 	return c
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.lengths.read(p[:n])
+	return n, err
 }
 
 // Close implements net.Conn.

@@ -84,7 +84,7 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		policy:      d.policy,
 		grpc:        isGRPC(r),
 	}
-	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge)
+	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || ambiguous(c, r)
 	defer x.finish()
 	if c.refused != "" {
 		x.closing = true

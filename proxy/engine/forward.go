@@ -230,11 +230,14 @@ func (t *tries) request(ctx context.Context) *http.Request {
 		Header: header, ContentLength: t.r.ContentLength,
 	}
 	if !t.body.empty() {
-		if len(t.r.Trailer) > 0 {
-			req.Trailer = make(http.Header, len(t.r.Trailer))
-			for name := range t.r.Trailer {
-				req.Trailer[name] = nil
+		for name := range t.r.Trailer {
+			if !phttp.MayTrail(name) || phttp.Internal(name) {
+				continue
 			}
+			if req.Trailer == nil {
+				req.Trailer = make(http.Header, len(t.r.Trailer))
+			}
+			req.Trailer[name] = nil
 		}
 		req.Body = t.body.open(req.Trailer)
 	}

@@ -30,14 +30,21 @@ func gate(r *http.Request) (phttp.Request, reason.Reason, error) {
 		return head, reason.BadRequest, err
 	}
 	// HTTP/2 knows the authority twice (RFC 9113 section 8.3.1).
+	if r.Host != "" {
+		if err := phttp.CheckAuthority(r.Host); err != nil {
+			return head, reason.BadRequest, err
+		}
+	}
 	for _, host := range r.Header["Host"] {
 		if !strings.EqualFold(host, r.Host) {
 			return head, reason.BadRequest, fmt.Errorf("host %q differs from authority %q", host, r.Host)
 		}
 	}
 	fields := 0
-	for _, values := range r.Header {
-		fields += len(values)
+	for name, values := range r.Header {
+		if !phttp.Internal(name) { // what proxies add must not be what is too much
+			fields += len(values)
+		}
 	}
 	if fields > maxHeaderFields {
 		return head, reason.HeaderTooLarge, fmt.Errorf("%d header fields", fields)
@@ -62,6 +69,9 @@ func gate(r *http.Request) (phttp.Request, reason.Reason, error) {
 		// all rules.
 		head.Header.Del("HTTP2-Settings")
 	}
+	if !head.CountForward() {
+		return head, reason.MethodUnsupported, fmt.Errorf("%s with Max-Forwards: 0", r.Method)
+	}
 	return head, "", nil
 }
 
@@ -80,8 +90,14 @@ func originForm(r *http.Request) (string, error) {
 	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
 		authority, path = rest[:end], rest[end:]
 	}
-	if strings.Contains(authority, "@") {
+	switch {
+	case authority == "":
+		// net/http takes Host instead.
+		return "", fmt.Errorf("target %q has no host", target)
+	case strings.Contains(authority, "@"):
 		return "", fmt.Errorf("target %q names a user", target)
+	case path == "/" && r.Method == http.MethodOptions && len(rest) == len(authority):
+		return "*", nil // RFC 9112 section 3.2.4
 	}
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path

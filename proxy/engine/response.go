@@ -36,7 +36,9 @@ func (t *tries) deliver(a *attempt) {
 	// An informational response may have left fields behind.
 	clear(t.w.Header())
 	for name := range res.Trailer {
-		head.Header.Add("Trailer", name)
+		if phttp.MayTrail(name) {
+			head.Header.Add("Trailer", name)
+		}
 	}
 	due := t.due.whole
 	if res.ContentLength < 0 && !t.due.stream.IsZero() {
@@ -151,6 +153,9 @@ func (t *tries) copyTrailer(res *http.Response) {
 	header := t.w.Header()
 	announced := header["Trailer"]
 	for name, values := range res.Trailer {
+		if !phttp.MayTrail(name) {
+			continue
+		}
 		if !slices.Contains(announced, name) {
 			name = http.TrailerPrefix + name
 		}
@@ -176,17 +181,26 @@ type informational struct {
 	idle *idleLimit
 	mu   sync.Mutex
 	over bool
+	got  int
 }
+
+// maxInformational bounds the 1xx responses before a final one. net/http has no limit.
+const maxInformational = 100
+
+var errInformational = errors.New("too many informational responses")
 
 func (i *informational) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{Got1xxResponse: i.got}
+	return &httptrace.ClientTrace{Got1xxResponse: i.receive}
 }
 
-// got is called by the transport, possibly in another goroutine than that of the request.
-func (i *informational) got(code int, fields textproto.MIMEHeader) error {
+// receive is called by the transport, possibly in another goroutine than that of the request.
+func (i *informational) receive(code int, fields textproto.MIMEHeader) error {
 	i.idle.moved()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.got++; i.got > maxInformational {
+		return errInformational
+	}
 	switch {
 	case i.over, code == http.StatusContinue:
 		// net/http sends 100 Continue itself when the body is read, which is when the backend has asked
@@ -203,6 +217,7 @@ func (i *informational) got(code int, fields textproto.MIMEHeader) error {
 		}
 	}
 	phttp.StripHopByHop(&head.Header, false)
+	phttp.StripInternal(&head.Header)
 	header := i.w.Header()
 	clear(header)
 	for _, f := range head.Header {

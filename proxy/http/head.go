@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -119,6 +120,23 @@ func (r *Request) SetTarget(target string) error {
 	}
 	r.Path, r.RawQuery, r.HasQuery = path, query, hasQuery
 	return nil
+}
+
+// CountForward counts Max-Forwards down, which only TRACE and OPTIONS have (RFC 9110 section 7.6.2). It is
+// false if the request must go no further. A value that is no number has no meaning and stays.
+func (r *Request) CountForward() bool {
+	if r.Method != "TRACE" && r.Method != "OPTIONS" {
+		return true
+	}
+	left, err := strconv.ParseUint(r.Header.Get("Max-Forwards"), 10, 31)
+	if err != nil {
+		return true
+	}
+	if left == 0 {
+		return false
+	}
+	r.Header.Set("Max-Forwards", strconv.FormatUint(left-1, 10))
+	return true
 }
 
 // Target returns path and query as they are sent on.

@@ -44,7 +44,7 @@ func StripHopByHop(h *Header, upgrade bool) {
 // StripInternal removes the headers that only authenticated proxies may send. It is applied to what
 // comes from an application, and to what goes to one.
 func StripInternal(h *Header) {
-	*h = slices.DeleteFunc(*h, func(f Field) bool { return isInternal(f.Name) })
+	*h = slices.DeleteFunc(*h, func(f Field) bool { return Internal(f.Name) })
 }
 
 // endToEnd tells whether a header is forwarded even if Connection names it. A client could otherwise
@@ -55,7 +55,7 @@ func endToEnd(name string) bool {
 			return true
 		}
 	}
-	return isInternal(name) || hasPrefixFold(name, "x-forwarded-")
+	return Internal(name) || hasPrefixFold(name, "x-forwarded-")
 }
 
 func isHopByHop(name string) bool {
@@ -69,7 +69,8 @@ func isHopByHop(name string) bool {
 	return false
 }
 
-func isInternal(name string) bool { return hasPrefixFold(name, InternalPrefix) }
+// Internal tells whether a field is one that proxies of the mesh talk to each other with.
+func Internal(name string) bool { return hasPrefixFold(name, InternalPrefix) }
 
 func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && equalFold(s[:len(prefix)], prefix)

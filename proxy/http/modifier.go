@@ -89,7 +89,7 @@ func Modifiable(name string) error {
 	if !IsToken(name) {
 		return fmt.Errorf("header name %q is no token", name)
 	}
-	if isHopByHop(name) || isInternal(name) || equalFold(name, "host") || equalFold(name, "content-length") {
+	if isHopByHop(name) || Internal(name) || equalFold(name, "host") || equalFold(name, "content-length") {
 		return fmt.Errorf("header %q: %w", name, errReservedHeader)
 	}
 	return nil

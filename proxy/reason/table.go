@@ -53,8 +53,8 @@ var table = []Entry{
 	{
 		Reason: MethodUnsupported, Status: http.StatusNotImplemented, Code: phttp.GRPCUnimplemented,
 		Text:    "the method is not supported",
-		Meaning: "The method is CONNECT.",
-		Remedy:  "Connect to the Service's port directly; TCP ports are relayed as they are.",
+		Meaning: "The method is CONNECT, or TRACE or OPTIONS whose Max-Forwards is used up.",
+		Remedy:  "Connect to the Service's port directly; TCP ports are relayed as they are. Leave Max-Forwards out.",
 	},
 	{
 		Reason: NoRule, Status: http.StatusNotFound, Code: phttp.GRPCUnimplemented,

@@ -315,6 +315,16 @@ func (t *try) failed(err error, body *requestBody) *Error {
 func (t *try) received(ctx context.Context, resp *http.Response, l lease) error {
 	e := t.to.state
 	t.took = t.elapsed()
+	if err := checkResponse(resp, l); err != nil {
+		closeQuietly(resp.Body)
+		l.discard()
+		return &Error{Reason: ReasonProtocol, Endpoint: e.address, Err: err}
+	}
+	if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		// With HTTP/2, net/http waits for the body that Content-Length speaks of.
+		closeQuietly(resp.Body)
+		resp.Body = http.NoBody
+	}
 	if t.to.kind == KindHop && !t.upgrade && resp.StatusCode == StatusNotProcessed && resp.Header[FieldNotProcessed] != nil {
 		reason := resp.Header.Get(FieldNotProcessed)
 		closeQuietly(resp.Body)
