@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	mdlayher "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -37,14 +40,14 @@ func (n *Netns) Find() (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	found := Found{Guard: guard["guard"] > 0}
+	found := Found{Guard: len(guard["guard"]) > 0}
 	for _, f := range []family{familyIPv4, familyIPv6} {
 		chains, err := rulesByChain(conn, f.number)
 		if err != nil {
 			return Found{}, err
 		}
-		found.Inbound = found.Inbound || chains["input"] > 0
-		if chains["capture"] == 0 {
+		found.Inbound = found.Inbound || len(chains["input"]) > 0
+		if len(chains["capture"]) == 0 {
 			continue
 		}
 		for _, set := range newObjects(f, n.lifetime).alive {
@@ -145,29 +148,28 @@ func (n *Netns) intact() (rulesIntact, guardIntact bool, err error) {
 	if err != nil {
 		return false, false, err
 	}
-	return rulesIntact, guard["guard"] == guardRules(n.guarded), nil
+	return rulesIntact, slices.Equal(guard["guard"], texts(guardRules(n.guarded))), nil
 }
 
-// holds tells whether the table of one family has the wanted chains, numbers of rules and elements.
+// holds tells whether the table of one family has the wanted chains, rules and elements.
 func holds(conn *nftables.Conn, f family, want rules.Table) (bool, error) {
 	got, err := rulesByChain(conn, f.number)
 	if err != nil {
 		return false, err
 	}
 	o := newObjects(f, 0)
-	chains := map[string]int{}
+	chains := map[string][]string{}
 	if want.Capture {
-		chains["output"] = 2
-		chains["capture"] = captureRules(want)
+		chains["output"], chains["capture"] = texts(o.outputRules()), texts(o.captureRules(want))
 	}
 	if want.Redirect {
-		chains["prerouting"] = 1
+		chains["prerouting"] = texts([][]expr.Any{redirect()})
 	}
 	in := want.Inbound
 	if in != nil {
-		chains["input"], chains["strict"], chains["counted"] = len(o.inputRules(in.Closed)), len(o.strictRules()), len(o.countedRules())
+		chains["input"], chains["strict"], chains["counted"] = texts(o.inputRules(in.Closed)), texts(o.strictRules()), texts(o.countedRules())
 	}
-	if !maps.Equal(got, chains) {
+	if !maps.EqualFunc(got, chains, slices.Equal) {
 		return false, nil
 	}
 	type content struct {
@@ -210,14 +212,14 @@ func byKey(elements []nftables.SetElement) map[string]string {
 	return out
 }
 
-// rulesByChain counts the rules of each chain in the table of one family; a table that is not there
-// has no chains.
-func rulesByChain(conn *nftables.Conn, f nftables.TableFamily) (map[string]int, error) {
+// rulesByChain returns the rules of each chain in the table of one family as texts; a table that is not
+// there has no chains.
+func rulesByChain(conn *nftables.Conn, f nftables.TableFamily) (map[string][]string, error) {
 	chains, err := conn.ListChainsOfTableFamily(f)
 	if err != nil {
 		return nil, fmt.Errorf("list chains: %w", err)
 	}
-	counts := map[string]int{}
+	out := map[string][]string{}
 	for _, chain := range chains {
 		if chain.Table.Name != tableName {
 			continue
@@ -226,9 +228,61 @@ func rulesByChain(conn *nftables.Conn, f nftables.TableFamily) (map[string]int, 
 		if err != nil {
 			return nil, fmt.Errorf("list rules of %s: %w", chain.Name, err)
 		}
-		counts[chain.Name] = len(list)
+		rules := make([][]expr.Any, len(list))
+		for i, rule := range list {
+			rules[i] = rule.Exprs
+		}
+		out[chain.Name] = texts(rules)
 	}
-	return counts, nil
+	return out, nil
+}
+
+// texts makes rules comparable.
+func texts(rules [][]expr.Any) []string {
+	out := make([]string, len(rules))
+	for i, rule := range rules {
+		for _, e := range rule {
+			out[i] += text(e) + "; "
+		}
+	}
+	return out
+}
+
+// text is what an expression does, without what the kernel names its own way: registers, and sets without a
+// name.
+func text(e expr.Any) string {
+	switch e := e.(type) {
+	case *expr.Meta:
+		return fmt.Sprint("meta ", e.Key)
+	case *expr.Ct:
+		return fmt.Sprint("ct ", e.Key)
+	case *expr.Payload:
+		return fmt.Sprint("payload ", e.Base, e.Offset, e.Len)
+	case *expr.Bitwise:
+		return fmt.Sprintf("bitwise %x %x", e.Mask, e.Xor)
+	case *expr.Cmp:
+		return fmt.Sprintf("cmp %d %x", e.Op, e.Data)
+	case *expr.Lookup:
+		name := e.SetName
+		if strings.HasPrefix(name, "__") {
+			name = "unnamed"
+		}
+		return fmt.Sprint("lookup ", name, e.Invert)
+	case *expr.Dynset:
+		return fmt.Sprint("dynset ", e.SetName, e.Operation)
+	case *expr.Immediate:
+		return fmt.Sprintf("immediate %x", e.Data)
+	case *expr.Numgen:
+		return fmt.Sprint("numgen ", e.Type, e.Modulus)
+	case *expr.NAT:
+		return fmt.Sprint("nat ", e.Type)
+	case *expr.Reject:
+		return fmt.Sprint("reject ", e.Type)
+	case *expr.Verdict:
+		return fmt.Sprint("verdict ", e.Kind, e.Chain)
+	default:
+		return fmt.Sprintf("%T", e)
+	}
 }
 
 // readGeneration asks for the number of the present ruleset.

@@ -42,16 +42,20 @@ func addGuard(c *nftables.Conn, name, device string, addresses []netip.Addr) {
 		Name: "guard", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookEgress, Priority: nftables.ChainPriorityFilter, Device: device,
 	})
+	for _, rule := range guardRules(addresses) {
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: rule})
+	}
+}
+
+func guardRules(addresses []netip.Addr) [][]expr.Any {
+	var out [][]expr.Any
 	for _, f := range passing(addresses) {
-		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: f.accept()})
+		out = append(out, f.accept())
 	}
 	// A rule and not the chain's policy: a policy is in force as soon as the chain is there, before its
 	// rules are, and would drop what is on its way in between.
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
+	return append(out, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 }
-
-// guardRules is how many rules addGuard makes.
-func guardRules(addresses []netip.Addr) int { return len(passing(addresses)) + 1 }
 
 // frame is a kind of frame that passes: its type, and where a source address within prefix stands
 // behind the Ethernet header.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"weft.dev/weft/proxy/capture/kernel"
@@ -395,6 +396,21 @@ func TestCheckRepairsDamagedStrictPorts(t *testing.T) {
 		"no strict ports": set("strict-ports"),
 		"nobody admitted": set("admitted"),
 		"nobody allowed":  set("allowed0"),
+		"another refusal": func(c *nftables.Conn, l *lab) {
+			chain := &nftables.Chain{Name: "strict", Table: table(l)}
+			list, err := c.GetRules(chain.Table, chain)
+			must(t, err)
+			last := list[len(list)-1]
+			last.Exprs = []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+			c.ReplaceRule(last)
+		},
+		"another rule for loopback": func(c *nftables.Conn, l *lab) {
+			chain := &nftables.Chain{Name: "input", Table: table(l)}
+			list, err := c.GetRules(chain.Table, chain)
+			must(t, err)
+			list[0].Exprs[1].(*expr.Cmp).Data[0] = 'e'
+			c.ReplaceRule(list[0])
+		},
 		"somebody else admitted": func(c *nftables.Conn, l *lab) {
 			must(t, c.SetAddElements(&nftables.Set{Name: "admitted", Table: table(l)}, []nftables.SetElement{{Key: l.foreign.AsSlice()}}))
 		},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"weft.dev/weft/proxy/capture/kernel"
@@ -345,6 +346,14 @@ func TestCheckRepairsDamage(t *testing.T) {
 		}, want: true},
 		"no ports": {damage: func(c *nftables.Conn, l *lab) {
 			c.FlushSet(&nftables.Set{Name: "ports", Table: table(l)})
+		}, want: true},
+		"another guard": {damage: func(c *nftables.Conn, _ *lab) {
+			chain := &nftables.Chain{Name: "guard", Table: &nftables.Table{Name: "weft", Family: nftables.TableFamilyNetdev}}
+			list, err := c.GetRules(chain.Table, chain)
+			must(t, err)
+			last := list[len(list)-1]
+			last.Exprs = []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+			c.ReplaceRule(last)
 		}, want: true},
 		"no guard": {damage: func(c *nftables.Conn, _ *lab) {
 			c.DelTable(&nftables.Table{Name: "weft", Family: nftables.TableFamilyNetdev})

@@ -154,18 +154,25 @@ func (o *objects) addCapture(c *nftables.Conn, want rules.Table) error {
 		if err := c.AddSet(set, []nftables.SetElement{{Key: []byte{unix.IPPROTO_TCP}}}); err != nil {
 			return err
 		}
-		match := []expr.Any{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: registerKey},
-			&expr.Lookup{SourceRegister: registerKey, SetID: set.ID, SetName: set.Name},
-		}
+	}
+	for _, rule := range o.outputRules() {
+		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.output, Exprs: rule})
+	}
+	return nil
+}
+
+func (o *objects) outputRules() [][]expr.Any {
+	var out [][]expr.Any
+	for _, set := range o.alive {
 		// Every connection that comes here is new. Asking for it keeps connection tracking on while no
 		// proxy is left in the capture chain: the kernel turns it off with the last rule that needs
 		// it, and the connections that are established would lose their translation.
-		match = append(match, stateNew()...)
-		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.output, Exprs: append(match,
-			&expr.Verdict{Kind: expr.VerdictGoto, Chain: o.capture.Name})})
+		out = append(out, slices.Concat([]expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: registerKey},
+			&expr.Lookup{SourceRegister: registerKey, SetID: set.ID, SetName: set.Name},
+		}, stateNew(), []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: o.capture.Name}}))
 	}
-	return nil
+	return out
 }
 
 // change brings what captures from one content into another of the same shape.
@@ -233,13 +240,22 @@ func (o *objects) addProxies(c *nftables.Conn, want rules.Table) error {
 	if err := c.AddSet(choice, elements); err != nil {
 		return err
 	}
-	c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: append(o.destination(),
+	c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: o.captureRule(len(proxies), choice)})
+	return nil
+}
+
+// captureRule sends a connection to one of so many proxies.
+func (o *objects) captureRule(proxies int, choice *nftables.Set) []expr.Any {
+	return append(o.destination(),
 		&expr.Lookup{SourceRegister: registerKey, DestRegister: registerNumber, IsDestRegSet: true, SetID: o.ports.ID, SetName: o.ports.Name},
-		&expr.Numgen{Register: registerRandom, Modulus: uint32(len(proxies)), Type: unix.NFT_NG_RANDOM},
+		&expr.Numgen{Register: registerRandom, Modulus: uint32(proxies), Type: unix.NFT_NG_RANDOM},
 		&expr.Lookup{SourceRegister: registerRandom, DestRegister: registerProxy, IsDestRegSet: true, SetID: choice.ID, SetName: choice.Name},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(o.family.number), RegAddrMin: registerProxy, RegProtoMin: registerNumber},
-	)})
-	return nil
+	)
+}
+
+func (o *objects) refusalRule(refused *nftables.Set) []expr.Any {
+	return append(o.destination(), &expr.Lookup{SourceRegister: registerKey, SetID: refused.ID, SetName: refused.Name}, reset())
 }
 
 // addRefusal fills the capture chain while there is no proxy: connections that a route decides about
@@ -258,19 +274,18 @@ func (o *objects) addRefusal(c *nftables.Conn, destinations []netip.AddrPort) er
 		if err := c.AddSet(refused, o.elements(ports, false)); err != nil {
 			return err
 		}
-		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: append(o.destination(),
-			&expr.Lookup{SourceRegister: registerKey, SetID: refused.ID, SetName: refused.Name},
-			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
+		c.AddRule(&nftables.Rule{Table: o.table, Chain: o.capture, Exprs: o.refusalRule(refused)})
 	}
 	return nil
 }
 
-// captureRules is how many rules the capture chain has.
-func captureRules(want rules.Table) int {
+// captureRules are the rules of the capture chain.
+func (o *objects) captureRules(want rules.Table) [][]expr.Any {
+	unnamed := &nftables.Set{Name: "__set%d"}
 	if len(want.Proxies) > 0 {
-		return 1
+		return [][]expr.Any{o.captureRule(len(want.Proxies), unnamed)}
 	}
-	return (len(want.Refused) + elementsPerMessage - 1) / elementsPerMessage
+	return slices.Repeat([][]expr.Any{o.refusalRule(unnamed)}, (len(want.Refused)+elementsPerMessage-1)/elementsPerMessage)
 }
 
 // destination loads the address and port that a connection is made to, as the maps' keys have it.
