@@ -29,6 +29,9 @@ const (
 	// reads cannot stop the others.
 	clientStreams      = 250
 	clientStreamWindow = 256 << 10
+	// clientFrame is what any server must take (RFC 9113 section 4.2). net/http would take 1 MiB at once, which
+	// is more than the window of a stream, and room that it keeps with the connection.
+	clientFrame = 16 << 10
 )
 
 func (e *Engine) startServers() {
@@ -38,6 +41,7 @@ func (e *Engine) startServers() {
 	e.captured = e.newServer(http.HandlerFunc(e.serveCaptured), &protocols)
 	e.captured.HTTP2 = &http.HTTP2Config{
 		MaxConcurrentStreams:          clientStreams,
+		MaxReadFrameSize:              clientFrame,
 		MaxReceiveBufferPerStream:     clientStreamWindow,
 		MaxReceiveBufferPerConnection: clientStreams * clientStreamWindow,
 		SendPingTimeout:               30 * time.Second,

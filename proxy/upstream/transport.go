@@ -19,6 +19,7 @@ const (
 	hopStreams    = 128
 	streamWindow  = 256 << 10
 	hopConnWindow = hopStreams * streamWindow
+	hopFrame      = 64 << 10
 )
 
 const (
@@ -95,6 +96,7 @@ func newTransports(o Options) (http1, h2c, hop *http.Transport) {
 func HopServerHTTP2() *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams:          hopStreams,
+		MaxReadFrameSize:              hopFrame,
 		MaxReceiveBufferPerStream:     streamWindow,
 		MaxReceiveBufferPerConnection: hopConnWindow,
 		SendPingTimeout:               5 * time.Second,
