@@ -11,8 +11,10 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY api/ api/
 COPY cmd/ cmd/
+COPY config/node/ config/node/
 COPY controllers/ controllers/
 COPY proxy/ proxy/
+COPY webhooks/ webhooks/
 RUN CGO_ENABLED=0 GOOS=${TARGETOS:-linux} GOARCH=${TARGETARCH} go build -trimpath \
     -ldflags "-s -w -X weft.dev/weft/proxy/wire.Build=${VERSION}" \
     -o /out/ ./cmd/weft-operator ./cmd/weft-proxy ./cmd/weft-node

@@ -39,10 +39,16 @@ type Options struct {
 	PodAddresses []netip.Addr
 	// ProxyImage is used for proxies unless the Mesh names another.
 	ProxyImage string
+	// NodeImage is the image of the node agents where the operator deploys them itself; empty where the
+	// installation does.
+	NodeImage string
 	// ConfigListen is where the leader serves configuration, host:port.
 	ConfigListen string
 	// WebhookListen is where every operator answers the API server's admission reviews, host:port.
 	WebhookListen string
+	// WebhookCertMode and WebhookCertPath say whose certificate it answers with.
+	WebhookCertMode webhooks.CertMode
+	WebhookCertPath string
 	// ConnectGrace is how long a new leader waits for the proxies and node agents that are ready to
 	// connect before it acts on what the others say; zero means ten seconds.
 	ConnectGrace time.Duration
@@ -88,6 +94,11 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 		Complete(mesh); err != nil {
 		return fmt.Errorf("mesh controller: %w", err)
 	}
+	if opts.NodeImage != "" {
+		if err := mgr.Add(&Agents{Client: direct, Log: log.WithName("agents"), Namespace: opts.Namespace, Image: opts.NodeImage}); err != nil {
+			return fmt.Errorf("add the node agents: %w", err)
+		}
+	}
 	if len(found.missing) > 0 {
 		return mgr.Add(&installation{reader: direct, log: log})
 	}
@@ -108,7 +119,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 		return err
 	}
 	if err := webhooks.Setup(mgr, webhooks.Options{
-		Namespace: opts.Namespace, Listen: opts.WebhookListen, CA: keeper.CA, Changed: keeper.Changed,
+		Namespace: opts.Namespace, Listen: opts.WebhookListen, CertMode: opts.WebhookCertMode, CertPath: opts.WebhookCertPath,
+		CA: keeper.CA, Changed: keeper.Changed,
 	}); err != nil {
 		return err
 	}

@@ -155,6 +155,9 @@ func (h *Handler) answer(ctx context.Context, request *admissionv1.AdmissionRequ
 			response = h.pass(request, errors.New("internal error"))
 		}
 	}()
+	if !changes(request) {
+		return &admissionv1.AdmissionResponse{Allowed: true}
+	}
 	object, err := decode(request)
 	if err != nil {
 		return h.pass(request, err)
@@ -165,6 +168,9 @@ func (h *Handler) answer(ctx context.Context, request *admissionv1.AdmissionRequ
 	snapshot, err := h.Snapshot(ctx)
 	if err != nil {
 		return h.pass(request, err)
+	}
+	if !concerns(request, snapshot) {
+		return &admissionv1.AdmissionResponse{Allowed: true}
 	}
 	errs, warnings := Validate(object, snapshot)
 	response = &admissionv1.AdmissionResponse{Allowed: len(errs) == 0, Warnings: warnings}

@@ -15,6 +15,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
 	"weft.dev/weft/controllers/compile"
@@ -38,9 +40,10 @@ func question(t *testing.T, object string) []byte {
 	review := map[string]any{
 		"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
 		"request": map[string]any{
-			"uid":    "asked",
-			"kind":   map[string]any{"group": "gateway.networking.k8s.io", "version": "v1", "kind": "HTTPRoute"},
-			"object": json.RawMessage(raw),
+			"uid":       "asked",
+			"namespace": "shop",
+			"kind":      map[string]any{"group": "gateway.networking.k8s.io", "version": "v1", "kind": "HTTPRoute"},
+			"object":    json.RawMessage(raw),
 		},
 	}
 	body, err := json.Marshal(review)
@@ -163,10 +166,11 @@ func TestBadRequests(t *testing.T) {
 func TestAnswersInTime(t *testing.T) {
 	end := make(chan struct{})
 	begun := make(chan struct{}, concurrent)
+	snapshot := readSnapshot(t, mesh)
 	url := serve(t, func(context.Context) (compile.Snapshot, error) {
 		begun <- struct{}{}
 		<-end
-		return compile.Snapshot{}, nil
+		return snapshot, nil
 	})
 	hurried := strings.Replace(url, "=10s", "=10ms", 1)
 	for range concurrent {
@@ -185,5 +189,69 @@ func TestAnswersInTime(t *testing.T) {
 	close(end)
 	if status, answer := post(t, url, question(t, route)); status != http.StatusOK || len(answer.Warnings) != 1 {
 		t.Errorf("status %d, answer %+v after the work has ended", status, answer)
+	}
+}
+
+// TestSaysNothingAboutWhatConcernsNobody: where the configuration cannot keep API servers from asking, the
+// answer is empty.
+func TestSaysNothingAboutWhatConcernsNobody(t *testing.T) {
+	snapshot := readSnapshot(t, mesh)
+	snapshot.SystemNamespace = "weft-system"
+	object := func(text string) runtime.RawExtension {
+		t.Helper()
+		raw, err := yaml.YAMLToJSON([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return runtime.RawExtension{Raw: raw}
+	}
+	asked := func(change func(*admissionv1.AdmissionRequest)) admissionv1.AdmissionRequest {
+		request := admissionv1.AdmissionRequest{
+			UID: "asked", Namespace: "shop", Operation: admissionv1.Create, Object: object(route),
+			Kind: metav1.GroupVersionKind{Group: "gateway.networking.k8s.io", Version: "v1", Kind: "HTTPRoute"},
+		}
+		change(&request)
+		return request
+	}
+	policy := "kind: MeshPolicy\nmetadata: {name: all, namespace: kube-system}\nspec: {targetRefs: [{group: '', kind: Service, name: wep}]}"
+	ofPolicy := func(namespace string) func(*admissionv1.AdmissionRequest) {
+		return func(r *admissionv1.AdmissionRequest) {
+			r.Kind = metav1.GroupVersionKind{Group: "mesh.weft.dev", Version: "v1alpha1", Kind: "MeshPolicy"}
+			r.Namespace, r.Object = namespace, object(strings.Replace(policy, "kube-system", namespace, 1))
+		}
+	}
+	cases := map[string]struct {
+		request admissionv1.AdmissionRequest
+		want    bool
+	}{
+		"a new route": {asked(func(*admissionv1.AdmissionRequest) {}), true},
+		"a changed route": {asked(func(r *admissionv1.AdmissionRequest) {
+			r.Operation, r.OldObject = admissionv1.Update, object(strings.Replace(route, "wep", "web", 1))
+		}), true},
+		"a changed label": {asked(func(r *admissionv1.AdmissionRequest) {
+			r.Operation, r.OldObject = admissionv1.Update, object(strings.Replace(route, "{name", "{labels: {a: b}, name", 1))
+		}), false},
+		"a route elsewhere": {asked(func(r *admissionv1.AdmissionRequest) { r.Namespace = "elsewhere" }), false},
+		"the operator's own": {asked(func(r *admissionv1.AdmissionRequest) {
+			r.UserInfo.Username = "system:serviceaccount:weft-system:weft-operator"
+		}), false},
+		"a policy elsewhere":      {asked(ofPolicy("elsewhere")), true},
+		"a policy of the cluster": {asked(ofPolicy("kube-system")), false},
+		"a policy of Weft's own":  {asked(ofPolicy("weft-system")), false},
+	}
+	url := serve(t, func(context.Context) (compile.Snapshot, error) { return snapshot, nil })
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			body, err := json.Marshal(admissionv1.AdmissionReview{
+				TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Request: &tc.request,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, answer := post(t, url, body)
+			if !answer.Allowed || (len(answer.Warnings) > 0) != tc.want {
+				t.Errorf("answer %+v, want warnings: %v", answer, tc.want)
+			}
+		})
 	}
 }

@@ -2,11 +2,16 @@ package webhooks
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"weft.dev/weft/controllers/cluster"
@@ -25,7 +30,25 @@ const (
 	// Port is where the operator listens.
 	Port = 9443
 
+	// DefaultCertPath is where the Operator Lifecycle Manager mounts a certificate.
+	DefaultCertPath = "/tmp/k8s-webhook-server/serving-certs"
+
 	servingLifetime = 24 * time.Hour
+)
+
+// CertMode says whose certificate the webhook serves with, and with it who keeps caBundle: whoever issues it.
+type CertMode string
+
+// The modes.
+const (
+	// CertSelf is a certificate of the mesh's own authority. The leader writes its roots into the
+	// configuration.
+	CertSelf CertMode = "self"
+	// CertProvided is tls.crt and tls.key in a directory, such as cert-manager, the Operator Lifecycle Manager
+	// or an administrator fills. They are read again when they change, and nothing is written.
+	CertProvided CertMode = "provided"
+	// CertAuto is CertProvided where tls.crt is in the directory when the operator starts, else CertSelf.
+	CertAuto CertMode = "auto"
 )
 
 // Options configure the webhook.
@@ -34,6 +57,9 @@ type Options struct {
 	Namespace string
 	// Listen is the address to listen on, host:port.
 	Listen string
+	// CertMode says whose certificate is served; empty means CertSelf. CertPath is the directory of a provided one.
+	CertMode CertMode
+	CertPath string
 	// CA returns the authority that is trusted now. It issues the serving certificate, which every replica
 	// has one of its own of, in memory, and exchanges at half of its life.
 	CA func() *identity.CA
@@ -43,11 +69,17 @@ type Options struct {
 
 // Setup adds the webhook to a manager whose cache has CacheOptions.
 func Setup(mgr ctrl.Manager, opts Options) error {
-	serving := &identity.Serving{
-		CA: opts.CA, Names: identity.ServiceNames(ServiceName, opts.Namespace), Lifetime: servingLifetime, Now: time.Now,
+	mode, err := opts.CertMode.resolve(opts.CertPath)
+	if err != nil {
+		return err
 	}
+	get, err := certificates(mgr, mode, opts)
+	if err != nil {
+		return err
+	}
+	mgr.GetLogger().Info("webhook certificate", "mode", mode)
 	server := &Server{
-		Listen: opts.Listen, GetCertificate: serving.GetCertificate,
+		Listen: opts.Listen, GetCertificate: get,
 		Handler: NewHandler(func(ctx context.Context) (compile.Snapshot, error) {
 			s, err := cluster.Declared(ctx, mgr.GetClient())
 			s.SystemNamespace = opts.Namespace
@@ -60,6 +92,9 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 	if err := mgr.AddReadyzCheck("webhook", server.Ready); err != nil {
 		return fmt.Errorf("add the webhook's readiness: %w", err)
 	}
+	if mode == CertProvided {
+		return nil // who provides the certificate keeps its roots in the configuration
+	}
 	bundle := &Bundle{Client: mgr.GetClient(), Roots: func() string { return opts.CA().Bundle() }, Changed: opts.Changed}
 	if err := ctrl.NewControllerManagedBy(mgr).Named("webhook").
 		For(&admissionregistrationv1.ValidatingWebhookConfiguration{}).
@@ -67,4 +102,43 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 		return fmt.Errorf("webhook controller: %w", err)
 	}
 	return nil
+}
+
+// resolve returns CertSelf or CertProvided.
+func (m CertMode) resolve(path string) (CertMode, error) {
+	switch m {
+	case "", CertSelf:
+		return CertSelf, nil
+	case CertProvided:
+		return CertProvided, nil
+	case CertAuto:
+		switch _, err := os.Stat(filepath.Join(path, corev1.TLSCertKey)); {
+		case err == nil:
+			return CertProvided, nil
+		case os.IsNotExist(err):
+			return CertSelf, nil
+		default:
+			return "", fmt.Errorf("look for a webhook certificate: %w", err)
+		}
+	default:
+		return "", fmt.Errorf("webhook certificate mode %q is none of %s, %s and %s", m, CertSelf, CertProvided, CertAuto)
+	}
+}
+
+// certificates returns what the server asks for a certificate at each handshake.
+func certificates(mgr ctrl.Manager, mode CertMode, opts Options) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	if mode == CertSelf {
+		serving := &identity.Serving{
+			CA: opts.CA, Names: identity.ServiceNames(ServiceName, opts.Namespace), Lifetime: servingLifetime, Now: time.Now,
+		}
+		return serving.GetCertificate, nil
+	}
+	watcher, err := certwatcher.New(filepath.Join(opts.CertPath, corev1.TLSCertKey), filepath.Join(opts.CertPath, corev1.TLSPrivateKeyKey))
+	if err != nil {
+		return nil, fmt.Errorf("webhook certificate in %s: %w", opts.CertPath, err)
+	}
+	if err := mgr.Add(watcher); err != nil {
+		return nil, fmt.Errorf("follow the webhook certificate: %w", err)
+	}
+	return watcher.GetCertificate, nil
 }

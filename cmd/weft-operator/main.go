@@ -36,8 +36,9 @@ import (
 
 type flags struct {
 	namespace, podName, podAddresses string
-	proxyImage                       string
+	proxyImage, nodeImage            string
 	configAddress, webhookAddress    string
+	webhookCertMode, webhookCertPath string
 	metricsAddress, metricsCerts     string
 	probeAddress                     string
 	leaderElect                      bool
@@ -50,8 +51,11 @@ func main() {
 	flag.StringVar(&f.podName, "pod", os.Getenv("POD_NAME"), "name of the operator's pod")
 	flag.StringVar(&f.podAddresses, "pod-addresses", os.Getenv("POD_IPS"), "addresses of the operator's pod, separated by commas")
 	flag.StringVar(&f.proxyImage, "proxy-image", os.Getenv("WEFT_PROXY_IMAGE"), "image of the proxies of enrolled namespaces")
+	flag.StringVar(&f.nodeImage, "node-image", os.Getenv("WEFT_NODE_IMAGE"), "image of the node agents, where the operator is to deploy them itself; empty where the installation has")
 	flag.StringVar(&f.configAddress, "config-bind-address", fmt.Sprintf(":%d", controllers.ConfigPort), "where the leader serves configuration")
 	flag.StringVar(&f.webhookAddress, "webhook-bind-address", fmt.Sprintf(":%d", webhooks.Port), "where every replica answers admission reviews")
+	flag.StringVar(&f.webhookCertMode, "webhook-cert-mode", string(webhooks.CertAuto), "whose certificate admission reviews are answered with: self, the operator's own authority, whose roots it writes into the webhook configuration; provided, the one in --webhook-cert-path; or auto, which is provided when there is one")
+	flag.StringVar(&f.webhookCertPath, "webhook-cert-path", webhooks.DefaultCertPath, "directory with tls.crt and tls.key for the webhook")
 	flag.StringVar(&f.metricsAddress, "metrics-bind-address", ":8443", "where metrics are served, over HTTPS and to authorized clients only; 0 disables")
 	flag.StringVar(&f.metricsCerts, "metrics-cert-path", "", "directory with tls.crt and tls.key for metrics; self-signed when empty")
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "where health probes are served")
@@ -119,12 +123,15 @@ func run(f *flags) error {
 	}
 	ctx := ctrl.SetupSignalHandler()
 	if err := controllers.Setup(ctx, mgr, direct, controllers.Options{
-		Namespace:     f.namespace,
-		PodName:       f.podName,
-		PodAddresses:  addresses,
-		ProxyImage:    f.proxyImage,
-		ConfigListen:  f.configAddress,
-		WebhookListen: f.webhookAddress,
+		Namespace:       f.namespace,
+		PodName:         f.podName,
+		PodAddresses:    addresses,
+		ProxyImage:      f.proxyImage,
+		ConfigListen:    f.configAddress,
+		NodeImage:       f.nodeImage,
+		WebhookListen:   f.webhookAddress,
+		WebhookCertMode: webhooks.CertMode(f.webhookCertMode),
+		WebhookCertPath: f.webhookCertPath,
 	}, metrics.Registry); err != nil {
 		return err
 	}

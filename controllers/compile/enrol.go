@@ -48,9 +48,11 @@ func (e enrolment) labelled(ns *corev1.Namespace) bool {
 		ns.DeletionTimestamp == nil && ns.Status.Phase != corev1.NamespaceTerminating
 }
 
-// never tells that a namespace stays outside whatever its labels say.
-func (e enrolment) never(namespace string) bool {
-	return namespace == e.system || slices.Contains(clusterNamespaces, namespace)
+func (e enrolment) never(namespace string) bool { return NeverEnrolled(namespace, e.system) }
+
+// NeverEnrolled tells that a namespace stays outside whatever its labels say. system is Weft's own.
+func NeverEnrolled(namespace, system string) bool {
+	return namespace == system || slices.Contains(clusterNamespaces, namespace)
 }
 
 func (e enrolment) has(namespace string) bool { return e.set[namespace] }

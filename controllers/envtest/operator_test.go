@@ -89,7 +89,7 @@ var _ = AfterEach(func() {
 var _ = AfterSuite(func() { succeed(nil) })
 
 // startOperator starts an operator that stands for election. It does not wait for anything.
-func startOperator() *operator {
+func startOperator(change ...func(*controllers.Options)) *operator {
 	o := &operator{address: freeAddress(), webhook: freeAddress(), metrics: prometheus.NewRegistry(), tried: &journal{}, requests: &journal{}, done: make(chan struct{})}
 	o.name = "weft-operator-" + o.address[strings.LastIndex(o.address, ":")+1:]
 	settings := rest.CopyConfig(operatorConfig)
@@ -117,7 +117,7 @@ func startOperator() *operator {
 	Expect(err).NotTo(HaveOccurred())
 	ctx, cancel := context.WithCancel(context.Background())
 	o.cancel = cancel
-	Expect(controllers.Setup(ctx, manager, direct, controllers.Options{
+	options := controllers.Options{
 		Namespace:     systemNamespace,
 		PodName:       o.name,
 		PodAddresses:  []netip.Addr{netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::123")},
@@ -125,7 +125,11 @@ func startOperator() *operator {
 		ConfigListen:  o.address,
 		WebhookListen: o.webhook,
 		ConnectGrace:  patience,
-	}, o.metrics)).To(Succeed())
+	}
+	for _, c := range change {
+		c(&options)
+	}
+	Expect(controllers.Setup(ctx, manager, direct, options, o.metrics)).To(Succeed())
 	go func() {
 		defer close(o.done)
 		o.err = manager.Start(ctx)

@@ -92,7 +92,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	Expect(err).NotTo(HaveOccurred())
 	operatorConfig = account.Config()
 	Expect(user.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: systemNamespace}})).To(Succeed())
-	for _, pattern := range []string{"rbac/*.yaml", "manager/config_service.yaml", "node/*.yaml"} {
+	for _, pattern := range []string{"rbac/*.yaml", "manager/config_service.yaml", "node/*.yaml", "manifests/agents_*.yaml"} {
 		apply(ctx, pattern)
 	}
 }, NodeTimeout(15*time.Minute))

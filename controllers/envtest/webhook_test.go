@@ -2,6 +2,7 @@ package envtest_test
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -22,6 +24,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers"
+	"weft.dev/weft/controllers/identity"
 	"weft.dev/weft/webhooks"
 )
 
@@ -204,6 +208,54 @@ var _ = Describe("The webhook", func() {
 		Eventually(someone.creates(ctx, lost(namespace))).Should(warned(namespace))
 		succeed(nil)
 		Expect(someone.creates(ctx, lost(namespace))()).To(BeEmpty())
+	})
+
+	It("serves a certificate that others provide and leaves its roots to them", func(ctx SpecContext) {
+		ca, err := identity.GenerateCA(time.Now())
+		Expect(err).NotTo(HaveOccurred())
+		authority, err := identity.ParseCA(ca)
+		Expect(err).NotTo(HaveOccurred())
+		directory := GinkgoT().TempDir()
+		provide := func() {
+			pair, err := authority.IssueServing([]string{"weft-webhook." + systemNamespace + ".svc"}, time.Hour, time.Now())
+			Expect(err).NotTo(HaveOccurred())
+			for name, content := range map[string]string{"tls.crt": pair.Chain, "tls.key": pair.Key} {
+				Expect(os.WriteFile(filepath.Join(directory, name), []byte(content), 0o600)).To(Succeed())
+			}
+		}
+		provide()
+		succeed(startOperator(func(o *controllers.Options) {
+			o.WebhookCertMode, o.WebhookCertPath = webhooks.CertAuto, directory
+		}))
+		DeferCleanup(func() { spent = true })
+		configuration := installWebhook(ctx, leader())
+		roots := []byte(authority.Bundle())
+		for i := range configuration.Webhooks {
+			configuration.Webhooks[i].ClientConfig.CABundle = roots
+		}
+		Expect(user.Update(ctx, configuration)).To(Succeed())
+		someone, namespace := newPerson(), enrolled(ctx)
+		Eventually(someone.creates(ctx, lost(namespace))).Should(warned(namespace))
+		bystander(ctx)
+		Expect(user.Get(ctx, client.ObjectKeyFromObject(configuration), configuration)).To(Succeed())
+		for _, w := range configuration.Webhooks {
+			Expect(w.ClientConfig.CABundle).To(Equal(roots))
+		}
+		Expect(leader().tried.all("validatingwebhookconfigurations")).To(BeEmpty())
+
+		By("exchanging it")
+		shown := func() string {
+			connection, err := tls.Dial("tcp", leader().webhook, &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				return err.Error()
+			}
+			defer connection.Close()
+			return connection.ConnectionState().PeerCertificates[0].SerialNumber.String()
+		}
+		before := shown()
+		provide()
+		Eventually(shown).ShouldNot(Equal(before))
+		Expect(someone.creates(ctx, lost(namespace))()).To(warned(namespace))
 	})
 
 	It("keeps its roots in the configuration and nothing else", func(ctx SpecContext) {
