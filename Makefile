@@ -36,7 +36,7 @@ manifests: ## regenerate CRDs and RBAC
 	$(CODEGEN) controller-gen rbac:roleName=weft-operator paths=./controllers output:rbac:dir=config/rbac
 
 .PHONY: golden
-golden: ## rewrite the golden files and the generated pages of docs
+golden: catalog ## rewrite the golden files, bundle and catalog and the generated pages of docs
 	go test ./controllers/compile ./controllers/infra ./config ./proxy/reason ./cmd/kubectl-weft/findings ./cmd/kubectl-weft -run Golden -update
 
 ##@ Test
@@ -63,12 +63,13 @@ $(LINT):
 	@echo "building the linter"
 	@mkdir -p $(@D) && cd tools/lint && go build -o $@ .
 
+GENERATED := api config controllers bundle catalog docs go.mod go.sum
 .PHONY: verify
 verify: ## generated files equal the committed ones
 	@$(MAKE) --no-print-directory generate manifests golden
 	@go mod tidy -diff
-	@changed=$$(git status --porcelain -- api config controllers docs go.mod go.sum); \
-	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- api config controllers docs | head -100; exit 1; fi; \
+	@changed=$$(git status --porcelain -- $(GENERATED)); \
+	if [ -n "$$changed" ]; then echo "regenerated files differ from the committed ones:"; echo "$$changed"; git diff -- $(GENERATED) | head -100; exit 1; fi; \
 	echo "verify: ok"
 
 .PHONY: try
@@ -96,6 +97,27 @@ build/deploy:
 	@mkdir -p $@ && cp config/default/images.yaml $@/
 	@{ echo 'resources: [../../config/default]'; echo 'configurations: [images.yaml]'; echo 'images:'; \
 	for c in $(COMMANDS); do echo "- {name: $$c, newName: $(IMAGE_PREFIX)$$c, newTag: $(VERSION)}"; done; } > $@/kustomization.yaml
+
+# BUNDLE_RELEASED=1 asks for images by digest, which NAME_IMAGE=... gives: OPERATOR_IMAGE, PROXY_IMAGE, NODE_IMAGE.
+OPERATOR_IMAGE ?= $(IMAGE_PREFIX)weft-operator:$(VERSION)
+PROXY_IMAGE ?= $(IMAGE_PREFIX)weft-proxy:$(VERSION)
+NODE_IMAGE ?= $(IMAGE_PREFIX)weft-node:$(VERSION)
+BUNDLE_IMAGE ?= $(IMAGE_PREFIX)weft-bundle:$(VERSION)
+BUNDLE_DIR ?= bundle
+.PHONY: bundle catalog bundle-build
+bundle: ## regenerate the bundle for the Operator Lifecycle Manager
+	@mkdir -p build/bundle && cp config/default/images.yaml build/bundle/
+	@{ echo 'resources: [../../config/manifests]'; echo 'configurations: [images.yaml]'; echo 'images:'; \
+	for i in operator=$(OPERATOR_IMAGE) proxy=$(PROXY_IMAGE) node=$(NODE_IMAGE); do \
+		case $${i#*=} in \
+		*@*) echo "- {name: weft-$${i%%=*}, newName: '$$(echo $${i#*=} | cut -d@ -f1)', digest: '$${i#*@}'}";; \
+		*) echo "- {name: weft-$${i%%=*}, newName: '$$(echo $${i#*=} | sed 's/:[^:]*$$//')', newTag: '$${i##*:}'}";; \
+		esac; done; } > build/bundle/kustomization.yaml
+	@$(KUSTOMIZE) build build/bundle | go run ./tools/bundle -version $(VERSION) -icon config/manifests/icon.svg -out $(BUNDLE_DIR) $(if $(BUNDLE_RELEASED),-released)
+catalog: bundle ## regenerate the file-based catalog
+	@go run ./tools/bundle -out $(BUNDLE_DIR) -catalog catalog/weft/catalog.yaml -image $(BUNDLE_IMAGE)
+bundle-build: ## build the bundle's image with a container engine
+	$(CONTAINER_TOOL) build -f bundle/bundle.Dockerfile -t $(BUNDLE_IMAGE) bundle
 
 .PHONY: build-installer
 build-installer: build/deploy ## one file to apply: dist/install.yaml
