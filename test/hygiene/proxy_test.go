@@ -50,9 +50,6 @@ type plane struct {
 	client, server *engine.Engine
 	namespace      string
 	seq            uint64
-	// hop is where the server's proxy takes connections of others, whose certificates ca has issued.
-	hop string
-	ca  *identitytest.CA
 }
 
 func (k kind) start(t *testing.T) *plane {
@@ -75,7 +72,6 @@ func (k kind) start(t *testing.T) *plane {
 	p.server = newEngine(t, options)
 	serve(t, l, func() error { return p.server.ServeHop(l) })
 	ca := identitytest.NewCA(t, "cluster.local")
-	p.hop, p.ca = l.Addr().String(), ca
 	p.apply(t, p.server, resource(far, "mesh", ca.Mesh()), resource(far, "stock/weft-proxy", ca.IssueProxy(t, far)))
 	p.apply(t, p.client,
 		resource(near, "mesh", ca.Mesh()), resource(near, "shop/client", ca.Issue(t, near, "client")),
