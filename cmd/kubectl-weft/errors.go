@@ -87,6 +87,11 @@ func display(cmd *cobra.Command) string {
 	return strings.Replace(cmd.CommandPath(), "kubectl-weft", "kubectl weft", 1)
 }
 
+// absent says that what was named is not there.
+func absent(format string, args ...any) error {
+	return &failure{exitAbsent, fmt.Errorf(format, args...), ""}
+}
+
 // wrong is a wrong argument.
 func wrong(format string, args ...any) error {
 	return &failure{exitUsage, fmt.Errorf(format, args...), ""}

@@ -60,7 +60,8 @@ by the code that the operator and the proxies run.`,
 	f.StringVar(&a.system, "system-namespace", "weft-system", "namespace in which Weft runs")
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long the cluster may take to answer")
 	root.AddCommand(
-		a.checkCommand(), a.statusCommand(), a.analyzeCommand(), a.versionCommand(),
+		a.checkCommand(), a.statusCommand(), a.analyzeCommand(), a.routesCommand(), a.authzCommand(), a.describeCommand(),
+		a.versionCommand(),
 	)
 	for _, cmd := range everyCommand(root) {
 		cmd.DisableAutoGenTag, cmd.DisableSuggestions = true, true
@@ -75,6 +76,20 @@ func everyCommand(cmd *cobra.Command) []*cobra.Command {
 		all = append(all, everyCommand(child)...)
 	}
 	return all
+}
+
+// group returns a command that only holds others.
+func group(use, short string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.AddCommand(children...)
+	return cmd
 }
 
 // unknownCommand says which commands there are.
@@ -109,8 +124,8 @@ const (
 )
 
 // withOutput adds -o.
-func (a *app) withOutput(f *pflag.FlagSet, more ...string) {
-	f.StringVarP(&a.output, "output", "o", "", formatUsage+strings.Join(slices.Concat([]string{outputWide, outputJSON, outputYAML}, more), ", "))
+func (a *app) withOutput(f *pflag.FlagSet) {
+	f.StringVarP(&a.output, "output", "o", "", formatUsage+strings.Join([]string{outputWide, outputJSON, outputYAML}, ", "))
 }
 
 // checkOutput refuses a format that the command does not have, before anything is asked of a cluster.

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"slices"
 	"strconv"
 
 	"weft.dev/weft/proxy/authz"
@@ -123,16 +122,10 @@ func newSeries(metrics *telemetry.Metrics, labels []telemetry.Labels) *ruleSerie
 	return s
 }
 
-// newDestination compiles a destination with the routes attached to it. Consumer routes hide all
-// producer routes (GEP-1294).
+// newDestination compiles a destination with the routes attached to it.
 func newDestination(key string, d *wire.Destination, attached []*wire.Route, limits *index[wire.Ref, *ratelimit.Limiter], metrics *telemetry.Metrics) *destination {
 	compiled := &destination{Destination: d, key: key, policy: effective(d.Policy)}
-	if d.Protocol == wire.ProtocolTCP {
-		attached = nil
-	}
-	if slices.ContainsFunc(attached, func(r *wire.Route) bool { return r.Consumer }) {
-		attached = slices.DeleteFunc(slices.Clone(attached), func(r *wire.Route) bool { return !r.Consumer })
-	}
+	attached = phttp.Attached(d.Protocol, attached)
 	compiled.measures = newMeasures(compiled.policy, nil)
 	compiled.plain = newSeries(metrics, plainLabels(listenerCaptured, key))
 	if len(attached) == 0 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"weft.dev/weft/proxy/wire"
@@ -76,6 +77,18 @@ func NewTable(routes []*wire.Route) (*Table, []RouteError) {
 	t.root.finish()
 	t.grpc.finish()
 	return t, failed
+}
+
+// Attached returns those of the routes attached to a destination that compete for its requests: consumer
+// routes hide all producer routes (GEP-1294), and opaque bytes have none. The argument is not changed.
+func Attached(protocol wire.Protocol, routes []*wire.Route) []*wire.Route {
+	if protocol == wire.ProtocolTCP {
+		return nil
+	}
+	if slices.ContainsFunc(routes, func(r *wire.Route) bool { return r.Consumer }) {
+		return slices.DeleteFunc(slices.Clone(routes), func(r *wire.Route) bool { return !r.Consumer })
+	}
+	return routes
 }
 
 // Check returns why a rule does not compile, or nil. What passes is never reported by NewTable.

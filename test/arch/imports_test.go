@@ -193,7 +193,7 @@ var rules = []rule{
 	},
 	{
 		says:     "what judges a mesh is pure: it reads nothing and waits for nothing",
-		packages: []string{ours("cmd/kubectl-weft/findings")},
+		packages: []string{ours("cmd/kubectl-weft/findings"), ours("cmd/kubectl-weft/trial")},
 		forbidden: func(_, imported string) bool {
 			return within(imported, "context", "io", "log", "net/http", "os", "sync", "k8s.io/client-go", "sigs.k8s.io/controller-runtime") ||
 				within(imported, ours("proxy")) && !within(imported, ours("proxy/wire"), ours("proxy/http"), ours("proxy/authz"), ours("proxy/reason"))
