@@ -60,7 +60,8 @@ func (w *World) capture() {
 	next := make(map[string]captured, len(enrolled))
 	for namespace := range enrolled {
 		c, known := w.captured[namespace]
-		if !known || all || !slices.EqualFunc(c.resource.Capture.Proxies, w.ready[namespace], sameProxy) || w.progress(namespace, c.awaited) {
+		if !known || all || !slices.EqualFunc(c.resource.Capture.Proxies, w.ready[namespace], sameProxy) ||
+			!slices.Equal(c.resource.Capture.Admitted, w.admitted.proxies[namespace]) || w.progress(namespace, c.awaited) {
 			c = w.recapture(namespace, c)
 		}
 		next[namespace] = c
@@ -74,6 +75,7 @@ func (w *World) capture() {
 			resources = append(resources, c.resource)
 		}
 		w.capturedSeq = w.Hub.Replace(distribute.LayerCapture, resources)
+		w.admitted.told(next, w.capturedSeq)
 	}
 }
 
@@ -93,16 +95,18 @@ type captureInputs struct {
 	destinations []wire.Resource
 	routes       []wire.Resource
 	// routed holds scope and key of each destination that a route is attached to, authorized the keys of those
-	// that an authorization is for.
+	// that an authorization is for or that are strict.
 	routed     map[[2]string]bool
 	authorized map[string]bool
+	// strict are the namespaces with a strict port.
+	strict map[string]bool
 }
 
 func (i *captureInputs) equal(other *captureInputs) bool {
 	same := func(a, b wire.Resource) bool { return a.Ref == b.Ref && a.Version == b.Version && a.Scope == b.Scope }
 	return i.revision == other.revision ||
 		slices.EqualFunc(i.destinations, other.destinations, same) && maps.Equal(i.routed, other.routed) &&
-			maps.Equal(i.authorized, other.authorized)
+			maps.Equal(i.authorized, other.authorized) && maps.Equal(i.strict, other.strict)
 }
 
 // inputs returns what is to be captured now.
@@ -126,6 +130,13 @@ func (w *World) inputs() captureInputs {
 		}
 	}
 	now.authorized = compile.Authorized(authorizations, now.destinations)
+	maps.Copy(now.authorized, w.strictKeys())
+	now.strict = make(map[string]bool)
+	for namespace := range w.exposures {
+		if w.strictIn(namespace) {
+			now.strict[namespace] = true
+		}
+	}
 	slices.SortFunc(now.destinations, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
 	return now
 }
@@ -157,7 +168,8 @@ func (w *World) recapture(namespace string, before captured) captured {
 		routed = compile.Routed(namespace, w.capturing.routes)
 		maps.Copy(routed, w.capturing.authorized)
 	} // else no proxy has ever been ready, and what a route decides about must not be refused for want of one
-	now.resource = compile.Capture(namespace, programmed, routed, w.ready[namespace])
+	now.resource = compile.Capture(
+		namespace, programmed, routed, w.ready[namespace], w.admitted.proxies[namespace], w.capturing.strict[namespace])
 	return now
 }
 

@@ -39,11 +39,19 @@ type MeshReconciler struct {
 	keeper   *identity.Keeper
 	rotation *Rotation
 	members  *Members
+	plain    *plainCounter
 	// installed is what was found when the operator started.
 	installed installed
 
 	started, lastWrite time.Time
 }
+
+// plainInterval is the least time between two writes of the Mesh's status that differ only in how often callers
+// came past the mesh; plainExpiry is how often those that came long ago are looked for.
+const (
+	plainInterval = 10 * time.Second
+	plainExpiry   = time.Minute
+)
 
 // theMesh is the one request there is.
 var theMesh = reconcile.Request{NamespacedName: types.NamespacedName{Name: meshv1alpha1.MeshName}}
@@ -111,11 +119,24 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	if o.pods, err = cluster.Pods(ctx, r.Client); err != nil {
 		return reconcile.Result{}, err
 	}
+	o.calls = lately(r.plain.take(o.reports, o.pods, r.World.Exposures()), time.Now())
+	r.World.SetPlain(o.calls)
+	if o.strict = r.World.StrictPorts(); len(o.strict) > 0 {
+		o.enforcement = r.World.Enforcement(o.strict)
+	}
+	again := max(grace, 0)
+	if len(o.calls) > 0 && again == 0 {
+		again = plainExpiry
+	}
 	status := meshStatus(mesh, o)
 	if equality.Semantic.DeepEqual(status, mesh.Status) {
-		return reconcile.Result{RequeueAfter: max(grace, 0)}, nil
+		return reconcile.Result{RequeueAfter: again}, nil
 	}
-	if wait := meshInterval - time.Since(r.lastWrite); wait > 0 {
+	interval := meshInterval
+	if equality.Semantic.DeepEqual(withoutPlainCounts(&status), withoutPlainCounts(&mesh.Status)) {
+		interval = plainInterval
+	}
+	if wait := interval - time.Since(r.lastWrite); wait > 0 {
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	mesh = mesh.DeepCopy()
@@ -130,5 +151,5 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 		}
 		return reconcile.Result{}, fmt.Errorf("update mesh status: %w", err)
 	}
-	return reconcile.Result{RequeueAfter: max(grace, 0)}, nil
+	return reconcile.Result{RequeueAfter: again}, nil
 }

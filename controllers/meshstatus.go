@@ -14,6 +14,7 @@ import (
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/controllers/status"
 )
 
 // observation is what the status of the Mesh is made from.
@@ -28,6 +29,11 @@ type observation struct {
 	installed installed
 	// certificates says nothing while it has no authority.
 	certificates certificateState
+	// strict are the ports that are strict, enforcement is what is in force of them. calls are those past the mesh
+	// of lately.
+	strict      []compile.ServicePort
+	enforcement status.Enforcement
+	calls       []plainCall
 	// fresh tells that agents may not have had the time to connect to this leader.
 	fresh bool
 }
@@ -35,20 +41,20 @@ type observation struct {
 // meshStatus computes the status of a Mesh. Nodes that take no pods and run none of the mesh's need
 // no agent. Times of conditions move only with their status.
 func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus {
-	status := meshv1alpha1.MeshStatus{Conditions: slices.Clone(mesh.Status.Conditions)}
+	out := meshv1alpha1.MeshStatus{Conditions: slices.Clone(mesh.Status.Conditions)}
 	namespaces := int32(len(o.enrolled))
-	status.Namespaces = &namespaces
-	status.Nodes = nodeStatuses(mesh.Status.Nodes, o)
+	out.Namespaces = &namespaces
+	out.Nodes = nodeStatuses(mesh.Status.Nodes, o)
 	proven := 0
 	var unproven []string
-	for _, n := range status.Nodes {
+	for _, n := range out.Nodes {
 		if *n.Captured && *n.Guarded {
 			proven++
 		} else {
 			unproven = append(unproven, n.Name+": "+n.Message)
 		}
 	}
-	status.Captured = fmt.Sprintf("%d/%d", proven, len(status.Nodes))
+	out.Captured = fmt.Sprintf("%d/%d", proven, len(out.Nodes))
 
 	captured := metav1.Condition{Type: meshv1alpha1.MeshCaptured, Status: metav1.ConditionTrue, Reason: "Proven",
 		Message: "the agent of every node has proven capture"}
@@ -77,14 +83,36 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 	}
 	conditions := []metav1.Condition{ready, captured, api, proxiesReady(o), defaultsAccepted(mesh)}
 	if o.certificates.authority != nil {
-		status.CertificateAuthority = authorityStatus(o.certificates)
+		out.CertificateAuthority = authorityStatus(o.certificates)
 		conditions = append(conditions, certificatesValid(o.certificates), rootRotating(o.certificates))
+	}
+	out.PlainCallers = plainStatus(o.calls)
+	if o.fresh && len(o.calls) == 0 && len(mesh.Status.PlainCallers) > 0 {
+		out.PlainCallers = mesh.Status.PlainCallers // agents may have more to tell
+	} else {
+		conditions = append(conditions, plainCallers(o.calls))
+	}
+	if len(o.strict) > 0 {
+		conditions = append(conditions, strictEnforced(o))
+	} else {
+		meta.RemoveStatusCondition(&out.Conditions, meshv1alpha1.MeshStrictEnforced)
 	}
 	for _, c := range conditions {
 		c.ObservedGeneration = mesh.Generation
-		meta.SetStatusCondition(&status.Conditions, c)
+		meta.SetStatusCondition(&out.Conditions, c)
 	}
-	return status
+	return out
+}
+
+// strictEnforced tells what is in force of all strict ports together.
+func strictEnforced(o observation) metav1.Condition {
+	namespaces := make(map[string]bool)
+	for _, port := range o.strict {
+		namespaces[port.Namespace] = true
+	}
+	c := o.enforcement.Apply(metav1.Condition{Type: meshv1alpha1.MeshStrictEnforced, Status: metav1.ConditionTrue, Reason: compile.ReasonEnforced})
+	c.Message = truncate(fmt.Sprintf("%d ports in %d namespaces are strict: %s", len(o.strict), len(namespaces), c.Message))
+	return c
 }
 
 // defaultsAccepted tells what of spec.defaults cannot be put into force.
@@ -126,7 +154,7 @@ func proxiesReady(o observation) metav1.Condition {
 		namespaces []string
 		meaning    string
 	}{
-		{lost, "connections to Services with a route are refused, others are made without the mesh"},
+		{lost, "connections to Services with a route and to strict ports are refused, others are made without the mesh"},
 		{starting, "none has been ready since the namespace was enrolled, and nothing is captured yet"},
 	} {
 		if len(part.namespaces) > 0 {

@@ -71,7 +71,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 		Layers: []distribute.Layer{
 			distribute.LayerCompiled, distribute.LayerWorkloads, distribute.LayerCertificates, distribute.LayerProxies,
 		},
-		NodeLayers: []distribute.Layer{distribute.LayerCapture},
+		NodeLayers: []distribute.Layer{distribute.LayerCapture, distribute.LayerInbound},
 		Observer: &observer{
 			world: world, recorder: mgr.GetEventRecorder("weft"),
 			cache: mgr.GetClient(), direct: direct, log: log.WithName("clients"),
@@ -85,8 +85,10 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	world.ConnectGrace = cmp.Or(opts.ConnectGrace, connectGrace)
 	members := newMembers(mgr.GetClient(), direct, world, hub, keeper, opts)
 	rotation := newRotation(mgr, keeper, world, members, hub, opts.Namespace)
-	mesh := &MeshReconciler{Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, installed: found}
-
+	plain := newPlainCounter()
+	mesh := &MeshReconciler{
+		Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, plain: plain, installed: found,
+	}
 	if err := ctrl.NewControllerManagedBy(mgr).Named("mesh").
 		For(&meshv1alpha1.Mesh{}).
 		WatchesRawSource(source.Func(mesh.watchHub)).
@@ -113,6 +115,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	}
 	if err := registerer.Register(&expiry{keeper, members}); err != nil {
 		return fmt.Errorf("metric of certificates: %w", err)
+	}
+	if err := registerer.Register(plain.connections); err != nil {
+		return fmt.Errorf("metric of callers past the mesh: %w", err)
 	}
 	authenticator, err := newAuthenticator(mgr, direct, world, opts)
 	if err != nil {

@@ -23,14 +23,18 @@ func (w *World) findStarting(ctx context.Context, namespaces []*corev1.Namespace
 	for _, ns := range namespaces {
 		labelled[ns.Name] = ns.Labels[meshv1alpha1.EnabledLabel] == "true"
 	}
-	pods, err := cluster.Pods(ctx, w.Client)
-	if err != nil {
-		return err
+	ready := w.ready
+	if !w.opened {
+		pods, err := cluster.Pods(ctx, w.Client)
+		if err != nil {
+			return err
+		}
+		ready = compile.ReadyProxies(pods, labelled, nil)
 	}
-	ready := compile.ReadyProxies(pods, labelled, nil)
 	served := w.served()
 	var before map[string]bool
 	if served == nil {
+		var err error
 		if before, err = w.deployed(ctx); err != nil {
 			return err
 		}

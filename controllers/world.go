@@ -77,7 +77,8 @@ type World struct {
 	// those among them that are kept only until no node captures them any more.
 	published map[wire.Ref]wire.Resource
 	retired   map[wire.Ref]wire.Resource
-	ready     map[string][]wire.Proxy
+	// proxies are those that are ready, by namespace, ready those among them that others may send to.
+	proxies, ready map[string][]wire.Proxy
 	// starting namespaces are labelled, and their proxies have not been ready since; joined ones are those
 	// whose proxies have. They are replaced under mu, and only by the worker.
 	starting, joined map[string]bool
@@ -96,6 +97,11 @@ type World struct {
 	captured    map[string]captured
 	capturing   captureInputs
 	capturedSeq uint64
+	// exposures are those of each namespace, inbounds what comes of them and of pods.
+	exposures       map[string][]compile.Exposure
+	inbounds        map[string]*inbounds
+	inboundsChanged bool
+	admitted        admittance
 	// unused tells since when a number has no destination.
 	unused  map[compile.NumberKey]time.Time
 	started time.Time
@@ -121,6 +127,9 @@ type World struct {
 	// bundle is the trust bundle that is published, bundleSeq the publication since which it is.
 	bundle    string
 	bundleSeq uint64
+	// enforcements is what is in force of strict ports, plain who calls ports past the mesh.
+	enforcements map[compile.ServicePort]status.Enforcement
+	plain        map[compile.ServicePort][]string
 }
 
 // NewWorld returns a World that has seen nothing yet. The caller sets the exported fields.
@@ -148,7 +157,11 @@ func (w *World) Reconcile(ctx context.Context, t topic) (reconcile.Result, error
 		}
 		return w.compile(ctx)
 	default:
-		return w.acknowledged()
+		result, err := w.acknowledged()
+		if err != nil || !w.joining() {
+			return result, err
+		}
+		return w.compile(ctx)
 	}
 }
 
@@ -194,24 +207,11 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	w.setEnrolled(result.Enrolled, seq)
 	stale := status.Stale(snapshot.HTTPRoutes, snapshot.GRPCRoutes, result.Routes)
 	w.Status.Replace(append(result.Routes, stale...), result.Policies, result.Authorizations)
-	if w.podsOf == nil || !maps.Equal(w.served(), w.podsOf) {
+	exposed := w.setExposures(result.Exposures)
+	if w.podsOf == nil || exposed || !maps.Equal(w.served(), w.podsOf) {
 		return w.pods(ctx)
 	}
 	return w.acknowledged()
-}
-
-// serviceAccounts returns those that pods run as, if there are authorizations that may name them.
-func (w *World) serviceAccounts(ctx context.Context, authorizations int) (map[types.NamespacedName]bool, error) {
-	w.accounts, w.otherAccounts = nil, false
-	if authorizations == 0 {
-		return nil, nil
-	}
-	pods, err := cluster.Pods(ctx, w.Client)
-	if err != nil {
-		return nil, err
-	}
-	w.accounts = compile.ServiceAccounts(pods)
-	return w.accounts, nil
 }
 
 // endpoints is the side path of one Service: no route is compiled.
@@ -247,47 +247,6 @@ func (w *World) endpoints(ctx context.Context, name types.NamespacedName) error 
 	return nil
 }
 
-// pods is the side path of identities and of the proxies themselves. Before the first pass it is unknown
-// whose they are, and nothing must be published: a client would take it for all there is.
-func (w *World) pods(ctx context.Context) (reconcile.Result, error) {
-	if w.published == nil {
-		return reconcile.Result{}, nil
-	}
-	pods, err := cluster.Pods(ctx, w.Client)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	nodes, err := cluster.Nodes(ctx, w.Client)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	zones := make(map[string]string, len(nodes))
-	for _, node := range nodes {
-		zones[node.Name] = node.Labels[corev1.LabelTopologyZone]
-	}
-	served := w.served()
-	w.ready = compile.ReadyProxies(pods, served, zones)
-	w.nodes = agents(nodes, pods, w.SystemNamespace)
-	w.otherAccounts = w.accounts != nil && !maps.Equal(w.accounts, compile.ServiceAccounts(pods))
-	// Whoever is waited for must be known before anybody can acknowledge anything.
-	w.open()
-	w.Hub.Replace(distribute.LayerWorkloads, compile.Workloads(pods, sandboxes(w.Hub.Nodes()), served, zones))
-	w.Hub.Replace(distribute.LayerProxies, compile.Proxies(w.ready, served))
-	w.podsOf = served
-	return w.acknowledged()
-}
-
-// sandboxes keeps the nodes that have reported all their pods.
-func sandboxes(nodes map[string]distribute.NodeState) compile.Sandboxes {
-	out := compile.Sandboxes{}
-	for name, node := range nodes {
-		if node.Complete {
-			out[name] = slices.Collect(maps.Values(node.Pods))
-		}
-	}
-	return out
-}
-
 // acknowledged moves everything on that waits for proxies or nodes: capture, retirement, statuses.
 // Before the first pass nothing does.
 func (w *World) acknowledged() (reconcile.Result, error) {
@@ -297,9 +256,15 @@ func (w *World) acknowledged() (reconcile.Result, error) {
 	opened := w.open()
 	w.Status.Acknowledged()
 	if opened {
+		if w.readyChanged() {
+			w.Hub.Replace(distribute.LayerProxies, compile.Proxies(w.ready, w.podsOf))
+		}
 		w.capture()
+		w.publishInbounds()
 	}
-	if !opened || !w.finishRetirement() && time.Since(w.started) < w.ConnectGrace {
+	retired := opened && w.finishRetirement()
+	w.enforce()
+	if !retired && (!opened || time.Since(w.started) < w.ConnectGrace) {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	return reconcile.Result{}, nil

@@ -93,12 +93,17 @@ const (
 	// MeshRootRotating is True while the root is being exchanged; its reason is the phase, and its message
 	// says who is waited for.
 	MeshRootRotating = "RootRotating"
+	// MeshStrictEnforced is there while some port is strict. It is True while node agents have proven that every
+	// strict port refuses whom it should.
+	MeshStrictEnforced = "StrictEnforced"
+	// MeshPlainCallers is True while callers past the mesh were seen lately; the message names some.
+	MeshPlainCallers = "PlainCallers"
 )
 
 // MeshStatus is what the operator has observed.
 type MeshStatus struct {
 	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady, DefaultsAccepted,
-	// CertificatesValid and RootRotating.
+	// CertificatesValid and RootRotating, and StrictEnforced and PlainCallers where there is something to say.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -125,6 +130,68 @@ type MeshStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=5000
 	Nodes []NodeStatus `json:"nodes,omitempty"`
+
+	// plainCallers are the enrolled namespaces whose pods were called past the mesh within the last hour: by
+	// connections to a port that a Service publishes that came neither from a proxy of the namespace nor from the
+	// pod's own node. Strict mode refuses them, unless mtls.allowFrom has them.
+	// +optional
+	// +listType=map
+	// +listMapKey=namespace
+	// +kubebuilder:validation:MaxItems=1000
+	PlainCallers []NamespacePlainCallers `json:"plainCallers,omitempty"`
+}
+
+// NamespacePlainCallers is who calls the pods of one namespace past the mesh.
+type NamespacePlainCallers struct {
+	// namespace of the pods that are called.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace,omitempty"`
+
+	// callers is how many there are: pods, and addresses of what is none, each counted for every Service port that
+	// it calls.
+	// +optional
+	Callers *int32 `json:"callers,omitempty"`
+
+	// top are those with the most connections.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	Top []PlainCaller `json:"top,omitempty"`
+}
+
+// PlainCaller is one caller of one Service port past the mesh.
+type PlainCaller struct {
+	// caller is a pod as namespace/name, or an address that belongs to no pod.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=320
+	Caller string `json:"caller,omitempty"`
+
+	// serviceAccount that the pod runs as.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	ServiceAccount string `json:"serviceAccount,omitempty"`
+
+	// service whose port the called port of the pod is, as name:port.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=320
+	Service string `json:"service,omitempty"`
+
+	// connections were let in.
+	// +optional
+	Connections *int64 `json:"connections,omitempty"`
+
+	// refused were not.
+	// +optional
+	Refused *int64 `json:"refused,omitempty"`
+
+	// lastSeen is when the last one came.
+	// +optional
+	LastSeen *metav1.Time `json:"lastSeen,omitempty"`
 }
 
 // CertificateAuthorityStatus tells what issues, what is trusted, and how far an exchange of the root has

@@ -82,6 +82,7 @@ type AuthorizationRule struct {
 
 // AuthorizationSource matches if every field that is set has a value that does.
 // +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:rule="!has(self.unauthenticated) || !(has(self.serviceAccounts) || has(self.namespaces) || has(self.spiffe))",message="unauthenticated callers have no identity: unauthenticated goes with ipBlocks alone"
 type AuthorizationSource struct {
 	// serviceAccounts are identities, which callers have proven. They need not exist.
 	// +optional
@@ -112,6 +113,13 @@ type AuthorizationSource struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	IPBlocks []IPBlock `json:"ipBlocks,omitempty"`
+
+	// unauthenticated true are callers that the mesh has not identified, such as scrapers or the API server. They
+	// come past the proxies, so that an Allow rule for them can ask for ipBlocks and ports, and for nothing that
+	// is in a request.
+	// +optional
+	// +kubebuilder:validation:Enum=true
+	Unauthenticated *bool `json:"unauthenticated,omitempty"`
 }
 
 // ServiceAccountReference names a ServiceAccount of any namespace.

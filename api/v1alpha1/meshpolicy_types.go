@@ -6,7 +6,7 @@ import (
 )
 
 // MeshPolicySpec is traffic behaviour and what it is for.
-// +kubebuilder:validation:XValidation:rule="!has(self.targetRefs) || self.targetRefs.all(t, t.kind == 'Service') || !(has(self.loadBalancing) || has(self.outlierEjection) || has(self.healthCheck) || has(self.circuitBreaking) || (has(self.timeouts) && has(self.timeouts.connect)))",message="loadBalancing, outlierEjection, healthCheck, circuitBreaking and timeouts.connect belong to a Service, since all routes share its instances: target a Service or the namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.targetRefs) || self.targetRefs.all(t, t.kind == 'Service') || !(has(self.loadBalancing) || has(self.outlierEjection) || has(self.healthCheck) || has(self.circuitBreaking) || has(self.mtls) || (has(self.timeouts) && has(self.timeouts.connect)))",message="loadBalancing, outlierEjection, healthCheck, circuitBreaking, mtls and timeouts.connect belong to a Service, since all routes share its instances: target a Service or the namespace"
 type MeshPolicySpec struct {
 	// targetRefs are what the policy is for, in its own namespace: a Service (sectionName is the name of a
 	// port), an HTTPRoute or a GRPCRoute (sectionName is the name of a rule). Without any it is for the whole
@@ -28,11 +28,14 @@ const (
 	PolicyAccepted = "Accepted"
 	// PolicyProgrammed is True when every ready proxy concerned has acknowledged the policy.
 	PolicyProgrammed = "Programmed"
+	// PolicyEnforced is on policies that make ports strict. It is True while node agents have proven that nobody
+	// else gets in.
+	PolicyEnforced = "Enforced"
 )
 
 // MeshPolicyStatus is what the operator has decided and observed.
 type MeshPolicyStatus struct {
-	// conditions are Accepted and Programmed over all targets.
+	// conditions are Accepted and Programmed over all targets, and Enforced of a policy with mtls.mode Strict.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -44,6 +44,55 @@ type TrafficPolicy struct {
 	// inherited as a whole.
 	// +optional
 	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty"`
+
+	// mtls says who may open connections to the pods of a Service.
+	// +optional
+	MTLS *MTLS `json:"mtls,omitempty"`
+}
+
+// MTLS says who may open connections to the pods of a Service, on the ports that Services with a cluster IP
+// publish. A port that several Services publish is strict if it is for one of them.
+type MTLS struct {
+	// mode Strict refuses callers that the mesh has not identified: all connections but those of the proxies of
+	// the pod's own namespace, of its own node, such as kubelet probes, and of allowFrom; connections that were
+	// open before are ended. Permissive, the default, counts them (status.plainCallers of the Mesh).
+	// +optional
+	Mode MTLSMode `json:"mode,omitempty"`
+
+	// allowFrom are callers that are let in all the same, without an identity and past every authorization:
+	// scrapers, ingress, the API server on its way to a webhook. It is inherited as a whole, and {} ends what is
+	// inherited.
+	// +optional
+	AllowFrom *MTLSAllowFrom `json:"allowFrom,omitempty"` //nolint:kubeapilinter // an empty one is not the same as none
+}
+
+// MTLSMode says what happens to callers that the mesh has not identified.
+// +kubebuilder:validation:Enum=Permissive;Strict
+type MTLSMode string
+
+// The modes.
+const (
+	MTLSPermissive MTLSMode = "Permissive"
+	MTLSStrict     MTLSMode = "Strict"
+)
+
+// MTLSAllowFrom are callers by their addresses.
+type MTLSAllowFrom struct {
+	// cidrs are networks.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	CIDRs []CIDR `json:"cidrs,omitempty"`
+
+	// serviceAccounts stand for the addresses of the pods that run as them, in any namespace, whether it is
+	// enrolled or not. Pods on the network of their node have none of their own: name the node's address in
+	// cidrs.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	ServiceAccounts []ServiceAccountReference `json:"serviceAccounts,omitempty"`
 }
 
 // Timeouts bound requests. A value of "0s" means that there is no bound. What an HTTPRoute says in its own

@@ -35,7 +35,7 @@ func ReduceMeta(obj any) (any, error) {
 }
 
 // ReducePod keeps of a pod what identity and placement need: names, labels, owner, node,
-// ServiceAccount, addresses, phase and readiness.
+// ServiceAccount, addresses, phase and readiness; and the names of ports, which Services may refer to.
 func ReducePod(obj any) (any, error) {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
@@ -50,12 +50,32 @@ func ReducePod(obj any) (any, error) {
 		},
 		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs},
 	}
+	reduced.Spec.Containers = withNamedPorts(pod.Spec.Containers)
+	reduced.Spec.InitContainers = withNamedPorts(pod.Spec.InitContainers)
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodReady {
 			reduced.Status.Conditions = []corev1.PodCondition{{Type: c.Type, Status: c.Status}}
 		}
 	}
 	return reduced, nil
+}
+
+// withNamedPorts keeps of containers those with named ports, and nothing of them but these and whether they are
+// sidecars.
+func withNamedPorts(containers []corev1.Container) []corev1.Container {
+	var out []corev1.Container
+	for i := range containers {
+		var ports []corev1.ContainerPort
+		for _, p := range containers[i].Ports {
+			if p.Name != "" {
+				ports = append(ports, corev1.ContainerPort{Name: p.Name, ContainerPort: p.ContainerPort, Protocol: p.Protocol})
+			}
+		}
+		if len(ports) > 0 {
+			out = append(out, corev1.Container{Name: containers[i].Name, RestartPolicy: containers[i].RestartPolicy, Ports: ports})
+		}
+	}
+	return out
 }
 
 // ReduceNode keeps of a node its labels (the zone is one) and whether it takes pods.

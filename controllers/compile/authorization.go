@@ -108,7 +108,7 @@ func wireRule(in *meshv1alpha1.AuthorizationRule) wire.AuthorizationRule {
 }
 
 func wireSource(in *meshv1alpha1.AuthorizationSource) wire.AuthorizationSource {
-	var out wire.AuthorizationSource
+	out := wire.AuthorizationSource{Unauthenticated: valueOr(in.Unauthenticated, false)}
 	for _, sa := range in.ServiceAccounts {
 		out.ServiceAccounts = append(out.ServiceAccounts, wire.ServiceAccount{Namespace: string(sa.Namespace), Name: string(sa.Name)})
 	}

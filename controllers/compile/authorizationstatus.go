@@ -24,11 +24,16 @@ type AuthorizationStatus struct {
 	Notes []string
 	// Accepted and Enforced are the conditions over all targets, without timestamps.
 	Accepted metav1.Condition
+	// Enforced is what is known of it before node agents have said what is in force for Strict.
 	Enforced metav1.Condition
+	// Strict are the ports that the policy makes strict.
+	Strict []ServicePort
 }
 
-// Reasons of Enforced=False of a MeshAuthorization. Nothing is strict yet, so that it is never True.
+// Reasons of Enforced.
 const (
+	// ReasonEnforced: node agents have proven that nobody else gets in.
+	ReasonEnforced = "Enforced"
 	// ReasonBypassable: it is enforced on all that comes through the mesh, and other ways are open.
 	ReasonBypassable = "Bypassable"
 	// ReasonAudit: it is not meant to be enforced.
@@ -37,7 +42,7 @@ const (
 	ReasonNotAccepted = "NotAccepted"
 )
 
-func (a *authorization) status() AuthorizationStatus {
+func (a *authorization) status(exposures []Exposure) AuthorizationStatus {
 	s := AuthorizationStatus{
 		Name:       types.NamespacedName{Namespace: a.object.Namespace, Name: a.object.Name},
 		UID:        a.object.UID,
@@ -59,7 +64,8 @@ func (a *authorization) status() AuthorizationStatus {
 		s.Targets = append(s.Targets, status)
 	}
 	s.Accepted = a.acceptedOverall(s.Targets)
-	s.Enforced = a.enforced(s.Targets)
+	s.Strict = strictPorts(exposures, a.String())
+	s.Enforced = a.enforced(s.Targets, len(s.Strict))
 	if len(a.notes) > 0 && len(a.faults) == 0 {
 		s.Notes = a.notes
 		s.Accepted.Message += "; " + strings.Join(a.notes, "; ")
@@ -67,15 +73,16 @@ func (a *authorization) status() AuthorizationStatus {
 	return s
 }
 
-func (a *authorization) enforced(targets []TargetStatus) metav1.Condition {
-	c := a.condition(metav1.ConditionFalse, ReasonBypassable, "decides about what comes through the mesh; it does not stop pods that are "+
-		"not in the mesh, nor connections to the addresses of pods: use a NetworkPolicy where that matters")
+func (a *authorization) enforced(targets []TargetStatus, strict int) metav1.Condition {
+	c := a.condition(metav1.ConditionTrue, ReasonEnforced, "")
 	accepted := func(t TargetStatus) bool { return t.Accepted.Status == metav1.ConditionTrue }
 	switch {
 	case !slices.ContainsFunc(targets, accepted):
-		c.Reason, c.Message = ReasonNotAccepted, "the policy is not accepted for any target"
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, ReasonNotAccepted, "the policy is not accepted for any target"
 	case a.object.Spec.Mode == meshv1alpha1.AuthorizationAudit:
-		c.Reason, c.Message = ReasonAudit, "only counts and logs what it would deny: spec.mode is Audit"
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, ReasonAudit, "only counts and logs what it would deny: spec.mode is Audit"
+	case strict == 0:
+		c.Message = "its targets publish no ports of pods"
 	}
 	c.Type = meshv1alpha1.AuthorizationEnforced
 	return c

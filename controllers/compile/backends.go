@@ -16,7 +16,7 @@ func (w *world) backend(p place, u uses) wire.Resource {
 		Protocol:  w.backendProtocol(p, u),
 		Meshed:    w.meshed(svc) && !w.starting[svc.Namespace],
 		Addresses: clusterIPs(svc),
-		Policy:    nameSession(serviceParts(merge(w.serviceLevels(p))), p.key()),
+		Policy:    nameSession(backendParts(merge(w.serviceLevels(p))), p.key()),
 		Zone:      zone,
 		Node:      node,
 	})

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	"weft.dev/weft/proxy/wire"
@@ -10,10 +11,12 @@ import (
 // Capture makes the Capture resource of a namespace. destinations are those that every ready proxy of
 // the namespace has acknowledged: a pod that sent anything else to a proxy would not be understood.
 // Those that the namespace may not see, and those without a number, are passed over. proxies are the
-// ready ones. routed holds the keys of the destinations that have a route (see Routed) or an authorization
-// (see Authorized).
-func Capture(namespace string, destinations []wire.Resource, routed map[string]bool, proxies []wire.Proxy) wire.Resource {
-	content := wire.Capture{Proxies: slices.Clone(proxies)}
+// ready ones. routed holds the keys of the destinations that have a route (see Routed), an authorization
+// (see Authorized), or are strict. admitted and strict are as in wire.Capture.
+func Capture(
+	namespace string, destinations []wire.Resource, routed map[string]bool, proxies []wire.Proxy, admitted []netip.Addr, strict bool,
+) wire.Resource {
+	content := wire.Capture{Proxies: slices.Clone(proxies), Admitted: admitted, Strict: strict}
 	for _, r := range destinations {
 		d := r.Destination
 		if d == nil || d.Number == 0 || r.Scope != wire.ScopeMesh && r.Scope != wire.ScopeNamespace(namespace) {
@@ -53,13 +56,17 @@ func Authorized(authorizations, destinations []wire.Resource) map[string]bool {
 		at := d.Destination
 		if slices.ContainsFunc(authorizations, func(r wire.Resource) bool {
 			a := r.Authorization
-			return !a.Audit && a.Namespace == at.Namespace &&
-				(len(a.Targets) == 0 || slices.ContainsFunc(a.Targets, func(t wire.AuthorizationTarget) bool {
-					return t.Service == at.Service && (t.Port == 0 || t.Port == at.Port)
-				}))
+			return !a.Audit && a.Namespace == at.Namespace && isFor(a, at.Service, at.Port)
 		}) {
 			authorized[d.Key] = true
 		}
 	}
 	return authorized
+}
+
+// isFor tells that an authorization is for a Service port of its namespace.
+func isFor(a *wire.Authorization, service string, port uint16) bool {
+	return len(a.Targets) == 0 || slices.ContainsFunc(a.Targets, func(t wire.AuthorizationTarget) bool {
+		return t.Service == service && (t.Port == 0 || t.Port == port)
+	})
 }

@@ -83,7 +83,7 @@ func TestCapture(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			proxies := append([]wire.Proxy(nil), tc.proxies...)
-			got := Capture("demo", tc.destinations, Routed("demo", tc.routes), tc.proxies)
+			got := Capture("demo", tc.destinations, Routed("demo", tc.routes), tc.proxies, nil, false)
 			if diff := cmp.Diff(tc.want, *got.Capture, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 				t.Errorf("capture (-want +got):\n%s", diff)
 			}

@@ -50,22 +50,23 @@ func Compile(s Snapshot) Result {
 	for _, a := range authorizations {
 		resources = append(resources, a.resources()...)
 	}
+	exposures := w.exposures(authorizations)
 	if len(s.EndpointSlices) > 0 {
 		resources = append(resources, w.endpoints(resources, s.EndpointSlices)...)
 	}
 	slices.SortFunc(resources, func(a, b wire.Resource) int { return compareRefs(a.Ref, b.Ref) })
 
 	result := Result{
-		Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names,
+		Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names, Exposures: exposures,
 		MeshFaults: fieldFaults("spec.defaults", w.policies.meshFaults),
 	}
 	versions := versionsOf(resources)
 	for i := range compiled {
 		result.Routes = append(result.Routes, w.status(&compiled[i], versions))
 	}
-	result.Policies = w.policyStatuses(routes, resources)
+	result.Policies = w.policyStatuses(routes, resources, exposures)
 	for _, a := range authorizations {
-		result.Authorizations = append(result.Authorizations, a.status())
+		result.Authorizations = append(result.Authorizations, a.status(exposures))
 	}
 	return result
 }

@@ -136,6 +136,8 @@ func (l level) value(f wire.PolicyField) string {
 		return toJSON(l.said.Fault)
 	case "sessionPersistence":
 		return toJSON(l.said.SessionPersistence)
+	case "mtls.allowFrom":
+		return toJSON(l.said.MTLS.AllowFrom)
 	}
 	if d, ok := f.Value.(wire.Duration); ok {
 		return formatDuration(time.Duration(d))

@@ -53,15 +53,20 @@ type golden struct {
 	Policies  []goldenPolicy   `json:"policies,omitempty"`
 
 	Authorizations []goldenAuthorization `json:"authorizations,omitempty"`
+	// Strict are the strict ports: "namespace/service:port by objects: networks and ServiceAccounts let in".
+	Strict []string `json:"strict,omitempty"`
+	// Inbounds are what node agents are told of the pods of the case.
+	Inbounds []goldenResource `json:"inbounds,omitempty"`
 	// MeshFaults read "field: why".
 	MeshFaults []string `json:"meshFaults,omitempty"`
 }
 
 type goldenPolicy struct {
-	Policy  string         `json:"policy"`
-	Target  string         `json:"target"`
-	Summary string         `json:"summary"`
-	Targets []goldenTarget `json:"targets,omitempty"`
+	Policy   string         `json:"policy"`
+	Target   string         `json:"target"`
+	Summary  string         `json:"summary"`
+	Enforced string         `json:"enforced,omitempty"`
+	Targets  []goldenTarget `json:"targets,omitempty"`
 	// Effective reads "field=value from origin", by target.
 	Effective []goldenEffective `json:"effective,omitempty"`
 	// InForce is shown where it is not the spec.
@@ -150,6 +155,7 @@ func runGolden(t *testing.T, file string, base [][]byte) {
 		expectation.Policies[i].InForce = otherThanSpec(snapshot, result.Policies[i])
 	}
 	expectation.Refused = refused
+	expectation.Inbounds = inboundsOf(t, input, result)
 	got := render(t, expectation)
 	if *update {
 		content := slices.Concat(bytes.TrimRight(input, "\n"), []byte(separator), got)
@@ -263,6 +269,11 @@ func difference(a, b compile.Result) golden {
 	for _, p := range b.Policies {
 		g.Policies = append(g.Policies, showPolicy(p))
 	}
+	for i := range b.Exposures {
+		if e := &b.Exposures[i]; e.Strict {
+			g.Strict = append(g.Strict, fmt.Sprintf("%s by %s: %v %v", e.Key(), strings.Join(e.By, ", "), e.Allowed, e.Accounts))
+		}
+	}
 	for _, a := range b.Authorizations {
 		g.Authorizations = append(g.Authorizations, goldenAuthorization{
 			Authorization: a.Name.String(), Target: a.Target,
@@ -274,6 +285,9 @@ func difference(a, b compile.Result) golden {
 
 func showPolicy(p compile.PolicyStatus) goldenPolicy {
 	out := goldenPolicy{Policy: p.Name.String(), Target: p.Target, Summary: showCondition(p.Accepted), Targets: showTargets(p.Targets)}
+	if p.Enforced != nil {
+		out.Enforced = showCondition(*p.Enforced)
+	}
 	for _, e := range p.Effective {
 		shown := goldenEffective{Target: e.Target, Fields: []string{}}
 		for _, f := range e.Fields {

@@ -80,6 +80,11 @@ func (p *policy) read() {
 	p.instead = "nothing of the policy is in force"
 	before := p.object.Status.InForce
 	if before == nil {
+		if mtls := spec.MTLS; mtls != nil && onlyMode(mtls) != nil && !slices.ContainsFunc(p.targets, func(t *policyTarget) bool { return t.key.isRoute() }) {
+			p.level.said = &meshv1alpha1.TrafficPolicy{MTLS: onlyMode(mtls)}
+			p.level.policy, _ = readPolicy(p.level.said)
+			p.instead = "nothing of the policy but mtls.mode is in force"
+		}
 		return
 	}
 	if policy, faults = readPolicy(before); len(faults) == 0 && len(p.misplaced(policy)) == 0 {
@@ -189,7 +194,18 @@ func dropPart(p *meshv1alpha1.TrafficPolicy, part string) {
 		p.Fault = nil
 	case "sessionPersistence":
 		p.SessionPersistence = nil
+	case "mtls":
+		p.MTLS = onlyMode(p.MTLS)
 	}
+}
+
+// onlyMode is what is left of what is said about mTLS when something of it is at fault: nobody is let in by a
+// mistake.
+func onlyMode(said *meshv1alpha1.MTLS) *meshv1alpha1.MTLS {
+	if said.Mode == "" || said.Mode == meshv1alpha1.MTLSPermissive {
+		return nil
+	}
+	return &meshv1alpha1.MTLS{Mode: meshv1alpha1.MTLSStrict}
 }
 
 // serviceLevels are those of a Service port.
@@ -243,8 +259,19 @@ func clientParts(p *wire.Policy) *wire.Policy {
 	return orNil(out)
 }
 
-// serviceParts is the part of a Service's policy that the proxy applies which chooses the endpoint: what a
+// backendParts is the part of a Service's policy that the proxy applies which chooses the endpoint: what a
 // Backend holds.
+func backendParts(p *wire.Policy) *wire.Policy {
+	parts := serviceParts(p)
+	if parts == nil || parts.MTLS == nil {
+		return parts
+	}
+	out := *parts
+	out.MTLS = nil
+	return orNil(&out)
+}
+
+// serviceParts is the part of a Service's policy that has to do with its instances, which all routes share.
 func serviceParts(p *wire.Policy) *wire.Policy {
 	if p == nil {
 		return nil

@@ -52,12 +52,13 @@ fault:
   delay: {duration: 1s, percent: 50}
   abort: {status: 418, grpcStatus: ABORTED, percent: 5}
 sessionPersistence: {absoluteTimeout: 24h, cookie: {name: sticky, path: /app, lifetimeType: Permanent}}
+mtls: {mode: Strict, allowFrom: {cidrs: [10.0.0.0/8], serviceAccounts: [{namespace: monitoring, name: prometheus}]}}
 `, `
 healthCheck: {type: HTTP, path: /ready}
 sessionPersistence: {type: Header, header: {name: session}}
 `}
 
-// sent is what proxies receive of a policy for a Service, in its own form.
+// sent is what proxies and node agents receive of a policy for a Service, in its own form.
 func sent(t *testing.T, policy map[string]any) string {
 	t.Helper()
 	object := map[string]any{
@@ -75,8 +76,13 @@ func sent(t *testing.T, policy map[string]any) string {
 	}
 	snapshot := simple("echo")
 	snapshot.MeshPolicies = []*meshv1alpha1.MeshPolicy{read}
-	var out []string
-	for _, r := range compile.Compile(snapshot).Resources {
+	result := compile.Compile(snapshot)
+	exposures, err := json.Marshal(result.Exposures)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := []string{string(exposures)}
+	for _, r := range result.Resources {
 		if r.Kind == wire.KindDestination || r.Kind == wire.KindBackend {
 			out = append(out, r.String()+" "+r.Version)
 		}
@@ -168,6 +174,11 @@ func TestEffectiveIsWhatProxiesReceive(t *testing.T) {
 					continue
 				}
 				ports++
+				for _, e := range result.Exposures {
+					if e.Key() == wire.ServicePortKey(svc.Namespace, svc.Name, uint16(port.Port)) {
+						policies[e.Key()] = append(policies[e.Key()], mtlsFields(e, effective[0])...)
+					}
+				}
 				want := durations(policies[wire.ServicePortKey(svc.Namespace, svc.Name, uint16(port.Port))])
 				got := map[time.Duration]int{}
 				for _, f := range effective[0].Fields {
@@ -189,6 +200,19 @@ func TestEffectiveIsWhatProxiesReceive(t *testing.T) {
 	if ports < 100 {
 		t.Errorf("only %d ports were looked at", ports)
 	}
+}
+
+// mtlsFields are the fields of mtls that an effective policy must have beside those that proxies receive, since
+// they make an exposure what it is. Ports that are not strict show nothing of it, so there they are believed.
+func mtlsFields(e compile.Exposure, effective meshv1alpha1.EffectivePolicy) []wire.PolicyField {
+	var fields []wire.PolicyField
+	for _, f := range effective.Fields {
+		if f.Field == "mtls.mode" && (f.Value == "Strict") == slices.ContainsFunc(e.By, func(by string) bool { return by == f.From }) ||
+			f.Field == "mtls.allowFrom" {
+			fields = append(fields, wire.PolicyField{Path: f.Field, Value: f.Value})
+		}
+	}
+	return fields
 }
 
 // durations counts fields by their duration; those that are none have -1.

@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -187,4 +188,31 @@ func (r *policyReader) cookie(at string, in gwv1.CookieConfig, out *wire.Session
 	if out.Permanent && out.AbsoluteTimeout == 0 {
 		r.refuse(at+".lifetimeType", "a Permanent cookie needs absoluteTimeout")
 	}
+}
+
+// mtls reads who may open connections. An empty allowFrom ends what is inherited, so it is something.
+func (r *policyReader) mtls(in *meshv1alpha1.MTLS) *wire.MTLS {
+	if in == nil {
+		return nil
+	}
+	out := &wire.MTLS{}
+	if in.Mode != "" {
+		oneOf(r, "mtls.mode", in.Mode, meshv1alpha1.MTLSPermissive, meshv1alpha1.MTLSStrict)
+		out.Mode = new(wire.MTLSMode(in.Mode))
+	}
+	if in.AllowFrom != nil {
+		out.AllowFrom = &wire.AllowFrom{}
+		for i, text := range in.AllowFrom.CIDRs {
+			cidr, err := netip.ParsePrefix(string(text))
+			if err != nil {
+				r.refuse(fmt.Sprintf("mtls.allowFrom.cidrs[%d]", i), "%q is not a network in CIDR notation", text)
+				continue
+			}
+			out.AllowFrom.CIDRs = append(out.AllowFrom.CIDRs, cidr.Masked())
+		}
+		for _, sa := range in.AllowFrom.ServiceAccounts {
+			out.AllowFrom.ServiceAccounts = append(out.AllowFrom.ServiceAccounts, wire.ServiceAccount{Namespace: string(sa.Namespace), Name: string(sa.Name)})
+		}
+	}
+	return orNil(out)
 }

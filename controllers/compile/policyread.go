@@ -33,6 +33,7 @@ func readPolicy(in *meshv1alpha1.TrafficPolicy) (*wire.Policy, []fault) {
 		RateLimits:         r.rateLimits(in.RateLimits),
 		Fault:              r.fault(in.Fault),
 		SessionPersistence: r.session("sessionPersistence", in.SessionPersistence),
+		MTLS:               r.mtls(in.MTLS),
 	}
 	return orNil(out), r.faults
 }

@@ -29,6 +29,10 @@ type PolicyStatus struct {
 	Effective []meshv1alpha1.EffectivePolicy
 	// InForce is the spec if it is valid, and otherwise what was before, if anything.
 	InForce *meshv1alpha1.TrafficPolicy
+	// Strict are the ports that the policy makes strict. Enforced, which it then has, is what is known before
+	// node agents have said what is in force.
+	Strict   []ServicePort
+	Enforced *metav1.Condition
 }
 
 // TargetStatus is Weft's entry for one target.
@@ -54,7 +58,7 @@ const (
 	maxTargetText = 1024
 )
 
-func (w *world) policyStatuses(routes []*route, resources []wire.Resource) []PolicyStatus {
+func (w *world) policyStatuses(routes []*route, resources []wire.Resource, exposures []Exposure) []PolicyStatus {
 	var statuses []PolicyStatus
 	parts := byTarget(resources, w.policies.all)
 	for _, p := range w.policies.all {
@@ -65,6 +69,12 @@ func (w *world) policyStatuses(routes []*route, resources []wire.Resource) []Pol
 			Target:     p.targetText(),
 			Faults:     fieldFaults("spec", p.faults),
 			InForce:    p.level.said.DeepCopy(),
+			Strict:     strictPorts(exposures, p.String()),
+		}
+		if len(s.Strict) > 0 {
+			enforced := p.condition(metav1.ConditionTrue, ReasonEnforced, "")
+			enforced.Type = meshv1alpha1.PolicyEnforced
+			s.Enforced = &enforced
 		}
 		for _, t := range p.targets {
 			status := TargetStatus{Ref: *t.ref.DeepCopy(), Accepted: p.accepted(t)}

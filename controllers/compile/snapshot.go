@@ -57,7 +57,7 @@ type NumberKey struct {
 
 // Result is what a snapshot means.
 type Result struct {
-	// Resources are sorted by Ref. They hold neither Capture, Proxies, Workload nor Certificate
+	// Resources are sorted by Ref. They hold neither Capture, Inbound, Proxies, Workload nor Certificate
 	// resources, which depend on what runs and not on what is declared, nor Endpoints when the
 	// snapshot had no slices.
 	Resources []wire.Resource
@@ -65,6 +65,9 @@ type Result struct {
 	Numbers Numbers
 	// Enrolled are the names of enrolled namespaces, sorted.
 	Enrolled []string
+	// Exposures are what Services publish of the pods of enrolled namespaces, sorted by namespace, Service and
+	// port: what Inbounds are made from.
+	Exposures []Exposure
 	// Routes are the statuses of all routes with a Service parent, sorted by kind and name.
 	Routes []RouteStatus
 	// Policies are the statuses of all MeshPolicies, sorted by name.

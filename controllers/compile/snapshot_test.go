@@ -67,6 +67,7 @@ func readSnapshot(documents ...[]byte) (compile.Snapshot, error) {
 			err = readObject(document, &s.MeshAuthorizations)
 		case "EndpointSlice":
 			err = readObject(document, &s.EndpointSlices)
+		case "Pod": // no part of a Snapshot: see inboundsOf
 		default:
 			err = fmt.Errorf("unknown kind %q", head.Kind)
 		}

@@ -19,25 +19,36 @@ const ComponentProxy = "proxy"
 // node without an entry has not reported since the operator started.
 type Sandboxes map[string][]wire.PodReport
 
-// Workloads joins addresses with ServiceAccounts for the pods of the given namespaces, sorted by
-// address. The ServiceAccount comes from the Pod object. The address comes from what the pod's node
-// has reported for the pod's UID; for a node that has not reported yet it comes from the Pod's status,
-// so that a restart of the operator takes no identity away. An address that two pods claim belongs to
-// neither. Claims of pods outside the namespaces count as well. zones maps nodes to their zones.
-func Workloads(pods []*corev1.Pod, sandboxes Sandboxes, namespaces map[string]bool, zones map[string]string) []wire.Resource {
-	claims := map[netip.Addr][]*corev1.Pod{}
+// Claimed returns the pods that addresses belong to, in all namespaces. An address comes from what the pod's
+// node has reported for the pod's UID; for a node that has not reported yet it comes from the Pod's status, so
+// that a restart of the operator takes no identity away. An address that two pods claim belongs to neither.
+func Claimed(pods []*corev1.Pod, sandboxes Sandboxes) map[netip.Addr]*corev1.Pod {
+	claimed := make(map[netip.Addr]*corev1.Pod, len(pods))
+	twice := map[netip.Addr]bool{}
 	reported := reportsByUID(sandboxes)
 	for _, pod := range pods {
 		for _, address := range addresses(pod, sandboxes, reported) {
-			claims[address] = append(claims[address], pod)
+			_, taken := claimed[address]
+			if taken {
+				twice[address] = true
+			}
+			claimed[address] = pod
 		}
 	}
+	for address := range twice {
+		delete(claimed, address)
+	}
+	return claimed
+}
+
+// Workloads joins addresses with ServiceAccounts for the pods of the given namespaces, sorted by
+// address. The ServiceAccount comes from the Pod object. zones maps nodes to their zones.
+func Workloads(claimed map[netip.Addr]*corev1.Pod, namespaces map[string]bool, zones map[string]string) []wire.Resource {
 	var out []wire.Resource
-	for address, pods := range claims {
-		if len(pods) != 1 || !namespaces[pods[0].Namespace] {
+	for address, pod := range claimed {
+		if !namespaces[pod.Namespace] {
 			continue
 		}
-		pod := pods[0]
 		out = append(out, wire.New(address.String(), wire.ScopeNamespace(pod.Namespace), podOrigin(pod), &wire.Workload{
 			Address:        address,
 			Pod:            pod.Name,
@@ -76,7 +87,7 @@ func addresses(pod *corev1.Pod, sandboxes Sandboxes, reported map[reportKey]*wir
 		}
 		return nil
 	}
-	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+	if ended(pod) {
 		return nil
 	}
 	return statusAddresses(pod)

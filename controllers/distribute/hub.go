@@ -21,6 +21,7 @@ const (
 	LayerCertificates Layer = "certificates"
 	LayerProxies      Layer = "proxies"
 	LayerCapture      Layer = "capture"
+	LayerInbound      Layer = "inbound"
 )
 
 // HubOptions configure a Hub.

@@ -12,6 +12,9 @@ import (
 // on a node and large installations allow a few hundred.
 const maxPodsPerNode = 8192
 
+// maxPlainPerNode bounds the callers past the mesh that are remembered of a node. Further ones are not.
+const maxPlainPerNode = 1 << 15
+
 // NodeState is the last that a node's agent said. The hub believes none of it: whether a pod is on the
 // node and may use an address is for others to check.
 type NodeState struct {
@@ -24,6 +27,8 @@ type NodeState struct {
 	// Pods are the running sandboxes by UID. The map must not be changed.
 	Pods   map[string]wire.PodReport
 	Canary *wire.CanaryReport
+	// Plain are the callers past the mesh. The map must not be changed.
+	Plain map[wire.PlainKey]wire.PlainCaller
 }
 
 type node struct {
@@ -124,6 +129,7 @@ func (h *Hub) takeReport(c *client, report *wire.NodeReport) (taken bool, err er
 		return false, fmt.Errorf("%w: node %s reports %d pods, more than %d",
 			errProtocol, c.identity.Node, len(pods), maxPodsPerNode)
 	}
+	n.state.Plain = plainAfter(n.state.Plain, report)
 	n.state.Pods = pods
 	n.state.Complete = n.state.Complete || report.Full
 	if report.Canary != nil {
@@ -131,4 +137,33 @@ func (h *Hub) takeReport(c *client, report *wire.NodeReport) (taken bool, err er
 	}
 	h.notify()
 	return true, nil
+}
+
+// plainAfter returns the callers past the mesh that are known after a report. Those of pods that have ended are
+// not any more.
+func plainAfter(before map[wire.PlainKey]wire.PlainCaller, report *wire.NodeReport) map[wire.PlainKey]wire.PlainCaller {
+	ended := map[string]bool{}
+	for _, pod := range report.Pods {
+		if pod.Ended {
+			ended[pod.UID] = true
+		}
+	}
+	if len(report.Plain) == 0 && len(ended) == 0 && !report.Full {
+		return before
+	}
+	after := make(map[wire.PlainKey]wire.PlainCaller, len(before)+len(report.Plain))
+	if !report.Full {
+		for key, caller := range before {
+			if !ended[key.UID] {
+				after[key] = caller
+			}
+		}
+	}
+	for _, caller := range report.Plain {
+		key := caller.Key()
+		if _, known := after[key]; known || len(after) < maxPlainPerNode {
+			after[key] = caller
+		}
+	}
+	return after
 }

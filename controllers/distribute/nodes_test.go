@@ -2,6 +2,7 @@ package distribute_test
 
 import (
 	"net/netip"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,8 +52,22 @@ func TestNodeReportsAddUpAndSurviveReconnects(t *testing.T) {
 		t.Errorf("state is %+v, want a complete, connected node with a canary", state)
 	}
 
+	caller := func(uid string, connections uint64) wire.PlainCaller {
+		return wire.PlainCaller{UID: uid, Port: 80, Source: netip.MustParseAddr("10.1.0.1"), Connections: connections}
+	}
+	agent.stream.Report(wire.NodeReport{Plain: []wire.PlainCaller{caller("2", 1), caller("3", 1)}})
+	agent.stream.Report(wire.NodeReport{Plain: []wire.PlainCaller{caller("3", 5)}, Pods: []wire.PodReport{pod("4", "10.0.0.4")}})
+	agent.stream.Report(wire.NodeReport{Pods: []wire.PodReport{ended("2"), ended("4"), pod("2", "10.0.0.2")}})
+	awaitPlain := func() {
+		t.Helper()
+		want := map[wire.PlainKey]wire.PlainCaller{{UID: "3", Port: 80, Source: netip.MustParseAddr("10.1.0.1")}: caller("3", 5)}
+		m.await("callers past the mesh", func() bool { return reflect.DeepEqual(want, m.hub.Nodes()["n1"].Plain) })
+	}
+	awaitPlain()
+
 	m.failOver(distribute.NewHub(opts))
 	awaitPods(map[string]string{"2": "10.0.0.2", "3": "10.0.0.3"})
+	awaitPlain()
 	state = m.hub.Nodes()["n1"]
 	if !state.Complete || state.Canary == nil {
 		t.Errorf("state after the fail-over is %+v, want all that was reported before", state)
@@ -62,7 +77,7 @@ func TestNodeReportsAddUpAndSurviveReconnects(t *testing.T) {
 	last := seen.reports[len(seen.reports)-1]
 	want := wire.NodeReport{
 		Full: true, Pods: []wire.PodReport{pod("2", "10.0.0.2"), pod("3", "10.0.0.3")},
-		Canary: &wire.CanaryReport{Captured: true, Guarded: true},
+		Canary: &wire.CanaryReport{Captured: true, Guarded: true}, Plain: []wire.PlainCaller{caller("3", 5)},
 	}
 	if diff := cmp.Diff(want, last, compareAddr); diff != "" {
 		t.Errorf("last report (-want +got):\n%s", diff)

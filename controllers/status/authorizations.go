@@ -27,6 +27,8 @@ func (a authorization) equal(other subject) bool {
 	return ok && reflect.DeepEqual(a, o)
 }
 
+func (a authorization) strictPorts() []compile.ServicePort { return a.Strict }
+
 func (a authorization) newObject() client.Object { return &meshv1alpha1.MeshAuthorization{} }
 
 func (a authorization) update(object client.Object, acks Acknowledgements, now metav1.Time) update {
@@ -36,7 +38,7 @@ func (a authorization) update(object client.Object, acks Acknowledgements, now m
 	}
 	existing := &o.Status
 	w := written{existing.Conditions, existing.Ancestors}.
-		merge(a.Generation, []metav1.Condition{a.Accepted, a.Enforced}, a.Targets, acks, now)
+		merge(a.Generation, append([]metav1.Condition{a.Accepted}, strict(&a.Enforced, a.Strict, existing.Conditions, acks)...), a.Targets, acks, now)
 	merged := &meshv1alpha1.MeshAuthorizationStatus{Target: a.Target, Conditions: w.conditions, Ancestors: w.ancestors}
 	return update{
 		change:  compare(existing, merged, timelessAuthorization),

@@ -31,6 +31,8 @@ func (p policy) equal(other subject) bool {
 	return ok && reflect.DeepEqual(p, o)
 }
 
+func (p policy) strictPorts() []compile.ServicePort { return p.Strict }
+
 func (p policy) newObject() client.Object { return &meshv1alpha1.MeshPolicy{} }
 
 func (p policy) update(object client.Object, acks Acknowledgements, now metav1.Time) update {
@@ -56,7 +58,8 @@ func statusOf(object client.Object) *meshv1alpha1.MeshPolicyStatus {
 // are taken over.
 func (p policy) merge(existing *meshv1alpha1.MeshPolicyStatus, acks Acknowledgements, now metav1.Time) *meshv1alpha1.MeshPolicyStatus {
 	merged := &meshv1alpha1.MeshPolicyStatus{Target: p.Target, Effective: p.Effective, InForce: p.InForce}
-	w := written{existing.Conditions, existing.Ancestors}.merge(p.Generation, []metav1.Condition{p.Accepted}, p.Targets, acks, now)
+	w := written{existing.Conditions, existing.Ancestors}.
+		merge(p.Generation, append([]metav1.Condition{p.Accepted}, strict(p.Enforced, p.Strict, existing.Conditions, acks)...), p.Targets, acks, now)
 	merged.Conditions, merged.Ancestors = w.conditions, w.ancestors
 	return merged
 }

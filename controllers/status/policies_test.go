@@ -220,3 +220,5 @@ func (h heldBy) Holds(namespace string, held []wire.Held) (acknowledged, concern
 	}
 	return acknowledged, 2
 }
+
+func (heldBy) Enforcement([]compile.ServicePort) Enforcement { return Enforcement{} }

@@ -112,6 +112,8 @@ func (r route) equal(other subject) bool {
 	return ok && equality.Semantic.DeepEqual(r, o)
 }
 
+func (r route) strictPorts() []compile.ServicePort { return nil }
+
 func (r route) newObject() client.Object {
 	if r.Kind == wire.RouteGRPC {
 		return &gwv1.GRPCRoute{}

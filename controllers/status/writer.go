@@ -34,6 +34,8 @@ const (
 // many there are to acknowledge it.
 type Acknowledgements interface {
 	Holds(namespace string, held []wire.Held) (acknowledged, concerned int)
+	// Enforcement answers what is known of strict ports, taken together.
+	Enforcement(ports []compile.ServicePort) Enforcement
 }
 
 // Writer brings statuses to what was last given to Replace. It runs on the leader only.
@@ -60,6 +62,8 @@ type subject interface {
 	identity() (k key, uid types.UID, generation int64)
 	// equal tells whether another subject desires the same.
 	equal(other subject) bool
+	// strictPorts are those that the object makes strict.
+	strictPorts() []compile.ServicePort
 	// newObject returns an empty object of the subject's kind.
 	newObject() client.Object
 	// update compares the status of an object, which belongs to a cache, with what it is to be now.

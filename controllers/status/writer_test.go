@@ -28,6 +28,14 @@ type proxies struct {
 	mu sync.Mutex
 	n  int
 	m  int
+	// enforcement is what is known of every port.
+	enforcement Enforcement
+}
+
+func (p *proxies) Enforcement([]compile.ServicePort) Enforcement {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.enforcement
 }
 
 func (p *proxies) Holds(string, []wire.Held) (acknowledged, connected int) {

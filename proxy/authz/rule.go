@@ -111,8 +111,25 @@ func newRules(a *wire.Authorization) ([]rule, error) {
 			}
 			rules[i].to = append(rules[i].to, o)
 		}
+		if err := unseen(a.Action, &a.Rules[i]); err != nil {
+			return nil, below(item("rules", i), err)
+		}
 	}
 	return rules, nil
+}
+
+// unseen refuses to allow callers whom the mesh does not know something that only a proxy could tell: they come
+// to none.
+func unseen(action wire.AuthorizationAction, rule *wire.AuthorizationRule) error {
+	at := slices.IndexFunc(rule.From, func(s wire.AuthorizationSource) bool { return s.Unauthenticated })
+	looks := func(o wire.AuthorizationOperation) bool {
+		return len(o.Methods) > 0 || len(o.Paths) > 0 || len(o.GRPC) > 0 || len(o.Headers) > 0
+	}
+	if action == wire.AuthorizationAllow && at >= 0 && slices.ContainsFunc(rule.To, looks) {
+		return FieldError{item("from", at) + ".unauthenticated", "such callers pass by every proxy, so that nothing but ports can be asked of what they call: " +
+			"put them into a rule of their own"}
+	}
+	return nil
 }
 
 // oneOf returns a part that matches if one of its values does.
@@ -124,6 +141,13 @@ func oneOf[T any](values []T, matches func(r *request, value T) bool) sourcePart
 
 func newSource(in *wire.AuthorizationSource) (source, error) {
 	var s source
+	if in.Unauthenticated {
+		if len(in.ServiceAccounts) > 0 || len(in.Namespaces) > 0 || len(in.SPIFFE) > 0 {
+			return s, FieldError{"unauthenticated", "such callers have no identity: it goes with ipBlocks alone"}
+		}
+		// Whoever comes to a proxy has an identity.
+		s.parts = append(s.parts, func(*request, bool) bool { return false })
+	}
 	if len(in.ServiceAccounts) > 0 {
 		s.parts = append(s.parts, oneOf(in.ServiceAccounts, func(r *request, sa wire.ServiceAccount) bool {
 			return sa.Namespace == r.Namespace && sa.Name == r.ServiceAccount

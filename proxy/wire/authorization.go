@@ -49,6 +49,9 @@ type AuthorizationSource struct {
 	// three may be "*".
 	SPIFFE   []string  `json:"spiffe,omitempty"`
 	IPBlocks []IPBlock `json:"ipBlocks,omitempty"`
+	// Unauthenticated are callers whom the mesh does not know. None of them reaches a proxy; node agents let
+	// them in or refuse them (Inbound).
+	Unauthenticated bool `json:"unauthenticated,omitempty"`
 }
 
 // ServiceAccount names an identity of the mesh.

@@ -39,3 +39,13 @@ type PlainCaller struct {
 	Refused     uint64    `json:"refused,omitempty"`
 	Last        time.Time `json:"last"`
 }
+
+// PlainKey identifies a PlainCaller.
+type PlainKey struct {
+	UID    string
+	Port   uint16
+	Source netip.Addr
+}
+
+// Key returns what identifies c.
+func (c *PlainCaller) Key() PlainKey { return PlainKey{c.UID, c.Port, c.Source} }

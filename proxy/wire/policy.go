@@ -1,6 +1,9 @@
 package wire
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Policy is what MeshPolicies and the Mesh's defaults say about traffic, as far as it is said: a field
 // that is nil is left to the level below. Levels are laid over each other with Overlay. The operator lays
@@ -18,6 +21,29 @@ type Policy struct {
 	RateLimits         []RateLimit         `json:"rateLimits,omitzero"`
 	Fault              *Fault              `json:"fault,omitempty" inherit:"whole"`
 	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty" inherit:"whole"`
+	// MTLS is for the operator alone: it becomes Inbound.
+	MTLS *MTLS `json:"mtls,omitempty"`
+}
+
+// MTLS says who may open connections to the pods of a Service.
+type MTLS struct {
+	Mode      *MTLSMode  `json:"mode,omitempty"`
+	AllowFrom *AllowFrom `json:"allowFrom,omitempty" inherit:"whole"`
+}
+
+// MTLSMode says what happens to callers that the mesh has not identified.
+type MTLSMode string
+
+// The modes.
+const (
+	MTLSPermissive MTLSMode = "Permissive"
+	MTLSStrict     MTLSMode = "Strict"
+)
+
+// AllowFrom are callers that a strict port lets in without an identity.
+type AllowFrom struct {
+	CIDRs           []netip.Prefix   `json:"cidrs,omitempty"`
+	ServiceAccounts []ServiceAccount `json:"serviceAccounts,omitempty"`
 }
 
 // Timeouts bound a request. Zero means that there is no bound.
@@ -308,5 +334,6 @@ func DefaultPolicy() *Policy {
 				MaxRequests:    new(int),
 			},
 		},
+		MTLS: &MTLS{Mode: new(MTLSPermissive)},
 	}
 }
