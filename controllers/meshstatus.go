@@ -154,7 +154,7 @@ func proxiesReady(o observation) metav1.Condition {
 		namespaces []string
 		meaning    string
 	}{
-		{lost, "connections to Services with a route and to strict ports are refused, others are made without the mesh"},
+		{lost, "connections to Services with a route are refused, like those to strict ports, others are made without the mesh"},
 		{starting, "none has been ready since the namespace was enrolled, and nothing is captured yet"},
 	} {
 		if len(part.namespaces) > 0 {

@@ -109,7 +109,7 @@ func TestMeshNamesNamespacesWithoutAReadyProxy(t *testing.T) {
 			},
 		}
 	}
-	const lost = ": connections to Services with a route and to strict ports are refused, others are made without the mesh"
+	const lost = ": connections to Services with a route are refused, like those to strict ports, others are made without the mesh"
 	const starting = ": none has been ready since the namespace was enrolled, and nothing is captured yet"
 	cases := map[string]struct {
 		joined map[string]bool

@@ -348,7 +348,8 @@ func (w *World) usable() map[string][]wire.Proxy {
 			if before {
 				have = min(all, connected)
 			}
-			if key := addressOf(namespace, p); !strict || w.admitted.usable[key] || w.admitted.since(namespace, p) <= have {
+			since, told := w.admitted.since(namespace, p)
+			if key := addressOf(namespace, p); !strict || w.admitted.usable[key] || told && since <= have {
 				known[key] = true
 				out[namespace] = append(out[namespace], p)
 			}
@@ -395,17 +396,16 @@ func addressOf(namespace string, p wire.Proxy) proxyAddress {
 	return proxyAddress{namespace, p.Pod, fmt.Sprint(p.Addresses)}
 }
 
-// since is the publication in which nodes were told of the last address of a proxy.
-func (a *admittance) since(namespace string, p wire.Proxy) uint64 {
-	var seq uint64
+// since is the publication in which nodes were told of the last address of a proxy, if they were.
+func (a *admittance) since(namespace string, p wire.Proxy) (seq uint64, told bool) {
 	for _, address := range p.Addresses {
 		at, told := a.published[[2]string{namespace, address.String()}]
 		if !told {
-			return ^uint64(0)
+			return 0, false
 		}
 		seq = max(seq, at)
 	}
-	return seq
+	return seq, true
 }
 
 // told notes what nodes have been told in a publication.

@@ -32,7 +32,7 @@ func Validate(object metav1.Object, s compile.Snapshot) (field.ErrorList, []stri
 	var warnings []string
 	switch o := object.(type) {
 	case *meshv1alpha1.Mesh:
-		errs, warnings = validateMesh(o)
+		errs, warnings = validateMesh(o, s)
 	case *meshv1alpha1.MeshPolicy:
 		errs, warnings = validatePolicy(o, s)
 	case *meshv1alpha1.MeshAuthorization:
@@ -48,7 +48,7 @@ func Validate(object metav1.Object, s compile.Snapshot) (field.ErrorList, []stri
 // anywhere is a namespace for asking what a Mesh alone means in one.
 const anywhere = "anywhere"
 
-func validateMesh(mesh *meshv1alpha1.Mesh) (field.ErrorList, []string) {
+func validateMesh(mesh *meshv1alpha1.Mesh, s compile.Snapshot) (field.ErrorList, []string) {
 	alone := compile.Snapshot{Mesh: mesh, Namespaces: []*corev1.Namespace{{
 		ObjectMeta: metav1.ObjectMeta{Name: anywhere, Labels: map[string]string{meshv1alpha1.EnabledLabel: "true"}},
 	}}}
@@ -57,6 +57,11 @@ func validateMesh(mesh *meshv1alpha1.Mesh) (field.ErrorList, []string) {
 	}
 	effective := compile.Effective(alone, compile.Target{Kind: "Namespace", Namespace: anywhere})
 	warnings := compile.Contradictions(effective, "Mesh "+mesh.Name, "spec.defaults")
+	if d := mesh.Spec.Defaults; d != nil && d.MTLS != nil && d.MTLS.Mode == meshv1alpha1.MTLSStrict {
+		before := s.Mesh
+		s.Mesh = mesh
+		warnings = append(warnings, refusedCallers("spec.defaults.mtls.mode=Strict", before, madeStrict(s, "Mesh "+mesh.Name))...)
+	}
 	text := mesh.Spec.Certificates.Lifetime
 	if text == nil {
 		return nil, warnings
@@ -82,6 +87,7 @@ func validatePolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) (field.
 			warnings = append(warnings, describe(target.Accepted))
 		}
 	}
+	warnings = append(warnings, refusedCallers("spec.mtls.mode=Strict", s.Mesh, among(statuses[i].Strict))...)
 	return nil, append(warnings, compile.Contradictions(statuses[i].Effective, "MeshPolicy "+nameOf(policy).String(), "spec")...)
 }
 
@@ -92,6 +98,7 @@ func validateAuthorization(authorization *meshv1alpha1.MeshAuthorization, s comp
 		return refusals(status.Faults), nil
 	}
 	warnings := slices.Clone(status.Notes)
+	warnings = append(warnings, refusedCallers("an authorization with spec.mode=Enforce", s.Mesh, among(status.Strict))...)
 	for _, target := range status.Targets {
 		if bad(target.Accepted) {
 			warnings = append(warnings, describe(target.Accepted))

@@ -57,6 +57,13 @@ metadata: {name: web, namespace: shop}
 spec:
   parentRefs: [{group: "", kind: Service, name: web}]
   rules: [{backendRefs: [{name: missing, port: 80}]}]
+---
+kind: Mesh
+metadata: {name: default}
+status:
+  plainCallers:
+  - namespace: shop
+    top: [{caller: plain/old, serviceAccount: batch, service: "web:80"}, {caller: 192.0.2.1, service: "web:80"}]
 `
 
 // shop is the head of an object called web in the enrolled namespace shop.
@@ -121,6 +128,30 @@ func TestValidate(t *testing.T) {
 			object: "kind: HTTPRoute\n" + shop + parent + `  rules: [{matches: [{path: {type: RegularExpression, value: "/(a\nb"}}]}]`,
 			warned: []string{"missing closing ): `/(a b`"},
 		},
+		"strict without anybody to refuse": {object: "kind: MeshPolicy\n" + shop + "spec: {targetRefs: [{group: '', kind: Service, name: web-v2}], mtls: {mode: Strict}}"},
+		"strict with callers past the mesh": {
+			object: "kind: MeshPolicy\n" + shop + "spec: {mtls: {mode: Strict}}",
+			warned: []string{"spec.mtls.mode=Strict refuses callers that came past the mesh within the last hour: pod plain/old (ServiceAccount batch) to shop/web:80, 192.0.2.1 to shop/web:80; enrol"},
+		},
+		"strict everywhere with callers past the mesh": {
+			object: "kind: Mesh\nmetadata: {name: default}\nspec: {defaults: {mtls: {mode: Strict}}}",
+			warned: []string{"spec.defaults.mtls.mode=Strict refuses callers that came past the mesh within the last hour: pod plain/old"},
+		},
+		"an authorization with callers past the mesh": {
+			object: "kind: MeshAuthorization\n" + shop + "spec: {action: Deny, targetRefs: [{group: '', kind: Service, name: web}], rules: [{from: [{namespaces: [plain]}]}]}",
+			warned: []string{"an authorization with spec.mode=Enforce refuses callers that came past the mesh within the last hour: pod plain/old"},
+		},
+		"one that only audits": {
+			object: "kind: MeshAuthorization\n" + shop + "spec: {action: Deny, mode: Audit, targetRefs: [{group: '', kind: Service, name: web}], rules: [{from: [{namespaces: [plain]}]}]}",
+		},
+		"a network that is none": {
+			object:  "kind: MeshPolicy\n" + shop + "spec: {mtls: {mode: Strict, allowFrom: {cidrs: [10.0.0.1]}}}",
+			refused: []string{`spec.mtls.allowFrom.cidrs[0]: Invalid value: "10.0.0.1" is not a network in CIDR notation`},
+		},
+		"unauthenticated callers by what they ask for": {
+			object:  "kind: MeshAuthorization\n" + shop + "spec: {action: Allow, rules: [{from: [{unauthenticated: true}], to: [{methods: [GET]}]}]}",
+			refused: []string{"spec.rules[0].from[0].unauthenticated: Invalid value: such callers pass by every proxy"},
+		},
 		"a Mesh":                     {object: "kind: Mesh\nmetadata: {name: default}\nspec: {certificates: {lifetime: 1h}}"},
 		"certificates that live 30m": {object: "kind: Mesh\nmetadata: {name: default}\nspec: {certificates: {lifetime: 30m}}", warned: []string{"spec.certificates.lifetime=30m is shorter than 1h"}},
 		"defaults of the Mesh that do not compile": {
@@ -132,7 +163,7 @@ func TestValidate(t *testing.T) {
 			warned: []string{"spec.defaults.outlierEjection.ejectionTime=1h is longer than outlierEjection.maxEjectionTime=5m (the default)"},
 		},
 		"an authorization that is all right": {
-			object: "kind: MeshAuthorization\n" + shop + "spec: {action: Allow, targetRefs: [{group: '', kind: Service, name: web}], rules: [{from: [{namespaces: [shop]}]}]}",
+			object: "kind: MeshAuthorization\n" + shop + "spec: {action: Allow, targetRefs: [{group: '', kind: Service, name: web-v2}], rules: [{from: [{namespaces: [shop]}]}]}",
 		},
 		"an authorization that cannot be used": {
 			object:  "kind: MeshAuthorization\n" + shop + "spec: {action: Allow, rules: [{}, {to: [{paths: [{type: Exact, value: '/%zz'}]}]}]}",

@@ -4,33 +4,25 @@ import (
 	"cmp"
 	"context"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 
 	"weft.dev/weft/proxy/wire"
 )
 
-// callerKey names a wire.PlainCaller.
-type callerKey struct {
-	uid    string
-	port   uint16
-	source netip.Addr
-}
-
 // reports is the latest that a node agent has to say: the running pods, who has called them past the mesh, the
 // last canary, and what of it has not been sent on the present stream.
 type reports struct {
 	mu    sync.Mutex
 	pods  map[string]wire.PodReport
-	plain map[callerKey]wire.PlainCaller
+	plain map[wire.PlainKey]wire.PlainCaller
 	// full tells that pods are all pods of the node.
 	full   bool
 	canary *wire.CanaryReport
 
 	// unsent holds changed pods, the ended ones included; all tells that everything must be sent.
 	unsent       map[string]wire.PodReport
-	unsentPlain  map[callerKey]wire.PlainCaller
+	unsentPlain  map[wire.PlainKey]wire.PlainCaller
 	unsentCanary bool
 	all          bool
 	wake         chan struct{}
@@ -56,7 +48,7 @@ func (r *reports) add(report wire.NodeReport) {
 	defer r.mu.Unlock()
 	if report.Full || r.pods == nil {
 		r.pods, r.unsent = map[string]wire.PodReport{}, map[string]wire.PodReport{}
-		r.plain, r.unsentPlain = map[callerKey]wire.PlainCaller{}, map[callerKey]wire.PlainCaller{}
+		r.plain, r.unsentPlain = map[wire.PlainKey]wire.PlainCaller{}, map[wire.PlainKey]wire.PlainCaller{}
 	}
 	if report.Full {
 		r.full, r.all = true, true
@@ -64,8 +56,8 @@ func (r *reports) add(report wire.NodeReport) {
 	for _, pod := range report.Pods {
 		if pod.Ended {
 			delete(r.pods, pod.UID)
-			for _, callers := range []map[callerKey]wire.PlainCaller{r.plain, r.unsentPlain} {
-				maps.DeleteFunc(callers, func(key callerKey, _ wire.PlainCaller) bool { return key.uid == pod.UID })
+			for _, callers := range []map[wire.PlainKey]wire.PlainCaller{r.plain, r.unsentPlain} {
+				maps.DeleteFunc(callers, func(key wire.PlainKey, _ wire.PlainCaller) bool { return key.UID == pod.UID })
 			}
 		} else {
 			r.pods[pod.UID] = pod
@@ -73,7 +65,7 @@ func (r *reports) add(report wire.NodeReport) {
 		r.unsent[pod.UID] = pod
 	}
 	for _, caller := range report.Plain {
-		key := callerKey{caller.UID, caller.Port, caller.Source}
+		key := caller.Key()
 		r.plain[key], r.unsentPlain[key] = caller, caller
 	}
 	if report.Canary != nil {
@@ -111,7 +103,7 @@ func (r *reports) take() *wire.NodeReport {
 	if r.unsentCanary {
 		report.Canary = r.canary
 	}
-	r.unsent, r.unsentPlain = map[string]wire.PodReport{}, map[callerKey]wire.PlainCaller{}
+	r.unsent, r.unsentPlain = map[string]wire.PodReport{}, map[wire.PlainKey]wire.PlainCaller{}
 	r.unsentCanary, r.all = false, false
 	return report
 }
