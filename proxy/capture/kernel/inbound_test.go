@@ -185,6 +185,37 @@ func TestStrictEndsWhatOthersHaveOpened(t *testing.T) {
 	}
 }
 
+// Where the kernel cannot end them at once, the next packet of the caller does, whoever sends first, and
+// whether connection tracking has seen the connection begin or not.
+func TestStrictEndsWithTheNextPacket(t *testing.T) {
+	for name, before := range map[string]func(*lab) rules.Pod{
+		"tracked": func(l *lab) rules.Pod { return l.guarded(false) }, "untracked": func(*lab) rules.Pod { return rules.Pod{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachFamily(t, func(t *testing.T, l *lab) {
+				l.server.CannotDestroy()
+				l.applyToServer(t, before(l))
+				listener := l.listen(t, fmt.Sprintf(":%d", published))
+				speaks, _ := l.open(t, l.foreign, listener)
+				listens, called := l.open(t, l.foreign, listener)
+				admitted, admittedCalled := l.open(t, l.addressing.client, listener)
+				l.applyToServer(t, l.guarded(true))
+				_, err := speaks.Write([]byte{1})
+				must(t, err)
+				wantEnded(t, speaks)
+				_, err = called.Write([]byte{1})
+				must(t, err)
+				must(t, listens.SetReadDeadline(time.Now().Add(deadline)))
+				// What the pod has sent arrives; that it did, the caller cannot say any more.
+				_, err = listens.Read(make([]byte, 1))
+				must(t, err)
+				wantEnded(t, listens)
+				exchange(t, admittedCalled, admitted)
+			})
+		})
+	}
+}
+
 // A caller that is not admitted any more, or not allowed, loses its connections too.
 func TestDismissedCallersLoseTheirConnections(t *testing.T) {
 	eachFamily(t, func(t *testing.T, l *lab) {

@@ -31,6 +31,8 @@ type Netns struct {
 	file *os.File
 	// lifetime is Lifetime but in tests of what happens after it.
 	lifetime time.Duration
+	// destroy is destroySocket but in tests of kernels that cannot.
+	destroy func(*mdlayher.Conn, *netlink.Socket) error
 
 	mu sync.Mutex
 	// have and guarded are in force if known and guardKnown.
@@ -58,7 +60,7 @@ func Open(path string) (*Netns, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
-	return &Netns{file: file, lifetime: Lifetime, allowedInUse: map[nftables.TableFamily]int{}}, nil
+	return &Netns{file: file, lifetime: Lifetime, destroy: destroySocket, allowedInUse: map[nftables.TableFamily]int{}}, nil
 }
 
 // Close lets go of the namespace. What is in force stays.

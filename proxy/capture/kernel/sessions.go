@@ -95,10 +95,7 @@ func (n *Netns) endSessions(want rules.Tables) error {
 			}
 			defer func() { _ = diag.Close() }()
 		}
-		_, err := diag.Execute(mdlayher.Message{
-			Header: mdlayher.Header{Type: nl.SOCK_DESTROY, Flags: mdlayher.Request | mdlayher.Acknowledge},
-			Data:   destroyRequest(s.socket),
-		})
+		err := n.destroy(diag, s.socket)
 		switch {
 		case errors.Is(err, unix.EOPNOTSUPP):
 			continue
@@ -108,6 +105,14 @@ func (n *Netns) endSessions(want rules.Tables) error {
 	}
 	n.ending = false
 	return nil
+}
+
+func destroySocket(diag *mdlayher.Conn, socket *netlink.Socket) error {
+	_, err := diag.Execute(mdlayher.Message{
+		Header: mdlayher.Header{Type: nl.SOCK_DESTROY, Flags: mdlayher.Request | mdlayher.Acknowledge},
+		Data:   destroyRequest(socket),
+	})
+	return err
 }
 
 // sessions lists the connections at strict ports to peers that do not get in, and the ports at which
