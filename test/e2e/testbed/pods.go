@@ -304,15 +304,24 @@ func (b *Bed) Proxies(t testing.TB, namespace string) []*Pod {
 		}
 		return ""
 	})
-	var list corev1.PodList
-	if err := b.Client.List(t.Context(), &list, client.InNamespace(namespace), client.MatchingLabels{meshv1alpha1.ComponentLabel: "proxy"}); err != nil {
+	proxies, err := b.Pods(t.Context(), namespace, client.MatchingLabels{meshv1alpha1.ComponentLabel: "proxy"})
+	if err != nil {
 		t.Fatal(err)
 	}
-	var proxies []*Pod
+	return proxies
+}
+
+// Pods returns the pods of a namespace that match and are not ending.
+func (b *Bed) Pods(ctx context.Context, namespace string, match client.MatchingLabels) ([]*Pod, error) {
+	var list corev1.PodList
+	if err := b.Client.List(ctx, &list, client.InNamespace(namespace), match); err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
+	var pods []*Pod
 	for i := range list.Items {
 		if list.Items[i].DeletionTimestamp == nil {
-			proxies = append(proxies, b.pod(&list.Items[i]))
+			pods = append(pods, b.pod(&list.Items[i]))
 		}
 	}
-	return proxies
+	return pods, nil
 }
