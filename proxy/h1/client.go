@@ -1,0 +1,155 @@
+package h1
+
+import (
+	"errors"
+	"net"
+
+	phttp "weft.dev/weft/proxy/http"
+)
+
+// Client is a connection to a backend, on which one exchange is under way at a time. It has no goroutine of its
+// own: what a backend sends unasked shows when the connection is to be used again, or with the next response.
+//
+// The order of calls is Write, WriteBody as often as there is something, Head until the response is final, and
+// Next or Read to the end of the body. Writing may be left to another goroutine.
+type Client struct {
+	conn   net.Conn
+	source source
+	body   body
+	peek   peeker
+	// Response is what Head has read last.
+	Response Response
+	// exchanged tells that a final head has been read, answered that its response is complete.
+	exchanged, answered bool
+	failed              error
+}
+
+// maxInformational bounds the 1xx responses to one request.
+const maxInformational = 64
+
+var (
+	errInformational = malformed("there are too many informational responses")
+	errLeftOver      = errors.New("the backend sent bytes that belong to no response")
+)
+
+// NewClient returns a Client for a connection that has not been used.
+func NewClient(conn net.Conn) *Client {
+	return &Client{conn: conn, source: source{conn: conn}}
+}
+
+// Clean tells whether the connection is open and the backend has sent nothing that nobody asked for, which the
+// next request must not be answered with.
+func (c *Client) Clean() bool {
+	if c.failed != nil || len(c.source.buffered()) > 0 {
+		return false
+	}
+	return !c.peek.init(c.conn) || c.peek.quiet()
+}
+
+// Write sends the head of a request, and first, the beginning of its body. length is that of the body, -1 if it is
+// not known; zero means that there is none.
+func (c *Client) Write(r *phttp.Request, length int64, upgrade bool, first []byte) error {
+	memory := getBuffer(1)
+	defer putBuffer(memory)
+	if length == 0 && !bodyExpected(r.Method) {
+		length = lengthNone
+	}
+	out := appendRequest((*memory)[:0], r, length, upgrade)
+	out = append(out, first...)
+	c.exchanged, c.answered = false, false
+	_, err := c.conn.Write(out)
+	return c.fail(err)
+}
+
+// bodyExpected tells whether a request without a body has to say so (RFC 9110 section 8.6).
+func bodyExpected(method string) bool {
+	return method == "POST" || method == "PUT" || method == "PATCH"
+}
+
+// WriteBody sends bytes of the body as they are.
+func (c *Client) WriteBody(p []byte) error {
+	_, err := c.conn.Write(p)
+	return err
+}
+
+// Head reads the head of the next response into Response: an informational one, or the final one.
+func (c *Client) Head(method string, upgrade bool) error {
+	head, err := c.source.head(MaxResponseHead, "HTTP/1.", nil)
+	if err != nil {
+		return c.fail(err)
+	}
+	if failed := c.Response.parse(head, method, upgrade); failed != nil {
+		return c.fail(failed)
+	}
+	if c.Response.Status >= 200 || c.Response.upgraded {
+		c.exchanged = true
+		c.body.begin(&c.source, c.Response.length)
+		c.ended()
+	}
+	return nil
+}
+
+// Next returns bytes of the response's body that have come, waiting once if there are none. They are valid until
+// the next call. io.EOF, perhaps with the last bytes, means that the body is complete.
+func (c *Client) Next() ([]byte, error) {
+	p, err := c.body.next()
+	return p, c.read(err)
+}
+
+// Read reads the response's body.
+func (c *Client) Read(p []byte) (int, error) {
+	n, err := c.body.read(p)
+	return n, c.read(err)
+}
+
+// Trailer returns what followed the body.
+func (c *Client) Trailer() phttp.Header { return c.body.trailer }
+
+// read notes how a read of the body has ended.
+func (c *Client) read(err error) error {
+	if err == nil {
+		return nil
+	}
+	if c.body.complete() {
+		c.ended()
+		return err
+	}
+	return c.fail(err)
+}
+
+// ended notes that the response is complete, if it is.
+func (c *Client) ended() {
+	if !c.body.complete() || c.Response.upgraded {
+		return
+	}
+	c.answered = true
+	if len(c.source.buffered()) > 0 {
+		c.failed = errLeftOver
+	}
+}
+
+// Park gives memory back while the connection waits for another request.
+func (c *Client) Park() { c.source.release() }
+
+func (c *Client) fail(err error) error {
+	if err != nil && c.failed == nil {
+		c.failed = err
+	}
+	return err
+}
+
+// Reusable tells whether another request may follow: the response is complete and nothing more came with it, and
+// the backend has not said that it ends the connection. Whether the request has been sent to its end is for the
+// caller to know.
+func (c *Client) Reusable() bool {
+	return c.failed == nil && c.answered && !c.Response.closing
+}
+
+// Err returns why the connection cannot be used any more, nil if it can.
+func (c *Client) Err() error { return c.failed }
+
+// Close closes the connection. Any goroutine may call it; calls that wait on the connection fail.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// rest returns the connection after a switch of protocols.
+func (c *Client) rest() net.Conn { return c.source.rest() }

@@ -1,0 +1,368 @@
+package h1
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	phttp "weft.dev/weft/proxy/http"
+)
+
+// States of a connection.
+const (
+	stateIdle int32 = iota
+	stateActive
+	stateEnded
+)
+
+// Conn is a connection of a client, and the exchange under way on it. Its methods are for the goroutine of
+// Server.Handle, except those of ReadBody and of what is said to be otherwise.
+type Conn struct {
+	server *Server
+	conn   net.Conn
+	source source
+	state  atomic.Int32
+	// idleUntil is when the present read deadline is, zero if another one has been set.
+	idleUntil time.Time
+	client    watcher
+	// limited tells that writes have a deadline, which may be over.
+	limited atomic.Bool
+
+	// Request is the request under way.
+	Request Request
+	// Value is the handler's own; it stays from one request to the next.
+	Value any
+
+	reading bodyReader
+	answer  answer
+}
+
+func newConn(s *Server, conn net.Conn) *Conn {
+	c := &Conn{server: s, conn: conn, source: source{conn: conn}}
+	c.client.conn = conn
+	c.reading.conn = c
+	return c
+}
+
+// NetConn returns the connection as Serve was given it.
+func (c *Conn) NetConn() net.Conn { return c.conn }
+
+// serve answers one request after the other.
+func (c *Conn) serve() {
+	defer c.source.drop()
+	if c.server.Preface != nil {
+		if done := c.first(); done {
+			return
+		}
+	}
+	for first := true; ; first = false {
+		if !c.await(first) {
+			_ = c.conn.Close()
+			return
+		}
+		if failed, ok := c.readHead(); !ok {
+			if failed == nil {
+				_ = c.conn.Close() // it has gone, or taken too long
+				return
+			}
+			c.refuse(failed)
+			return
+		}
+		if !c.exchange(c.server.Handle) {
+			return
+		}
+	}
+}
+
+// first waits for the first bytes and tells whether there is nothing more to do.
+func (c *Conn) first() (done bool) {
+	err := c.conn.SetReadDeadline(time.Now().Add(c.server.HeadTimeout))
+	if err == nil {
+		err = c.source.fillIdle()
+	}
+	var other bool
+	if err == nil {
+		other, err = c.sniff()
+	}
+	if err == nil && other {
+		err = c.conn.SetReadDeadline(time.Time{})
+	}
+	switch {
+	case err != nil:
+		_ = c.conn.Close()
+		return true
+	case other:
+		c.server.Preface(c.conn, c.source.takeBuffered())
+		return true
+	}
+	return false
+}
+
+// await waits for the first byte of a request. It is false if the connection is to be closed.
+func (c *Conn) await(first bool) bool {
+	if len(c.source.buffered()) == 0 {
+		if c.setIdleDeadline(first) != nil || c.source.fillIdle() != nil {
+			return false
+		}
+	}
+	// From here on Shutdown waits for the answer.
+	return c.state.CompareAndSwap(stateIdle, stateActive)
+}
+
+// setIdleDeadline bounds the wait for a request. Setting a deadline is dear, so one that is nearly right stays.
+func (c *Conn) setIdleDeadline(first bool) error {
+	timeout := c.server.IdleTimeout
+	if first {
+		timeout = c.server.HeadTimeout
+	}
+	until := time.Now().Add(timeout)
+	if !c.idleUntil.IsZero() && !first && until.Sub(c.idleUntil) < timeout/64 {
+		return nil
+	}
+	c.idleUntil = until
+	if first {
+		c.idleUntil = time.Time{}
+	}
+	return c.conn.SetReadDeadline(until)
+}
+
+// readHead reads the head of the next request. It is not ok if there is none; failed says why if the client is
+// to be told.
+func (c *Conn) readHead() (failed *Error, ok bool) {
+	head, err := c.source.head(MaxRequestHead, "", c.headStarted)
+	if err != nil {
+		errors.As(err, &failed)
+		return failed, false
+	}
+	if failed = c.Request.parse(head); failed != nil {
+		return failed, false
+	}
+	return nil, true
+}
+
+// headStarted bounds the time for a head of which only a part has come.
+func (c *Conn) headStarted() {
+	c.idleUntil = time.Time{}
+	// Failing to set it shows in the read that follows.
+	_ = c.conn.SetReadDeadline(time.Now().Add(c.server.HeadTimeout))
+}
+
+// endIdle ends the connection if no request is under way. Any goroutine may call it.
+func (c *Conn) endIdle() {
+	if c.state.CompareAndSwap(stateIdle, stateEnded) {
+		_ = c.conn.Close()
+	}
+}
+
+// exchange has one request answered and tells whether another one may follow.
+func (c *Conn) exchange(handle func(*Conn)) bool {
+	if c.idleUntil.IsZero() || c.Request.ContentLength != 0 {
+		// That of the head is over; a body has all the time that policy gives it.
+		c.idleUntil = time.Time{}
+		if c.conn.SetReadDeadline(time.Time{}) != nil {
+			_ = c.conn.Close()
+			return false
+		}
+	}
+	c.reading.begin(c.Request.ContentLength, c.Request.Continue)
+	c.answer.begin(&c.Request)
+	if !c.run(handle) {
+		return false
+	}
+	switch c.end() {
+	case endReuse:
+		return c.state.CompareAndSwap(stateActive, stateIdle)
+	case endLinger:
+		linger(c.conn)
+	case endClose:
+		_ = c.conn.Close()
+	}
+	return false
+}
+
+// run calls the handler. It is false if the connection is gone with it, or is somebody else's.
+func (c *Conn) run(handle func(*Conn)) (answered bool) {
+	defer func() {
+		panicked := recover()
+		if c.answer.taken {
+			return
+		}
+		c.quiet()
+		if panicked == nil {
+			answered = true
+			return
+		}
+		if panicked != http.ErrAbortHandler && c.server.Failed != nil { //nolint:errorlint // it is the value itself
+			c.server.Failed(panicked)
+		}
+		c.abort()
+	}()
+	handle(c)
+	return
+}
+
+// quiet ends everything that other goroutines do with the connection for the exchange.
+func (c *Conn) quiet() {
+	if moved := c.client.disarm(); moved {
+		c.idleUntil = time.Time{}
+	}
+	c.reading.end()
+}
+
+// refuse answers a request that is not valid and ends the connection.
+func (c *Conn) refuse(failed *Error) {
+	c.Request = Request{Header: c.Request.Header[:0], Minor: 1, Close: true}
+	c.exchange(func(c *Conn) { c.server.Refuse(c, failed) })
+}
+
+// ending is what becomes of a connection after an answer.
+type ending uint8
+
+const (
+	endReuse ending = iota
+	endClose
+	// endLinger: the client may still be sending.
+	endLinger
+)
+
+// end completes the answer and says what becomes of the connection.
+func (c *Conn) end() ending {
+	if !c.answer.finish(c.conn) {
+		c.abort()
+		return endClose
+	}
+	switch {
+	case c.refused(), !c.reading.rest():
+		return endLinger
+	case (c.answer.closing || c.server.draining.Load()) && len(c.source.buffered()) > 0:
+		return endLinger
+	case c.answer.closing, c.server.draining.Load(), c.limited.Load():
+		return endClose
+	}
+	return endReuse
+}
+
+// refused tells that the request was not valid: what follows it is not known.
+func (c *Conn) refused() bool { return c.Request.Method == "" }
+
+// abort ends the connection so that the client does not take what it has for a whole answer.
+func (c *Conn) abort() {
+	c.answer.drop()
+	if tcp, ok := c.conn.(interface{ SetLinger(sec int) error }); ok && c.answer.mode == modeToEnd {
+		// The end of such an answer is the end of the connection; only a reset is no end.
+		_ = tcp.SetLinger(0)
+	}
+	_ = c.conn.Close()
+}
+
+// Trailer returns what followed the request's body, once that is complete.
+func (c *Conn) Trailer() phttp.Header { return c.reading.trailer }
+
+// ReadBody reads the request's body; io.EOF means that it is complete. Any goroutine may call it until the
+// exchange ends, which lets it fail.
+func (c *Conn) ReadBody(p []byte) (int, error) { return c.reading.Read(p) }
+
+// bodyReader reads the body of the request under way, perhaps in another goroutine than that of the handler.
+type bodyReader struct {
+	conn *Conn
+
+	mu sync.Mutex
+	body
+	// waits tells that the client waits for 100 Continue.
+	waits bool
+	// blocked tells that a read of the connection is under way, and body is its; ended tells that none may begin
+	// any more, and done that the body is complete.
+	blocked, ended, done bool
+	returned             sync.Cond
+}
+
+var errBodyEnded = errors.New("the exchange is over")
+
+func (r *bodyReader) begin(length int64, waits bool) {
+	r.body.begin(&r.conn.source, length)
+	r.waits, r.ended, r.done = waits, false, r.complete()
+	r.returned.L = &r.mu
+}
+
+// Read implements io.Reader.
+func (r *bodyReader) Read(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.blocked {
+		r.returned.Wait()
+	}
+	if r.ended {
+		return 0, errBodyEnded
+	}
+	if r.err != nil {
+		return 0, r.err
+	}
+	if r.waits {
+		r.waits = false
+		if err := r.conn.answer.proceed(r.conn.conn); err != nil {
+			return 0, err
+		}
+	}
+	r.blocked = true
+	r.mu.Unlock()
+	n, err := r.read(p)
+	r.mu.Lock()
+	r.blocked = false
+	r.returned.Broadcast()
+	if r.complete() {
+		r.done = true
+		r.conn.client.resume()
+	}
+	return n, err
+}
+
+// finished tells whether the body is complete.
+func (r *bodyReader) finished() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done
+}
+
+// end makes reads fail from now on, and waits for one that is under way.
+func (r *bodyReader) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+	if !r.blocked {
+		return
+	}
+	_ = r.conn.conn.SetReadDeadline(time.Unix(1, 0))
+	r.conn.idleUntil = time.Time{}
+	for r.blocked {
+		r.returned.Wait()
+	}
+}
+
+// Bounds of what is read of a body that nobody wants, so that the connection can be used again. More would
+// let a client hold it with that.
+const (
+	maxRest      = 64 << 10
+	restPatience = 50 * time.Millisecond
+)
+
+// rest reads what is left of the body and tells whether that was all of it.
+func (r *bodyReader) rest() bool {
+	if r.err != nil || r.waits {
+		return r.complete()
+	}
+	if left, known := r.known(); known && left > maxRest || r.conn.conn.SetReadDeadline(time.Now().Add(restPatience)) != nil {
+		return false
+	}
+	r.conn.idleUntil = time.Time{}
+	for n := 0; r.err == nil && n < maxRest; {
+		bytes, err := r.next()
+		if err != nil && !r.complete() {
+			return false
+		}
+		n += len(bytes)
+	}
+	return r.complete()
+}
