@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"sync"
+
+	phttp "weft.dev/weft/proxy/http"
 )
 
 // errBodyTaken is what a connection that was given up gets from a body that was taken back from it.
@@ -130,6 +132,27 @@ func (b *responseBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.once.Do(func() { b.end(errGivenUp) })
 	return err
+}
+
+// Fields returns the fields of the response as they were received; nil if that is not known.
+func (b *responseBody) Fields() phttp.Header { return fieldsOf(b.ReadCloser) }
+
+// Fields returns the fields of the response as they were received; nil if that is not known.
+func (b *upgradedBody) Fields() phttp.Header { return fieldsOf(b.ReadWriteCloser) }
+
+// Fields returns the fields of a response as they were received, in their order and without those of Weft; nil if
+// that is not known. They belong to the caller.
+func Fields(resp *http.Response) phttp.Header {
+	fields := fieldsOf(resp.Body).Clone()
+	phttp.StripInternal(&fields)
+	return fields
+}
+
+func fieldsOf(body io.Reader) phttp.Header {
+	if own, ok := body.(interface{ Fields() phttp.Header }); ok {
+		return own.Fields()
+	}
+	return nil
 }
 
 // upgradedBody is the connection after 101 Switching Protocols.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -233,6 +234,14 @@ func (c *http1Conn) Write(p []byte) (int, error) {
 		c.failed()
 	}
 	return n, err
+}
+
+// SyscallConn implements syscall.Conn as far as the connection is a socket.
+func (c *http1Conn) SyscallConn() (syscall.RawConn, error) {
+	if socket, ok := c.Conn.(syscall.Conn); ok {
+		return socket.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // CloseWrite ends the sending direction of an upgraded connection.

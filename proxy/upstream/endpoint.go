@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	phttp "weft.dev/weft/proxy/http"
 )
 
 // How long an endpoint that refused a connection is avoided: doubling from the first to the second.
@@ -68,7 +70,8 @@ type pool interface {
 
 // lease is the right to send one request on a connection. Exactly one of release and discard ends it.
 type lease interface {
-	roundTrip(req *http.Request) (*http.Response, error)
+	// roundTrip sends a request. fields are those of req as they were received, nil if that is not known.
+	roundTrip(req *http.Request, fields phttp.Header) (*http.Response, error)
 	// reused tells whether the connection was made for an earlier request, alive whether it could take
 	// another one.
 	reused() bool

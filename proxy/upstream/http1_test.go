@@ -185,7 +185,11 @@ func TestFailuresOfAFreshConnection(t *testing.T) {
 		"not HTTP":                   {key: tcpKey, want: outcome{ReasonRequest, true, true}},
 		"closed after the request":   {script: func(_ *testing.T, c net.Conn) { _, _ = readHead(c) }, want: outcome{ReasonReset, false, true}},
 		"reset after the request":    {script: func(_ *testing.T, c net.Conn) { _, _ = readHead(c); reset(c) }, want: outcome{ReasonReset, false, true}},
-		"body was read":              {script: func(_ *testing.T, c net.Conn) { _, _ = readHead(c) }, body: strings.NewReader("x"), want: outcome{ReasonReset, false, false}},
+		"body was read": {script: func(_ *testing.T, c net.Conn) {
+			if req, err := readHead(c); err == nil {
+				_, _ = io.Copy(io.Discard, req.Body)
+			}
+		}, body: strings.NewReader("x"), want: outcome{ReasonReset, false, false}},
 		"closed within the response": {script: func(_ *testing.T, c net.Conn) { _, _ = readHead(c); _, _ = io.WriteString(c, okResponse[:20]) }, want: outcome{ReasonReset, false, true}},
 		"not an HTTP response": {script: func(_ *testing.T, c net.Conn) {
 			_, _ = readHead(c)

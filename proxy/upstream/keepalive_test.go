@@ -8,11 +8,13 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // A server closes an idle connection at the very moment the next request is sent. The client's kernel has
@@ -29,11 +31,12 @@ func TestKeepAliveRaceIsProvablyNotSent(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			arrived := make(chan string, 10)
+			arrived, closing := make(chan string, 10), make(chan struct{})
 			address := accept(t, func(_ int, c net.Conn) {
 				if req, err := readHead(c); err == nil {
 					arrived <- req.URL.Path
 					_, _ = io.WriteString(c, okResponse)
+					<-closing
 				}
 			})
 			var gate gatedDialer
@@ -42,8 +45,23 @@ func TestKeepAliveRaceIsProvablyNotSent(t *testing.T) {
 			to := choose(t, s, webKey)
 			gate.hold() // the end of the stream is not noticed
 			mustFetch(t, s, to, newRequest("GET", "/first", nil))
-			first := gate.awaitEnd(t)
-			first.onWrite(first.release) // until the request is written
+			if ownHTTP1 {
+				// It looks before it writes, so that the end must come in between.
+				first := gate.conn
+				if tc.req.ContentLength != 0 {
+					tc.req.Body = &noticedBody{tc.req.Body, sync.OnceFunc(first.release)}
+				} else {
+					first.release()
+				}
+				first.beforeWrite(func() {
+					close(closing)
+					first.awaitFIN(t)
+				})
+			} else {
+				close(closing)
+				first := gate.awaitEnd(t)
+				first.onWrite(first.release) // until the request is written
+			}
 
 			status, _, err := fetch(t.Context(), s, to, Call{}, tc.req)
 			var got outcome
@@ -112,7 +130,8 @@ type gatedConn struct {
 	held     bool
 	ended    chan struct{} // closed when the end of the stream was read
 	released chan struct{}
-	written  atomic.Pointer[func()]
+	// writing and written are called once, before and after a Write.
+	writing, written atomic.Pointer[func()]
 }
 
 func (g *gatedDialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -140,8 +159,35 @@ func (g *gatedDialer) awaitEnd(t *testing.T) *gatedConn {
 	return g.conn
 }
 
-func (c *gatedConn) release()         { close(c.released) }
-func (c *gatedConn) onWrite(f func()) { c.written.Store(&f) }
+// noticedBody calls read before each Read.
+type noticedBody struct {
+	io.ReadCloser
+	read func()
+}
+
+func (b *noticedBody) Read(p []byte) (int, error) {
+	b.read()
+	return b.ReadCloser.Read(p)
+}
+
+func (c *gatedConn) release()             { close(c.released) }
+func (c *gatedConn) onWrite(f func())     { c.written.Store(&f) }
+func (c *gatedConn) beforeWrite(f func()) { c.writing.Store(&f) }
+
+// awaitFIN waits until the end of the peer's stream has arrived, without reading it.
+func (c *gatedConn) awaitFIN(t *testing.T) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatalf("socket: %v", err)
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return n == 0 && err == nil
+	})
+	if err != nil {
+		t.Errorf("await the end: %v", err)
+	}
+}
 
 func (c *gatedConn) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
@@ -153,6 +199,9 @@ func (c *gatedConn) Read(p []byte) (int, error) {
 }
 
 func (c *gatedConn) Write(p []byte) (int, error) {
+	if f := c.writing.Swap(nil); f != nil {
+		(*f)()
+	}
 	n, err := c.TCPConn.Write(p)
 	if f := c.written.Swap(nil); f != nil {
 		(*f)()

@@ -2,12 +2,14 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +19,22 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// ownHTTP1 tells which implementation of HTTP/1.1 the tests' Sets have.
+var ownHTTP1 bool
+
+// TestMain runs all tests once for each implementation of HTTP/1.1: no caller must see which it is.
+func TestMain(m *testing.M) {
+	code := 0
+	for _, ownHTTP1 = range []bool{false, true} {
+		fmt.Fprintln(os.Stderr, "=== own HTTP/1.1:", ownHTTP1)
+		code = max(code, m.Run())
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 // discardLog takes what net/http says about refused handshakes.
 var discardLog = log.New(io.Discard, "", 0)
@@ -35,6 +52,7 @@ func newTestSet(t testing.TB, options Options) *Set {
 	if options.DialTimeout == 0 {
 		options.DialTimeout = 30 * time.Second // far beyond what a busy machine needs
 	}
+	options.OwnHTTP1 = ownHTTP1
 	s := NewSet(options)
 	t.Cleanup(s.Close)
 	return s

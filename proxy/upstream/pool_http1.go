@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"weft.dev/weft/proxy/h1"
+	phttp "weft.dev/weft/proxy/http"
 )
 
 // http1Pool keeps idle HTTP/1.1 connections, the last used first, so that those not needed grow old.
@@ -18,10 +21,25 @@ type http1Pool struct {
 	drained bool
 }
 
+// http1Client speaks HTTP/1.1 on one connection: *http.ClientConn or *h1.Transport. The methods mean what those
+// of the first do.
+type http1Client interface {
+	RoundTrip(*http.Request) (*http.Response, error)
+	Reserve() error
+	Available() int
+	Err() error
+	Close() error
+}
+
+// fieldSender is an http1Client that sends fields as they are and in their order.
+type fieldSender interface {
+	RoundTripFields(req *http.Request, fields phttp.Header) (*http.Response, error)
+}
+
 // http1Lease is a connection, and the right to use it while it is not in the pool.
 type http1Lease struct {
 	pool   *http1Pool // nil if it is never pooled
-	client *http.ClientConn
+	client http1Client
 	conn   *http1Conn
 	since  time.Time // idle since; zero before the first use
 }
@@ -53,7 +71,7 @@ func (p *http1Pool) acquire(ctx context.Context, to Endpoint, fresh bool) (lease
 func (d dialing) http1(p *http1Pool, raw net.Conn) (*http1Lease, error) {
 	counted := newHTTP1Conn(raw)
 	e := d.endpoint
-	client, err := e.set.http1.NewClientConn(withConn(d.limited, counted), "http", e.address.String())
+	client, err := e.set.newHTTP1Client(d.limited, counted, e.address.String())
 	if err == nil {
 		err = client.Reserve()
 	}
@@ -63,6 +81,13 @@ func (d dialing) http1(p *http1Pool, raw net.Conn) (*http1Lease, error) {
 	}
 	counted.begin()
 	return &http1Lease{pool: p, client: client, conn: counted}, nil
+}
+
+func (s *Set) newHTTP1Client(ctx context.Context, c *http1Conn, address string) (http1Client, error) {
+	if s.options.OwnHTTP1 {
+		return h1.NewTransport(c), nil
+	}
+	return s.http1.NewClientConn(withConn(ctx, c), "http", address)
 }
 
 // pop takes the last used connection.
@@ -148,7 +173,10 @@ func (p *http1Pool) drain() {
 	p.closeIdle()
 }
 
-func (l *http1Lease) roundTrip(req *http.Request) (*http.Response, error) {
+func (l *http1Lease) roundTrip(req *http.Request, fields phttp.Header) (*http.Response, error) {
+	if own, ok := l.client.(fieldSender); ok && fields != nil {
+		return own.RoundTripFields(req, fields)
+	}
 	return l.client.RoundTrip(req)
 }
 

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	phttp "weft.dev/weft/proxy/http"
 )
 
 // maxRenewals bounds how often one request connects again because its certificate was replaced while it
@@ -296,7 +298,7 @@ type http2Lease struct {
 	wrote atomic.Bool // the request's header was at least partly written
 }
 
-func (l *http2Lease) roundTrip(req *http.Request) (*http.Response, error) {
+func (l *http2Lease) roundTrip(req *http.Request, _ phttp.Header) (*http.Response, error) {
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { l.wrote.Store(true) }}
 	return l.conn.client.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
 }

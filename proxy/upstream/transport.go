@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -47,8 +48,8 @@ type Source struct {
 	Node string
 }
 
-// Call is what a try needs beyond the request itself. All of it but Source.ServiceAccount only travels
-// as metadata of the hop.
+// Call is what a try needs beyond the request itself. All of it but Source.ServiceAccount and Fields only
+// travels as metadata of the hop.
 type Call struct {
 	Source Source
 	// Deadline ends the whole request, all tries included; zero means none.
@@ -62,6 +63,9 @@ type Call struct {
 	Avoid []netip.AddrPort
 	// Session is that of Metadata.
 	Session string
+	// Fields is the request's header as it is to be sent where the protocol keeps the bytes and the order of
+	// fields; nil if that of the request will do.
+	Fields phttp.Header
 }
 
 // newTransports returns the protocol implementations. They keep no connections: pools make each with
@@ -170,7 +174,7 @@ func (t *try) send(ctx context.Context, req *http.Request) (*http.Response, *Err
 		if err != nil {
 			return nil, t.failed(err, body)
 		}
-		resp, err := l.roundTrip(t.outgoing(ctx, req, body))
+		resp, err := l.roundTrip(t.outgoing(ctx, req, body), t.fields())
 		if err == nil {
 			if failure := t.received(ctx, resp, l); failure != nil {
 				return nil, t.failed(failure, body)
@@ -261,6 +265,16 @@ func (t *try) outgoing(ctx context.Context, req *http.Request, body *requestBody
 		StripMetadata(out.Header)
 	}
 	return out
+}
+
+// fields returns the header for a connection that keeps its bytes: only those to pods do.
+func (t *try) fields() phttp.Header {
+	if t.call.Fields == nil {
+		return nil
+	}
+	fields := t.call.Fields.Clone()
+	phttp.StripInternal(&fields)
+	return fields
 }
 
 // metadata describes a call for the hop.
@@ -361,7 +375,7 @@ func (t *try) received(ctx context.Context, resp *http.Response, l lease) error 
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols && upgraded:
 		resp.Body = &upgradedBody{ReadWriteCloser: writable, end: t.slot.release}
-	case resp.Body == http.NoBody:
+	case resp.Body == http.NoBody, resp.ContentLength == 0:
 		end(nil)
 	default:
 		resp.Body = &responseBody{ReadCloser: resp.Body, end: end}

@@ -57,6 +57,8 @@ type Options struct {
 	MaxIdlePerEndpoint int
 	// MaxIdle bounds idle HTTP/1.1 connections of the whole Set. Default: 8192.
 	MaxIdle int
+	// OwnHTTP1 speaks HTTP/1.1 with package h1 instead of net/http.
+	OwnHTTP1 bool
 	// Measures is told about the health of endpoints. Default: nobody is.
 	Measures Measures
 	// Now is the clock of latencies and refusals. Default: time.Now.
