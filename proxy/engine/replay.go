@@ -25,7 +25,7 @@ const (
 // it, and it ends with the body or with the request, whose reads net/http lets fail then.
 type replay struct {
 	r *http.Request
-	// whole is called once with the body, if that has ended and did not exceed maxReplay.
+	// whole is called once with the body, if that has ended before the request and did not exceed maxReplay.
 	whole func(body []byte)
 	// idle is told when bytes move.
 	idle *idleLimit
@@ -112,7 +112,7 @@ func (b *replay) readAhead() {
 		}
 		if err != nil {
 			b.err = err
-			if errors.Is(err, io.EOF) && b.base == 0 {
+			if errors.Is(err, io.EOF) && b.base == 0 && !b.closed {
 				b.whole(b.buf)
 			}
 		}
