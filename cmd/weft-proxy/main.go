@@ -33,6 +33,7 @@ type config struct {
 	namespace, pod    string
 	node, zone        string
 	leave, drain      time.Duration
+	http              engine.HTTPEngine
 	logLevel          slog.Level
 	// listen opens one of the ports of the contract.
 	listen func(port int) (net.Listener, error)
@@ -76,6 +77,7 @@ func parseFlags(args []string, output io.Writer) (config, error) {
 	flags.StringVar(&c.zone, "zone", "", "zone of this pod's node; proxies of the same zone are preferred")
 	flags.DurationVar(&c.leave, "leave-grace", 5*time.Second, "how long connections are still accepted after SIGTERM, so that node agents and other proxies can leave first")
 	flags.DurationVar(&c.drain, "drain-grace", 45*time.Second, "how long open connections may take to end after that")
+	flags.TextVar(&c.http, "http-engine", engine.HTTPStd, "what serves and speaks HTTP/1.1: std (net/http) or weft (Weft's own)")
 	flags.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return config{}, err
@@ -114,7 +116,7 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 		defer func() { _ = l.Close() }()
 		listeners[port] = l
 	}
-	e := engine.New(engine.Options{Namespace: c.namespace, Zone: c.zone, LeaveGrace: c.leave, Log: log})
+	e := engine.New(engine.Options{Namespace: c.namespace, Zone: c.zone, LeaveGrace: c.leave, Log: log, HTTP: c.http})
 
 	// The configuration keeps coming until all connections have ended.
 	streaming, stopStreaming := context.WithCancel(context.Background())

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"weft.dev/weft/proxy/engine"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -32,14 +33,14 @@ func TestFlags(t *testing.T) {
 			args: required,
 			want: config{
 				operatorAddresses: []string{"a:1", "b:2"}, tokenFile: "/t", caFile: "/ca", namespace: "shop",
-				leave: 5 * time.Second, drain: 45 * time.Second,
+				leave: 5 * time.Second, drain: 45 * time.Second, http: engine.HTTPStd,
 			},
 		},
 		"everything": {
-			args: append(required, "--state-dir=/s", "--pod=p", "--node=n", "--zone=z", "--leave-grace=1s", "--drain-grace=2s", "--log-level=debug"),
+			args: append(required, "--state-dir=/s", "--pod=p", "--node=n", "--zone=z", "--leave-grace=1s", "--drain-grace=2s", "--http-engine=weft", "--log-level=debug"),
 			want: config{
 				operatorAddresses: []string{"a:1", "b:2"}, tokenFile: "/t", caFile: "/ca", namespace: "shop",
-				stateDir: "/s", pod: "p", node: "n", zone: "z", leave: time.Second, drain: 2 * time.Second, logLevel: slog.LevelDebug,
+				stateDir: "/s", pod: "p", node: "n", zone: "z", leave: time.Second, drain: 2 * time.Second, http: engine.HTTPWeft, logLevel: slog.LevelDebug,
 			},
 		},
 		// A zone may be unknown: the downward API gives an empty value then.
@@ -47,13 +48,14 @@ func TestFlags(t *testing.T) {
 			args: append(required, "--zone="),
 			want: config{
 				operatorAddresses: []string{"a:1", "b:2"}, tokenFile: "/t", caFile: "/ca", namespace: "shop",
-				leave: 5 * time.Second, drain: 45 * time.Second,
+				leave: 5 * time.Second, drain: 45 * time.Second, http: engine.HTTPStd,
 			},
 		},
-		"missing": {args: required[:3], wantErr: "--namespace is required"},
-		"unknown": {args: append(required, "--frobnicate"), wantErr: "frobnicate"},
-		"rest":    {args: append(required, "rest"), wantErr: `"rest"`},
-		"help":    {args: []string{"--help"}, wantErr: flag.ErrHelp.Error()},
+		"missing":        {args: required[:3], wantErr: "--namespace is required"},
+		"unknown engine": {args: append(required, "--http-engine=other"), wantErr: "neither"},
+		"unknown":        {args: append(required, "--frobnicate"), wantErr: "frobnicate"},
+		"rest":           {args: append(required, "rest"), wantErr: `"rest"`},
+		"help":           {args: []string{"--help"}, wantErr: flag.ErrHelp.Error()},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

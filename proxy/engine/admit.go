@@ -39,10 +39,18 @@ func (e *Engine) admit(l Listener, raw net.Conn) (serve func()) {
 	}
 	e.fresh.begin()
 	c.begun = sync.OnceFunc(e.fresh.end)
+	if e.own != nil {
+		return func() { e.serveOwnConn(c) }
+	}
+	e.serveStd(c)
+	return nil
+}
+
+// serveStd passes a connection on to net/http's server.
+func (e *Engine) serveStd(c *conn) {
 	if err := e.requests.give(c); err != nil {
 		c.abort()
 	}
-	return nil
 }
 
 // identify fills in where a connection goes and where it comes from. It returns why the connection is

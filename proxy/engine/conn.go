@@ -2,17 +2,19 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
-// conn is a connection of a client of this namespace. net/http owns it once it has been handed over.
+// conn is a connection of a client of this namespace. The HTTP server owns it once it has been handed over.
 type conn struct {
 	net.Conn
 	// target is the destination as it was when the connection came.
@@ -63,6 +65,30 @@ func (c *conn) Close() error {
 		c.release()
 	})
 	return err
+}
+
+// SyscallConn implements syscall.Conn as far as the connection is a socket.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	if socket, ok := c.Conn.(syscall.Conn); ok {
+		return socket.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+// CloseWrite ends the sending direction.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// SetLinger says what becomes of unsent data when the connection is closed, as for *net.TCPConn.
+func (c *conn) SetLinger(seconds int) error {
+	if tcp, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
+		return tcp.SetLinger(seconds)
+	}
+	return errors.ErrUnsupported
 }
 
 // abort closes the connection with a reset, so that the client does not take its end for an answer.

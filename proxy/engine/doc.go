@@ -1,6 +1,7 @@
 // Package engine is the runtime of the data plane: it holds the configuration in force, accepts captured
 // connections and the hop of other namespaces, passes requests through route rules to backends, and ends
-// its connections gracefully. Its HTTP server side is net/http's (the engine called "std").
+// its connections gracefully. What speaks HTTP/1.1 is net/http (HTTPStd) or package h1 (HTTPWeft), and both lead to
+// the same exchange; HTTP/2 is net/http's.
 //
 // A request pins the configuration it began with. Configurations are immutable: a delta is validated
 // resource by resource, built whole beside the one in force, and swapped in with one atomic pointer.

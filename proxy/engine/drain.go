@@ -51,9 +51,15 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 // shutdownServers ends the HTTP servers: gracefully until ctx ends, then at once.
 func (e *Engine) shutdownServers(ctx context.Context) error {
 	var errs []error
-	done := make(chan error, 2)
-	go func() { done <- e.captured.Shutdown(ctx) }()
-	go func() { done <- e.hop.Shutdown(ctx) }()
+	servers := []interface{ Shutdown(context.Context) error }{e.captured, e.hop}
+	if e.own != nil {
+		servers = append(servers, e.own)
+		defer e.own.Close()
+	}
+	done := make(chan error, len(servers))
+	for _, server := range servers {
+		go func() { done <- server.Shutdown(ctx) }()
+	}
 	for range cap(done) {
 		if err := <-done; err != nil {
 			errs = append(errs, fmt.Errorf("ended requests that were still running: %w", err))

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weft.dev/weft/proxy/h1"
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
@@ -34,6 +36,8 @@ type Options struct {
 	SourceWait time.Duration
 	// DestinationWait bounds the wait for an unknown destination to be configured. Default: 2 s.
 	DestinationWait time.Duration
+	// HTTP is what serves and speaks HTTP/1.1. Default: HTTPStd.
+	HTTP HTTPEngine
 	// Metrics receives all measurements. Default: metrics of its own.
 	Metrics *telemetry.Metrics
 	// Log may be nil.
@@ -48,6 +52,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.LeaveGrace, 5*time.Second)
 	setDefault(&o.SourceWait, 5*time.Second)
 	setDefault(&o.DestinationWait, 2*time.Second)
+	setDefault(&o.HTTP, HTTPStd)
 	if o.Metrics == nil {
 		o.Metrics = telemetry.New(0)
 	}
@@ -66,6 +71,29 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
+// HTTPEngine names an implementation of HTTP/1.1. HTTP/2 is net/http's in any case.
+type HTTPEngine string
+
+const (
+	// HTTPStd is net/http.
+	HTTPStd HTTPEngine = "std"
+	// HTTPWeft is package h1.
+	HTTPWeft HTTPEngine = "weft"
+)
+
+// UnmarshalText implements encoding.TextUnmarshaler, for flags.
+func (h *HTTPEngine) UnmarshalText(text []byte) error {
+	switch named := HTTPEngine(text); named {
+	case HTTPStd, HTTPWeft:
+		*h = named
+		return nil
+	}
+	return fmt.Errorf("%q is neither %q nor %q", text, HTTPStd, HTTPWeft)
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (h HTTPEngine) MarshalText() ([]byte, error) { return []byte(h), nil }
+
 // Engine is the data plane of one proxy. It is safe for concurrent use, except that Apply is called
 // serially.
 type Engine struct {
@@ -83,6 +111,8 @@ type Engine struct {
 
 	captured *http.Server
 	hop      *http.Server
+	// own serves clients with HTTPWeft, and passes those of HTTP/2 on to captured; else it is nil.
+	own *h1.Server
 	// requests and hops pass connections to these servers.
 	requests *handover
 	hops     *handover
@@ -119,6 +149,7 @@ func New(options Options) *Engine {
 	}
 	sets := upstream.Options{
 		Namespace: options.Namespace, Zone: options.Zone, Identity: e.identity, DialContext: options.Dial,
+		OwnHTTP1: options.HTTP == HTTPWeft,
 	}
 	e.direct = upstream.NewSet(sets)
 	sets.Measures = e.metrics

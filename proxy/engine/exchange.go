@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"weft.dev/weft/proxy/h1"
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/upstream"
@@ -18,7 +19,9 @@ type exchange struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	rc     *http.ResponseController
-	start  time.Time
+	// own is w if the client is served by package h1, nil if by net/http.
+	own   *h1.ResponseWriter
+	start time.Time
 
 	// config is what the request pinned, destination the key of the Service port that it is for.
 	config      *config
@@ -84,7 +87,8 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		policy:      d.policy,
 		grpc:        isGRPC(r),
 	}
-	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || ambiguous(c, r)
+	x.own, _ = w.(*h1.ResponseWriter)
+	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || x.own == nil && ambiguous(c, r)
 	defer x.finish()
 	if c.refused != "" {
 		x.closing = true
@@ -113,7 +117,7 @@ func (e *Engine) chooser(cfg *config, d *destination) chooser {
 
 // serve passes the request through the gate, the routes and filters of its destination, to a backend.
 func (x *exchange) serve(d *destination) {
-	head, why, err := gate(x.r)
+	head, why, err := gate(x.r, x.receivedFields())
 	if why != "" {
 		x.engine.options.Log.Debug("Refused a request", "reason", string(why), "error", err)
 		// What follows on the connection may not be what it seems.
@@ -188,11 +192,27 @@ func answerReason(res *phttp.Response) reason.Reason {
 	return reason.Preflight
 }
 
+// receivedFields are the fields of the request as they came; nil if that is not known.
+func (x *exchange) receivedFields() phttp.Header {
+	if x.own == nil {
+		return nil
+	}
+	return x.own.Fields()
+}
+
 // hopped tells whether the request has come over the hop.
 func (x *exchange) hopped() bool { return x.received.Backend != "" }
 
 // writeHead writes the head of the answer.
 func (x *exchange) writeHead(res *phttp.Response) {
+	x.status = res.Status
+	if x.own != nil {
+		if x.closing {
+			res.Header.Add("Connection", "close")
+		}
+		x.own.WriteFields(res)
+		return
+	}
 	header := x.w.Header()
 	for _, f := range res.Header {
 		header.Add(f.Name, f.Value)
@@ -214,7 +234,6 @@ func (x *exchange) writeHead(res *phttp.Response) {
 		// In HTTP/2, net/http turns it into a GOAWAY.
 		header.Set("Connection", "close")
 	}
-	x.status = res.Status
 	x.w.WriteHeader(res.Status)
 }
 

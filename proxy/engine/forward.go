@@ -164,7 +164,7 @@ func (t *tries) try() *attempt {
 	call := upstream.Call{
 		Source: t.source, Deadline: t.due.whole, StreamDeadline: t.due.stream,
 		Attempt: t.received.Attempt + t.made, Avoid: t.far,
-		Session: t.sessionCall(),
+		Session: t.sessionCall(), Fields: t.head.Header,
 	}
 	t.made++
 	t.series.at(t.backend).Try()

@@ -70,11 +70,11 @@ func TestRequestArrivesAsItWasSent(t *testing.T) {
 			want:    []string{"OPTIONS * host=cart"},
 		},
 		"absolute form": {
-			request: lines("GET http://real.example/a?b HTTP/1.1", "Host: lie"),
+			request: lines("GET http://real.example/a?b HTTP/1.1", "Host: real.example"),
 			want:    []string{"GET /a?b host=real.example"},
 		},
 		"absolute form without a path": {
-			request: lines("GET http://real.example HTTP/1.1", "Host: lie"),
+			request: lines("GET http://real.example HTTP/1.1", "Host: Real.example"),
 			want:    []string{"GET / host=real.example"},
 		},
 		"dot segments are resolved before anybody sees them": {
@@ -164,6 +164,21 @@ func TestInvalidRequestsAreRefused(t *testing.T) {
 			lines("POST / HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: websocket", "Content-Length: 0"),
 			http.StatusBadRequest,
 		},
+	}
+	if tested == HTTPWeft {
+		// net/http takes these: it goes by the target, by the first length, and by the coding.
+		for name, request := range map[string]string{
+			"Host and target differ":         lines("GET http://real.example/ HTTP/1.1", "Host: lie"),
+			"two equal lengths":              lines("POST / HTTP/1.1", "Host: a", "Content-Length: 0", "Content-Length: 0"),
+			"length and coding":              lines("POST / HTTP/1.1", "Host: a", "Content-Length: 5", "Transfer-Encoding: chunked") + "0\r\n\r\n",
+			"a coding in HTTP/1.0":           lines("POST / HTTP/1.0", "Host: a", "Transfer-Encoding: chunked") + "0\r\n\r\n",
+			"a line that ends with LF alone": "GET / HTTP/1.1\nHost: a\r\n\r\n",
+		} {
+			tests[name] = struct {
+				request    string
+				wantStatus int
+			}{request, http.StatusBadRequest}
+		}
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -13,11 +13,12 @@ import (
 // refused. What it lets through is what is matched and what is forwarded. net/http itself refuses
 // invalid names and values, more than one Host, a missing Host in HTTP/1.1, unknown transfer codings and
 // headers of more than maxHeaderBytes. It is lenient about bare line feeds and about Content-Length beside
-// Transfer-Encoding; neither can hide a request, because what is forwarded is written anew.
+// Transfer-Encoding; neither can hide a request, because what is forwarded is written anew. Package h1 refuses
+// all of it. received are its fields as they came, nil if they are not known.
 //
 // Headers that tell of the client's address (X-Forwarded-For, Forwarded) are the application's own here:
 // they are neither added nor removed nor believed.
-func gate(r *http.Request) (phttp.Request, reason.Reason, error) {
+func gate(r *http.Request, received phttp.Header) (phttp.Request, reason.Reason, error) {
 	head := phttp.Request{Method: r.Method, Scheme: "http", Authority: r.Host}
 	if r.Method == http.MethodConnect {
 		return head, reason.MethodUnsupported, fmt.Errorf("method %s", r.Method)
@@ -40,10 +41,13 @@ func gate(r *http.Request) (phttp.Request, reason.Reason, error) {
 			return head, reason.BadRequest, fmt.Errorf("host %q differs from authority %q", host, r.Host)
 		}
 	}
+	if received == nil {
+		received = listed(r.Header)
+	}
 	fields := 0
-	for name, values := range r.Header {
-		if !phttp.Internal(name) { // what proxies add must not be what is too much
-			fields += len(values)
+	for i := range received {
+		if !phttp.Internal(received[i].Name) { // what proxies add must not be what is too much
+			fields++
 		}
 	}
 	if fields > maxHeaderFields {
@@ -53,15 +57,7 @@ func gate(r *http.Request) (phttp.Request, reason.Reason, error) {
 		// What would be left of a body could be taken for the upgraded protocol.
 		return head, reason.BadRequest, fmt.Errorf("upgrade of a %s request of length %d", r.Method, r.ContentLength)
 	}
-	head.Header = make(phttp.Header, 0, fields+2)
-	for name, values := range r.Header {
-		if name == "Host" {
-			continue
-		}
-		for _, value := range values {
-			head.Header.Add(name, value)
-		}
-	}
+	head.Header = append(make(phttp.Header, 0, len(received)+2), received...)
 	phttp.StripHopByHop(&head.Header, isWebSocket(r))
 	phttp.StripInternal(&head.Header)
 	if !isWebSocket(r) {
@@ -73,6 +69,20 @@ func gate(r *http.Request) (phttp.Request, reason.Reason, error) {
 		return head, reason.MethodUnsupported, fmt.Errorf("%s with Max-Forwards: 0", r.Method)
 	}
 	return head, "", nil
+}
+
+// listed returns a header of net/http as a list, without Host.
+func listed(header http.Header) phttp.Header {
+	list := make(phttp.Header, 0, len(header)+2)
+	for name, values := range header {
+		if name == "Host" {
+			continue
+		}
+		for _, value := range values {
+			list.Add(name, value)
+		}
+	}
+	return list
 }
 
 // originForm returns the request target without scheme and authority. Only HTTP/1.1 has the absolute

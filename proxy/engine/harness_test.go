@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,22 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// tested is the implementation of HTTP/1.1 that the proxies of the tests have.
+var tested HTTPEngine
+
+// TestMain runs all tests once for each implementation of HTTP/1.1: a client must not see which it is.
+func TestMain(m *testing.M) {
+	code := 0
+	for _, tested = range []HTTPEngine{HTTPStd, HTTPWeft} {
+		fmt.Fprintln(os.Stderr, "=== HTTP engine", tested)
+		code = max(code, m.Run())
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 // patience is how long a test waits for what must happen. It is only used up by a failure.
 const patience = 20 * time.Second
@@ -42,6 +58,7 @@ func newProxy(t *testing.T, edit ...func(*Options)) *proxy {
 		Namespace:  namespace,
 		Source:     &wire.Workload{Namespace: namespace, ServiceAccount: "client"},
 		LeaveGrace: time.Millisecond,
+		HTTP:       tested,
 		Log:        slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, f := range edit {

@@ -71,6 +71,14 @@ func hold(body io.ReadCloser) *heldBody {
 	return b
 }
 
+// Fields returns the fields of the response as upstream.Fields wants them.
+func (b *heldBody) Fields() phttp.Header {
+	if own, ok := b.ReadCloser.(interface{ Fields() phttp.Header }); ok {
+		return own.Fields()
+	}
+	return nil
+}
+
 // await tells whether the body ends within a time, and without a byte.
 func (b *heldBody) await(most time.Duration) bool {
 	timer := time.NewTimer(most)

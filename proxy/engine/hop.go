@@ -178,7 +178,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		x.notProcessed(reason.UnknownBackend)
 		return
 	}
-	head, why, err := gate(r)
+	head, why, err := gate(r, nil)
 	if why != "" {
 		e.options.Log.Debug("Refused a request of the hop", "reason", string(why), "error", err)
 		x.answer(why)

@@ -36,7 +36,7 @@ func (x *exchange) measured(m *measures) bool {
 func (x *exchange) asked() *phttp.Request {
 	if x.original == nil {
 		// It has passed the gate before.
-		head, _, _ := gate(x.r)
+		head, _, _ := gate(x.r, x.receivedFields())
 		x.original = &head
 	}
 	return x.original

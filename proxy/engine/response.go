@@ -12,6 +12,7 @@ import (
 
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/upstream"
 )
 
 // copyBufferSize is how much of a body is read at once.
@@ -72,6 +73,9 @@ func (t *tries) deliver(a *attempt) {
 }
 
 func responseHead(res *http.Response) phttp.Response {
+	if fields := upstream.Fields(res); fields != nil {
+		return phttp.Response{Status: res.StatusCode, Header: fields}
+	}
 	head := phttp.Response{Status: res.StatusCode, Header: make(phttp.Header, 0, len(res.Header)+2)}
 	for name, values := range res.Header {
 		for _, value := range values {

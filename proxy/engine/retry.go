@@ -219,12 +219,15 @@ var madeAnswers = map[reason.Reason]outcome{
 	reason.RateLimited:        {why: telemetry.RetryStatus, answered: true},
 
 	// The request, or the time that it has, is the same for every other try.
-	reason.BadRequest:        {},
-	reason.HeaderTooLarge:    {},
-	reason.MethodUnsupported: {},
-	reason.UnknownBackend:    {},
-	reason.Unsendable:        {},
-	reason.DeadlineExceeded:  {},
+	reason.BadRequest:         {},
+	reason.HeaderTooLarge:     {},
+	reason.VersionUnsupported: {},
+	reason.ExpectationFailed:  {},
+	reason.CodingUnsupported:  {},
+	reason.MethodUnsupported:  {},
+	reason.UnknownBackend:     {},
+	reason.Unsendable:         {},
+	reason.DeadlineExceeded:   {},
 
 	// So are the policies.
 	reason.AuthorizationDenied: {},

@@ -50,6 +50,9 @@ func (e *Engine) startServers() {
 	hopProtocols.SetHTTP2(true)
 	e.hop = e.newServer(http.HandlerFunc(e.serveHop), &hopProtocols)
 	e.hop.HTTP2 = upstream.HopServerHTTP2()
+	if e.options.HTTP == HTTPWeft {
+		e.own = e.newOwnServer()
+	}
 	for server, conns := range map[*http.Server]*handover{e.captured: e.requests, e.hop: e.hops} {
 		go func() {
 			// It returns when Shutdown or Close is called, and says nothing else of interest.

@@ -22,6 +22,9 @@ type Reason string
 const (
 	BadRequest          Reason = "bad_request"
 	HeaderTooLarge      Reason = "header_too_large"
+	VersionUnsupported  Reason = "version_unsupported"
+	ExpectationFailed   Reason = "expectation_failed"
+	CodingUnsupported   Reason = "coding_unsupported"
 	MethodUnsupported   Reason = "method_not_supported"
 	NotCaptured         Reason = "not_captured"
 	UnknownDestination  Reason = "unknown_destination"

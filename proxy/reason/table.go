@@ -46,9 +46,27 @@ var table = []Entry{
 	},
 	{
 		Reason: HeaderTooLarge, Status: http.StatusRequestHeaderFieldsTooLarge, Code: phttp.GRPCResourceExhausted,
-		Text:    "the request has too many header fields",
-		Meaning: "The request has more than 100 header fields.",
+		Text:    "the request's header is too large",
+		Meaning: "The request has more than 100 header fields, or they have more than 64 KiB.",
 		Remedy:  "Send fewer.",
+	},
+	{
+		Reason: VersionUnsupported, Status: http.StatusHTTPVersionNotSupported,
+		Text:    "the version of HTTP is not supported",
+		Meaning: "The request names another version than HTTP/1.0 or HTTP/1.1.",
+		Remedy:  "Correct the client. HTTP/2 begins with a preface of its own.",
+	},
+	{
+		Reason: CodingUnsupported, Status: http.StatusNotImplemented,
+		Text:    "the transfer coding is not supported",
+		Meaning: "The request has a Transfer-Encoding that is not exactly chunked.",
+		Remedy:  "Correct the client; to compress content there is Content-Encoding.",
+	},
+	{
+		Reason: ExpectationFailed, Status: http.StatusExpectationFailed,
+		Text:    "the expectation is not supported",
+		Meaning: "The request has an Expect field that is not 100-continue.",
+		Remedy:  "Correct the client.",
 	},
 	{
 		Reason: MethodUnsupported, Status: http.StatusNotImplemented, Code: phttp.GRPCUnimplemented,

@@ -3,6 +3,7 @@ package feature_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -19,10 +20,26 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/proxy/engine"
 	"weft.dev/weft/test/feature/harness"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// tested is what the proxies of the tests speak HTTP/1.1 with.
+var tested engine.HTTPEngine
+
+// TestMain runs all tests once for each implementation of HTTP/1.1: a user must not see which it is.
+func TestMain(m *testing.M) {
+	code := 0
+	for _, tested = range []engine.HTTPEngine{engine.HTTPStd, engine.HTTPWeft} {
+		fmt.Fprintln(os.Stderr, "=== HTTP engine", tested)
+		code = max(code, m.Run())
+	}
+	if err := goleak.Find(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 // patience is how long a test waits for what must happen; it is used up by failures alone.
 const patience = time.Minute
@@ -39,6 +56,7 @@ func start(t *testing.T) *harness.Mesh {
 func startWith(t *testing.T, options harness.Options) *harness.Mesh {
 	t.Helper()
 	options.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	options.HTTP = tested
 	m, err := harness.Start(options)
 	if err != nil {
 		t.Fatal(err)

@@ -31,6 +31,7 @@ var hopAddress = netip.AddrFrom4([4]byte{192, 0, 2, 1})
 // kind is a way in which requests pass through the data plane.
 type kind struct {
 	name string
+	http engine.HTTPEngine
 	// hop tells that two proxies are between client and backend.
 	hop bool
 	// breaks are the cases in which it does not do what the RFC asks, and why.
@@ -40,8 +41,10 @@ type kind struct {
 const noVia = "applications have not asked for a mesh, and some switch off what they do otherwise when they see Via"
 
 var kinds = []kind{
-	{name: "std", breaks: map[string]string{"Via": noVia}},
-	{name: "std over the hop", hop: true, breaks: map[string]string{"Via": noVia}},
+	{name: "std", http: engine.HTTPStd, breaks: map[string]string{"Via": noVia}},
+	{name: "std over the hop", http: engine.HTTPStd, hop: true, breaks: map[string]string{"Via": noVia}},
+	{name: "weft", http: engine.HTTPWeft, breaks: map[string]string{"Via": noVia}},
+	{name: "weft over the hop", http: engine.HTTPWeft, hop: true, breaks: map[string]string{"Via": noVia}},
 }
 
 // plane is the data plane between clients and backends: one proxy, or one on each side of the hop. Every
@@ -56,7 +59,7 @@ func (k kind) start(t *testing.T) *plane {
 	t.Helper()
 	options := engine.Options{
 		Namespace: near, Source: &wire.Workload{Namespace: near, ServiceAccount: "client"},
-		LeaveGrace: time.Millisecond, Log: slog.New(slog.DiscardHandler),
+		LeaveGrace: time.Millisecond, Log: slog.New(slog.DiscardHandler), HTTP: k.http,
 	}
 	if !k.hop {
 		e := newEngine(t, options)

@@ -31,6 +31,8 @@ type Options struct {
 	// LeaveGrace is that of the proxies, see engine.Options. Default: next to nothing, since nothing of
 	// the harness is late in leaving a proxy.
 	LeaveGrace time.Duration
+	// HTTP is what the proxies speak HTTP/1.1 with, see engine.Options.
+	HTTP engine.HTTPEngine
 }
 
 // Mesh is a whole mesh in this process. Its methods may be called at any time, except that nothing may
@@ -231,6 +233,7 @@ func (m *Mesh) startProxy(namespace string) (*proxy, error) {
 		Log:        m.options.Log.With("proxy", namespace),
 		Dial:       m.network.dial,
 		Random:     m.options.Random,
+		HTTP:       m.options.HTTP,
 	}, address, hop)
 }
 
