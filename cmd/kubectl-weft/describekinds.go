@@ -172,12 +172,20 @@ func describePolicy(d *describing, name types.NamespacedName) *description {
 			out := &description{Object: mesh.Object{Kind: "MeshAuthorization", Namespace: name.Namespace, Name: name.Name}}
 			out.add("For", p.Target)
 			out.add("In force", conditionLine(p.Accepted))
-			out.add("Can be passed by", p.Enforced.Reason+": "+p.Enforced.Message)
+			out.add("Makes strict", portLines(p.Strict)...)
 			out.add("Says", d.trial.PolicyLines(name.String())...)
 			return out
 		}
 	}
 	return nil
+}
+
+func portLines(ports []compile.ServicePort) []string {
+	lines := make([]string, len(ports))
+	for i, p := range ports {
+		lines[i] = p.String()
+	}
+	return lines
 }
 
 func conditionLine(c metav1.Condition) string {

@@ -83,13 +83,16 @@ spec:
 
 func enforced(t *testing.T, policy *meshv1alpha1.MeshPolicy) {
 	t.Helper()
-	testbed.Await(t, bed, policy, func(p *meshv1alpha1.MeshPolicy) string {
-		c := meta.FindStatusCondition(p.Status.Conditions, meshv1alpha1.PolicyEnforced)
-		if c == nil || c.Status != metav1.ConditionTrue || c.ObservedGeneration != p.Generation {
-			return "not enforced: " + testbed.Describe(p.Status.Conditions)
-		}
-		return ""
-	})
+	testbed.Await(t, bed, policy, func(p *meshv1alpha1.MeshPolicy) string { return inForce(p.Status.Conditions, p.Generation) })
+}
+
+// inForce says what an object lacks to be enforced.
+func inForce(conditions []metav1.Condition, generation int64) string {
+	c := meta.FindStatusCondition(conditions, meshv1alpha1.PolicyEnforced)
+	if c == nil || c.Status != metav1.ConditionTrue || c.ObservedGeneration != generation {
+		return "not enforced: " + testbed.Describe(conditions)
+	}
+	return ""
 }
 
 // agents returns the pods of the node agents.

@@ -100,6 +100,13 @@ func (a *analysis) notProgrammed(object mesh.Object, conditions []metav1.Conditi
 	}
 }
 
+// bypassable tells of what is meant to be strict and is not proven to be.
+func (a *analysis) bypassable(object mesh.Object, conditions []metav1.Condition) {
+	if c := meta.FindStatusCondition(conditions, meshv1alpha1.PolicyEnforced); c != nil && c.Reason == compile.ReasonBypassable {
+		a.add(Bypassable, object, "%s", c.Message)
+	}
+}
+
 // policies tells what is wrong with MeshPolicies and the Mesh's defaults, and where they contradict each other.
 func (a *analysis) policies() {
 	for _, f := range a.mesh.Compiled.MeshFaults {
@@ -118,7 +125,9 @@ func (a *analysis) policies() {
 	}
 	if a.mesh.Live {
 		for _, p := range a.mesh.Snapshot.MeshPolicies {
-			a.notProgrammed(mesh.Object{Kind: "MeshPolicy", Namespace: p.Namespace, Name: p.Name}, p.Status.Conditions, p.Generation)
+			object := mesh.Object{Kind: "MeshPolicy", Namespace: p.Namespace, Name: p.Name}
+			a.notProgrammed(object, p.Status.Conditions, p.Generation)
+			a.bypassable(object, p.Status.Conditions)
 		}
 	}
 }
@@ -146,13 +155,12 @@ func (a *analysis) authorizations() {
 		for _, note := range p.Notes {
 			a.add(AuthzSuspicious, object, "%s", note)
 		}
-		if p.Enforced.Reason == compile.ReasonBypassable {
-			a.add(AuthzBypassable, object, "%s", p.Enforced.Message)
-		}
 	}
 	if a.mesh.Live {
 		for _, p := range a.mesh.Snapshot.MeshAuthorizations {
-			a.notProgrammed(mesh.Object{Kind: "MeshAuthorization", Namespace: p.Namespace, Name: p.Name}, p.Status.Conditions, p.Generation)
+			object := mesh.Object{Kind: "MeshAuthorization", Namespace: p.Namespace, Name: p.Name}
+			a.notProgrammed(object, p.Status.Conditions, p.Generation)
+			a.bypassable(object, p.Status.Conditions)
 		}
 	}
 }

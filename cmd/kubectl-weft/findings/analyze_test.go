@@ -126,7 +126,7 @@ var analyzed = map[string]struct {
 	},
 	"an authorization that allows everybody": {
 		documents: []string{service("web", ""), authorization("z", `action: Allow, rules: [{}]`)},
-		want:      []string{"warning WEFT122 MeshAuthorization shop/z:", "info WEFT123 MeshAuthorization shop/z: decides about"},
+		want:      []string{"warning WEFT122 MeshAuthorization shop/z:"},
 	},
 	"a pod on the host's network": {
 		documents: []string{service("web", ""), `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: logs, namespace: shop}, spec: {template: {spec: {hostNetwork: true}}}}`},
@@ -192,7 +192,8 @@ func TestAnalyzeLive(t *testing.T) {
 	}
 	m.Snapshot.MeshPolicies[0].Generation = 2
 	m.Snapshot.MeshPolicies[0].Status.Conditions = conditions(metav1.ConditionTrue, 1)
-	m.Snapshot.MeshAuthorizations[0].Status.Conditions = conditions(metav1.ConditionTrue, 0)
+	m.Snapshot.MeshAuthorizations[0].Status.Conditions = append(conditions(metav1.ConditionTrue, 0),
+		metav1.Condition{Type: "Enforced", Status: metav1.ConditionFalse, Reason: "Bypassable", Message: "0 of 2 pods"})
 	m.Pods = append(m.Pods, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "done", Namespace: "shop"},
 		Spec:       corev1.PodSpec{HostNetwork: true}, Status: corev1.PodStatus{Phase: corev1.PodSucceeded},
@@ -200,13 +201,14 @@ func TestAnalyzeLive(t *testing.T) {
 	checkFound(t, Analyze(m), []string{
 		"error WEFT110 HTTPRoute shop/a: rule 0 sends to shop/web:80, which has no ready pod",
 		"warning WEFT109 HTTPRoute shop/a: Pending: 1/2 proxies",
+		"warning WEFT123 MeshAuthorization shop/z: 0 of 2 pods",
 		"warning WEFT109 MeshPolicy shop/p: the operator has not looked at the last change yet",
 	})
 }
 
 // Every code of what is declared is found by some test.
 func TestEveryCodeIsFound(t *testing.T) {
-	found := map[string]bool{string(NotProgrammed): true}
+	found := map[string]bool{string(NotProgrammed): true, string(Bypassable): true}
 	for _, tc := range analyzed {
 		for _, text := range tc.want {
 			found[strings.Fields(text)[1]] = true

@@ -44,7 +44,7 @@ const (
 	AuthzInvalid      Code = "WEFT120"
 	AuthzNotAccepted  Code = "WEFT121"
 	AuthzSuspicious   Code = "WEFT122"
-	AuthzBypassable   Code = "WEFT123"
+	Bypassable        Code = "WEFT123"
 	HostNetworkCaller Code = "WEFT131"
 	NodePortCallers   Code = "WEFT132"
 	PlainLegs         Code = "WEFT133"
@@ -181,9 +181,9 @@ var table = []Entry{
 	{AuthzSuspicious, Warning, "a MeshAuthorization may not be what was meant",
 		"It is valid. The message says what looks like a mistake.",
 		"Look at what the message names."},
-	{AuthzBypassable, Info, "a MeshAuthorization can be passed by",
-		"It decides about what comes through the mesh. Pods outside the mesh, and calls to the addresses of pods, do not.",
-		"Add a NetworkPolicy that admits only the namespace's proxies and the nodes."},
+	{Bypassable, Warning, "strict ports are not proven to be",
+		"A MeshPolicy or MeshAuthorization makes ports strict. Not every pod behind them is known to refuse callers that the mesh has not identified.",
+		"The message says which and why. Where it stays so, add a NetworkPolicy that admits only the namespace's proxies and the nodes."},
 
 	{HostNetworkCaller, Warning, "a pod on the host's network is not captured",
 		"The pod shares the network of its node. What it calls does not pass a proxy: no route, no encryption, no authorization.",
