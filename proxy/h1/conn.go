@@ -28,6 +28,8 @@ type Conn struct {
 	// idleUntil is when the present read deadline is, zero if another one has been set.
 	idleUntil time.Time
 	client    watcher
+	// started is headStarted, made once.
+	started func()
 	// limited tells that writes have a deadline, which may be over.
 	limited atomic.Bool
 
@@ -42,7 +44,7 @@ type Conn struct {
 
 func newConn(s *Server, conn net.Conn) *Conn {
 	c := &Conn{server: s, conn: conn, source: source{conn: conn}}
-	c.client.conn = conn
+	c.client.conn, c.started = conn, c.headStarted
 	c.reading.conn = c
 	return c
 }
@@ -132,9 +134,9 @@ func (c *Conn) setIdleDeadline(first bool) error {
 // readHead reads the head of the next request. It is not ok if there is none; failed says why if the client is
 // to be told.
 func (c *Conn) readHead() (failed *Error, ok bool) {
-	head, err := c.source.head(MaxRequestHead, "", c.headStarted)
+	head, err := c.source.head(MaxRequestHead, "", c.started)
 	if err != nil {
-		errors.As(err, &failed)
+		failed, _ = errors.AsType[*Error](err)
 		return failed, false
 	}
 	if failed = c.Request.parse(head); failed != nil {
