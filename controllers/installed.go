@@ -30,6 +30,9 @@ var needed = []schema.GroupResource{
 	{Group: meshv1alpha1.GroupVersion.Group, Resource: "meshauthorizations"},
 }
 
+// definitionKind is that of a CustomResourceDefinition.
+var definitionKind = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
+
 // errInstalled ends the operator when everything is installed, so that it starts anew with its watches.
 var errInstalled = errors.New("everything needed is installed now: starting anew")
 
@@ -57,7 +60,7 @@ func findInstalled(ctx context.Context, r client.Reader) (installed, error) {
 	var found installed
 	for _, resource := range needed {
 		crd := &metav1.PartialObjectMetadata{}
-		crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+		crd.SetGroupVersionKind(definitionKind)
 		err := r.Get(ctx, types.NamespacedName{Name: resource.String()}, crd)
 		switch {
 		case apierrors.IsNotFound(err):

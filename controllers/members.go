@@ -56,6 +56,7 @@ type Members struct {
 	keeper  *identity.Keeper
 	issuer  *identity.Issuer
 	applier *infra.Applier
+	owner   definition
 	opts    Options
 
 	wake chan struct{}
@@ -89,7 +90,7 @@ type issuance struct {
 }
 
 func newMembers(c client.Client, direct client.WithWatch, world *World, hub *distribute.Hub, keeper *identity.Keeper, opts Options) *Members {
-	m := &Members{client: c, world: world, hub: hub, keeper: keeper, applier: &infra.Applier{Client: c}, opts: opts, wake: make(chan struct{}, 1), prepared: map[string]bool{}}
+	m := &Members{client: c, world: world, hub: hub, keeper: keeper, applier: &infra.Applier{Client: c}, owner: definition{reader: direct}, opts: opts, wake: make(chan struct{}, 1), prepared: map[string]bool{}}
 	m.state.changed = make(chan struct{})
 	m.issuer = &identity.Issuer{Client: direct, Now: time.Now, Wake: func() {
 		select {
@@ -144,10 +145,15 @@ func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.Appl
 	if namespace == m.opts.Namespace {
 		return []runtime.ApplyConfiguration{infra.TrustBundle(namespace, m.keeper.CA().Bundle())}, nil
 	}
+	owner, err := m.owner.of(ctx, mesh)
+	if err != nil {
+		return nil, err
+	}
 	if mesh == nil {
 		mesh = &meshv1alpha1.Mesh{}
 	}
 	return infra.Objects(namespace, infra.Params{
+		Owner:           owner,
 		Image:           cmp.Or(mesh.Spec.Proxy.Image, m.opts.ProxyImage),
 		Replicas:        cmp.Or(mesh.Spec.Proxy.Replicas, defaultReplicas),
 		Resources:       mesh.Spec.Proxy.Resources,

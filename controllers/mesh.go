@@ -29,7 +29,7 @@ import (
 // much faster than anybody reads it.
 const meshInterval = 2 * time.Second
 
-// MeshReconciler creates the Mesh named default when there is none and keeps its status. It never
+// MeshReconciler creates the Mesh named default when there has never been one and keeps its status. It never
 // changes a spec.
 type MeshReconciler struct {
 	Client client.Client
@@ -99,11 +99,18 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 		return reconcile.Result{}, err
 	}
 	if mesh == nil {
+		deleted, err := r.World.Mark.known(ctx)
+		if err != nil || deleted {
+			return reconcile.Result{}, err
+		}
 		mesh = &meshv1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Name: meshv1alpha1.MeshName}}
 		if err := r.Client.Create(ctx, mesh); err != nil && !apierrors.IsAlreadyExists(err) {
 			return reconcile.Result{}, fmt.Errorf("create mesh: %w", err)
 		}
 		return reconcile.Result{}, nil
+	}
+	if err := r.World.Mark.remember(ctx); err != nil {
+		return reconcile.Result{}, err
 	}
 	grace := r.World.ConnectGrace - time.Since(r.started)
 	o := observation{

@@ -40,6 +40,7 @@ func (w *World) pods(ctx context.Context) (reconcile.Result, error) {
 	w.inbound(pods, claimed)
 	w.readyChanged()
 	w.nodes = agents(nodes, pods, w.SystemNamespace)
+	w.agentsChanged = w.lookAtAgents(ctx, pods)
 	w.otherAccounts = w.accounts != nil && !maps.Equal(w.accounts, compile.ServiceAccounts(pods))
 	// Whoever is waited for must be known before anybody can acknowledge anything.
 	w.open()

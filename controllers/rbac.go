@@ -20,7 +20,7 @@ package controllers
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
 // +kubebuilder:rbac:groups=gateway.networking.k8s.io,resources=grpcroutes;httproutes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshauthorizations;meshpolicies,verbs=get;list;watch
-// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=grpcroutes.gateway.networking.k8s.io;httproutes.gateway.networking.k8s.io;meshauthorizations.mesh.weft.dev;meshpolicies.mesh.weft.dev,verbs=get
+// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=grpcroutes.gateway.networking.k8s.io;httproutes.gateway.networking.k8s.io;meshauthorizations.mesh.weft.dev;meshes.mesh.weft.dev;meshpolicies.mesh.weft.dev,verbs=get
 
 // The Mesh, statuses and Events.
 // +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshes,verbs=create;get;list;watch
@@ -49,5 +49,6 @@ package controllers
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,resourceNames=weft-ca,verbs=get;list;update;watch
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,verbs=create
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,resourceNames=weft-destinations,verbs=get;update
+// +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,resourceNames=weft-mesh,verbs=get
 // +kubebuilder:rbac:groups=discovery.k8s.io,namespace=weft-system,resources=endpointslices,resourceNames=weft-config-ipv4;weft-config-ipv6,verbs=create;patch
 // +kubebuilder:rbac:groups=apps,namespace=weft-system,resources=daemonsets,resourceNames=weft-node,verbs=get

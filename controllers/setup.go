@@ -79,6 +79,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	})
 	writer := status.NewWriter(mgr.GetClient(), world, log.WithName("status"))
 	world.Client, world.Direct = mgr.GetClient(), direct
+	world.Mark = &meshMark{client: direct, reader: direct, namespace: opts.Namespace}
 	world.Hub, world.Status, world.Log = hub, writer, log.WithName("world")
 	world.SystemNamespace, world.TrustBundle = opts.Namespace, func() string { return keeper.CA().Bundle() }
 	world.TrustChanged = keeper.Changed

@@ -106,6 +106,7 @@ type World struct {
 	unused  map[compile.NumberKey]time.Time
 	started time.Time
 	opened  bool
+	removal
 
 	mu sync.Mutex
 	// absent counts, by namespace, the ready proxies that have no stream yet and that a new leader waits
@@ -152,7 +153,7 @@ func (w *World) Reconcile(ctx context.Context, t topic) (reconcile.Result, error
 		return reconcile.Result{}, w.endpoints(ctx, t.service)
 	case topicPods:
 		result, err := w.pods(ctx)
-		if err != nil || !w.joining() && !w.otherAccounts {
+		if err != nil || !w.joining() && !w.otherAccounts && !w.agentsChanged {
 			return result, err
 		}
 		return w.compile(ctx)
@@ -182,6 +183,9 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	snapshot.Numbers = w.reusable(given)
 	snapshot.TrustBundle = w.TrustBundle()
 	snapshot.SystemNamespace = w.SystemNamespace
+	if err := w.tell(ctx, &snapshot); err != nil {
+		return reconcile.Result{}, err
+	}
 	if err := w.findStarting(ctx, snapshot.Namespaces); err != nil {
 		return reconcile.Result{}, err
 	}

@@ -27,7 +27,7 @@ func Compile(s Snapshot) Result {
 
 	// What is captured is known from here on.
 	uses := w.usesOf(routes)
-	resources := []wire.Resource{meshResource(s.Mesh, s.TrustBundle)}
+	resources := []wire.Resource{meshResource(s)}
 	backends := make(map[place]bool)
 	for _, p := range destinations {
 		if number := numbers[w.numberKey(p)]; number != 0 {
@@ -108,10 +108,12 @@ func newWorld(s Snapshot) *world {
 	return w
 }
 
-func meshResource(mesh *meshv1alpha1.Mesh, bundle string) wire.Resource {
+func meshResource(s Snapshot) wire.Resource {
+	mesh := s.Mesh
 	content := wire.Mesh{
 		TrustDomain:      defaultTrustDomain,
-		TrustBundle:      bundle,
+		TrustBundle:      s.TrustBundle,
+		Removed:          removed(s),
 		MaxConnectionAge: wire.Duration(defaultMaxConnectionAge),
 	}
 	if mesh != nil {

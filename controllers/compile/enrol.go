@@ -19,17 +19,17 @@ type enrolment struct {
 	names  []string
 	set    map[string]bool
 	system string
-	// suspended tells that the Mesh is being deleted, which takes every namespace out first.
-	suspended bool
+	// suspended says why every namespace is out; empty if it is not so.
+	suspended string
 }
 
 func enrol(s Snapshot) enrolment {
 	e := enrolment{
 		set:       make(map[string]bool),
 		system:    s.SystemNamespace,
-		suspended: s.Mesh != nil && s.Mesh.DeletionTimestamp != nil,
+		suspended: suspended(s),
 	}
-	if e.suspended {
+	if e.suspended != "" {
 		return e
 	}
 	for _, ns := range s.Namespaces {
@@ -40,6 +40,27 @@ func enrol(s Snapshot) enrolment {
 	}
 	slices.Sort(e.names)
 	return e
+}
+
+// suspended says why no namespace is part of the mesh: without a Mesh, and before Weft goes, every namespace is
+// taken out.
+func suspended(s Snapshot) string {
+	switch {
+	case removed(s):
+		return "Weft is being removed"
+	case s.Mesh != nil && s.Mesh.DeletionTimestamp != nil:
+		return "the Mesh is being deleted"
+	case s.Deleted:
+		return "the Mesh was deleted: create one named " + meshv1alpha1.MeshName
+	}
+	return ""
+}
+
+// removed tells that Weft itself is being removed, with its namespace or with its node agents.
+func removed(s Snapshot) bool {
+	return s.AgentsRemoved || slices.ContainsFunc(s.Namespaces, func(ns *corev1.Namespace) bool {
+		return ns.Name == s.SystemNamespace && ns.DeletionTimestamp != nil
+	})
 }
 
 func (e enrolment) labelled(ns *corev1.Namespace) bool {
@@ -60,8 +81,8 @@ func (e enrolment) has(namespace string) bool { return e.set[namespace] }
 // refusal says what a user can do about a namespace that is not enrolled.
 func (e enrolment) refusal(namespace string) string {
 	switch {
-	case e.suspended:
-		return "Namespace " + namespace + " is not enrolled: the Mesh is being deleted"
+	case e.suspended != "":
+		return "Namespace " + namespace + " is not enrolled: " + e.suspended
 	case e.never(namespace):
 		return "Namespace " + namespace + " can never be enrolled"
 	default:

@@ -18,12 +18,16 @@ import (
 
 // Snapshot is everything that decides what proxies do, read at one moment. Lists may be in any order.
 type Snapshot struct {
-	// Mesh is nil until the Mesh named default exists; its defaults apply then.
-	Mesh       *meshv1alpha1.Mesh
-	Namespaces []*corev1.Namespace
-	Services   []*corev1.Service
-	HTTPRoutes []*gwv1.HTTPRoute
-	GRPCRoutes []*gwv1.GRPCRoute
+	// Mesh is nil until the Mesh named default exists; its defaults apply then. Deleted tells that there was one,
+	// and that somebody has deleted it: no namespace is part of the mesh then.
+	Mesh    *meshv1alpha1.Mesh
+	Deleted bool
+	// AgentsRemoved tells that the node agents are being removed for good.
+	AgentsRemoved bool
+	Namespaces    []*corev1.Namespace
+	Services      []*corev1.Service
+	HTTPRoutes    []*gwv1.HTTPRoute
+	GRPCRoutes    []*gwv1.GRPCRoute
 	// MeshPolicies are read with their statuses: what was accepted before stays in force while a spec
 	// cannot be.
 	MeshPolicies       []*meshv1alpha1.MeshPolicy

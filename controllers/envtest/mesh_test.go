@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -56,15 +57,30 @@ func meshCondition(ctx context.Context, conditionType string) func() string {
 }
 
 var _ = Describe("The Mesh", func() {
-	It("is there with defaults, and comes back", func(ctx SpecContext) {
+	It("is there with defaults, and takes every namespace out when somebody deletes it", func(ctx SpecContext) {
 		mesh := getMesh(ctx)
 		Expect(mesh.Spec.TrustDomain).To(Equal("cluster.local"))
+		namespace := enrolled(ctx)
+		definition := &metav1.PartialObjectMetadata{}
+		definition.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+		Expect(user.Get(ctx, client.ObjectKey{Name: "meshes.mesh.weft.dev"}, definition)).To(Succeed())
+		deployment := proxies(namespace)
+		present(ctx, deployment)
+		Expect(deployment.OwnerReferences).To(HaveExactElements(HaveField("UID", definition.UID)))
+
 		Expect(user.Delete(ctx, mesh)).To(Succeed())
-		Eventually(func(g Gomega) {
-			again := &meshv1alpha1.Mesh{}
-			g.Expect(user.Get(ctx, client.ObjectKeyFromObject(mesh), again)).To(Succeed())
-			g.Expect(again.UID).NotTo(Equal(mesh.UID))
-		}).Should(Succeed())
+		Eventually(gone(ctx, deployment)).Should(Succeed())
+		again := &meshv1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
+
+		By("letting another operator lead")
+		succeed(startOperator())
+		Eventually(leader().compiled).ShouldNot(BeZero())
+		gone(ctx, again)(Default)
+
+		By("creating one")
+		Expect(user.Create(ctx, again)).To(Succeed())
+		Eventually(func() error { return user.Get(ctx, client.ObjectKeyFromObject(deployment), proxies(namespace)) }).Should(Succeed())
+		Expect(leader().tried.all(http.MethodPost, "/meshes")).To(BeEmpty())
 	})
 
 	It("keeps the spec that a user wrote", func(ctx SpecContext) {

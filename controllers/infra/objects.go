@@ -51,25 +51,37 @@ type Params struct {
 	Operator types.NamespacedName
 	// TrustBundle holds PEM certificates.
 	TrustBundle string
+	// Owner, if set, is what the objects go with.
+	Owner *metav1ac.OwnerReferenceApplyConfiguration
+}
+
+// owners is a list of one or none.
+func (p Params) owners() []*metav1ac.OwnerReferenceApplyConfiguration {
+	if p.Owner == nil {
+		return nil
+	}
+	return []*metav1ac.OwnerReferenceApplyConfiguration{p.Owner}
 }
 
 // Objects returns everything an enrolled namespace needs, in the order in which it is to be applied.
 // The objects name every field that Weft owns and no other.
 func Objects(namespace string, p Params) []runtime.ApplyConfiguration {
 	return []runtime.ApplyConfiguration{
-		identityBinding(namespace, p.Operator),
+		identityBinding(namespace, p.Operator).WithOwnerReferences(p.owners()...),
 		corev1ac.ServiceAccount(meshv1alpha1.ProxyName, namespace).
+			WithOwnerReferences(p.owners()...).
 			WithLabels(labels()).
 			WithAutomountServiceAccountToken(false),
-		TrustBundle(namespace, p.TrustBundle),
+		TrustBundle(namespace, p.TrustBundle).WithOwnerReferences(p.owners()...),
 		policyv1ac.PodDisruptionBudget(meshv1alpha1.ProxyName, namespace).
+			WithOwnerReferences(p.owners()...).
 			WithLabels(labels()).
 			WithSpec(policyv1ac.PodDisruptionBudgetSpec().
 				WithMaxUnavailable(intstr.FromInt32(1)).
 				// A proxy that cannot become ready must not keep its node from being drained.
 				WithUnhealthyPodEvictionPolicy(policyv1.AlwaysAllow).
 				WithSelector(selector())),
-		deployment(namespace, p),
+		deployment(namespace, p).WithOwnerReferences(p.owners()...),
 	}
 }
 

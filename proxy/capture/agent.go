@@ -42,6 +42,7 @@ type Netns interface {
 	Addresses() ([]netip.Addr, error)
 	Find() (kernel.Found, error)
 	Guard(addresses []netip.Addr) error
+	Clear() error
 	Apply(want rules.Tables) error
 	Refresh() error
 	Check() (repaired bool, err error)
@@ -102,6 +103,7 @@ type Agent struct {
 	node     []netip.Addr              // its addresses, sorted
 	strict   []string                  // namespaces with strict ports, as remembered
 	complete bool                      // the first configuration is there
+	removed  bool                      // Weft is being removed: nothing of it is to be in any pod
 	listed   bool                      // the runtime has listed its sandboxes
 }
 
@@ -137,11 +139,17 @@ func (a *Agent) Apply(delta wire.Delta) []wire.Rejection {
 	a.mu.Lock()
 	first := !a.complete
 	a.complete = true
+	removedBefore := a.removed
 	namespaces, uids, rejected := a.take(delta)
 	answered := a.probes.use(a.proxiesInUse())
-	pods := a.podsWhere(func(p *pod) bool { return first || namespaces[p.sandbox.Namespace] || uids[p.sandbox.UID] })
+	all := first || a.removed != removedBefore
+	pods := a.podsWhere(func(p *pod) bool { return all || namespaces[p.sandbox.Namespace] || uids[p.sandbox.UID] })
+	removed := a.removed
 	a.mu.Unlock()
 
+	if removed && !removedBefore {
+		a.Log.Info("Weft is being removed: nothing of it stays in any pod")
+	}
 	a.remember()
 	awaitAnswers(context.Background(), answered)
 	if !a.reconcileAll(pods) {
@@ -170,6 +178,8 @@ func (a *Agent) take(delta wire.Delta) (namespaces, uids map[string]bool, reject
 		case wire.KindInbound:
 			a.inbounds[resource.Key] = resource
 			uids[resource.Key] = true
+		case wire.KindMesh:
+			a.removed = resource.Mesh.Removed
 		}
 	}
 	for _, ref := range delta.Removed {
@@ -190,7 +200,7 @@ func (a *Agent) remember() {
 	var strict []string
 	a.mu.Lock()
 	for namespace, capture := range a.captures {
-		if capture.Strict {
+		if capture.Strict && !a.removed {
 			strict = append(strict, namespace)
 		}
 	}

@@ -34,11 +34,13 @@ type netns struct {
 	unanswered map[netip.Addr]int
 	// callers are what is counted next.
 	callers []kernel.Caller
+	cleared int
 	damaged bool
 	closed  bool
 	// applyErrs, guardErr and refreshErr are returned by the next calls; hang blocks Apply until it is closed.
 	applyErrs  []error
 	guardErr   error
+	clearErr   error
 	refreshErr error
 	hang       chan struct{}
 }
@@ -52,6 +54,13 @@ func (n *netns) Guard(addresses []netip.Addr) error {
 	defer n.mu.Unlock()
 	n.guarded = addresses
 	return n.guardErr
+}
+
+func (n *netns) Clear() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tables, n.guarded, n.cleared = rules.Tables{}, nil, n.cleared+1
+	return n.clearErr
 }
 
 func (n *netns) Apply(want rules.Tables) error {

@@ -144,3 +144,51 @@ func TestCanaryThatFailsIsRunAgain(t *testing.T) {
 		}
 	})
 }
+
+// TestNothingStaysWhenWeftIsRemoved: an agent that is told so takes its rules and its guard out of every pod, of
+// strict ports as well, and puts none into those that start. One that has merely lost the operator does not.
+func TestNothingStaysWhenWeftIsRemoved(t *testing.T) {
+	bubble(t, func(t *testing.T, n *node) {
+		n.Synchronize(nil)
+		n.Apply(upsert(strictShop()))
+		first, other := n.start("web"), n.start("db", func(s *capture.Sandbox, _ *netns) { s.Namespace = "elsewhere" })
+		mesh := func(removed bool) wire.Delta {
+			return wire.Delta{Seq: 2, Upserted: []wire.Resource{wire.New("mesh", wire.ScopeMesh, wire.Origin{}, &wire.Mesh{Removed: removed})}}
+		}
+		empty := func(pod *netns) bool {
+			pod.mu.Lock()
+			defer pod.mu.Unlock()
+			return pod.guarded == nil && pod.tables.IPv4.Empty() && pod.tables.IPv6.Empty()
+		}
+		n.Apply(mesh(false))
+		if empty(first) || empty(other) {
+			t.Fatal("a pod has no rules, not even a guard")
+		}
+		first.set(func(n *netns) { n.clearErr = errors.New("busy") })
+		n.Apply(mesh(true))
+		if !empty(other) {
+			t.Error("rules stay in a pod")
+		}
+		if got := n.pod("uid-web").Reason; got != "Weft is being removed; busy" {
+			t.Errorf("reason %q", got)
+		}
+		first.set(func(n *netns) { n.clearErr = nil })
+		pass(time.Minute) // what failed is tried again, and nothing comes back
+		late := n.start("late")
+		for name, pod := range map[string]*netns{"web": first, "db": other, "late": late} {
+			if !empty(pod) {
+				t.Errorf("pod %s has rules", name)
+			}
+		}
+		n.mu.Lock()
+		strict := n.remembered
+		n.mu.Unlock()
+		if len(strict) != 0 {
+			t.Errorf("the node remembers strict ports of %v", strict)
+		}
+		n.Apply(mesh(false))
+		if empty(first) || empty(late) {
+			t.Error("no rules after Weft has stayed after all")
+		}
+	})
+}

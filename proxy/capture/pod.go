@@ -19,6 +19,7 @@ const (
 	reasonProxy         = "the pod is a proxy"
 	reasonNotEnrolled   = "the namespace is not enrolled"
 	reasonNoProxy       = "no proxy accepts connections: Services without a route are reached directly, others are refused"
+	reasonRemoved       = "Weft is being removed"
 	reasonNotConfigured = "no configuration has been received"
 	reasonClosed        = reasonNotConfigured + ", and the namespace had strict ports: only the node can connect to the pod"
 )
@@ -136,8 +137,13 @@ func (a *Agent) reconcileLocked(p *pod) {
 	wanted := rules.Pod{
 		Addresses: p.addresses, Proxy: p.proxy(), OptedOut: p.optedOut(), Capture: a.captures[p.sandbox.Namespace], Node: a.node,
 	}
-	closed := a.closes(p)
+	closed, removed := a.closes(p), a.removed
 	a.mu.Unlock()
+	if removed {
+		report.Reason = a.clear(p)
+		a.report(p, report)
+		return
+	}
 	if resource != nil {
 		wanted.Inbound = resource.Inbound
 	}
@@ -170,6 +176,18 @@ func (a *Agent) reconcileLocked(p *pod) {
 	}
 	report.Late, report.Gap = p.late, wire.Duration(p.gap)
 	a.report(p, report)
+}
+
+// clear takes everything out of a pod and says why the pod is not captured.
+func (a *Agent) clear(p *pod) string {
+	err := p.netns.Clear()
+	p.inForce, p.guarded = err == nil, err == nil
+	p.capturing, p.counting, p.left = false, false, false
+	if err != nil {
+		a.Metrics.errors.WithLabelValues("clear").Inc()
+		return joinReasons(reasonRemoved, err.Error())
+	}
+	return reasonRemoved
 }
 
 // closes tells that a pod must not be open although nothing is known of it: there were strict ports in its

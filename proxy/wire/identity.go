@@ -14,6 +14,8 @@ type Mesh struct {
 	// MaxConnectionAge ends captured connections gracefully (GOAWAY, Connection: close), so that they
 	// converge on the present proxies.
 	MaxConnectionAge Duration `json:"maxConnectionAge,omitzero"`
+	// Removed tells node agents that Weft is being removed from the cluster: nothing of theirs must stay.
+	Removed bool `json:"removed,omitempty"`
 }
 
 // Workload joins a pod's address with its ServiceAccount. Key: the address. A connection from an

@@ -233,6 +233,32 @@ func (o *objects) rebuildSteps(want rules.Table) []step {
 	}
 }
 
+// Clear takes away all that Weft has put into the namespace, whoever did. Connections that are captured still end
+// with it: in a namespace without a chain for that the kernel translates nothing.
+func (n *Netns) Clear() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.known, n.guardKnown = false, false
+	err := n.batch(func(c *nftables.Conn) error {
+		tables, err := c.ListTables()
+		if err != nil {
+			return fmt.Errorf("list tables: %w", err)
+		}
+		for _, table := range tables {
+			if table.Name == tableName || table.Name == handoverName {
+				c.DelTable(table)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("clear: %w", err)
+	}
+	n.have, n.counted, n.uncollected, n.ending = rules.Tables{}, nil, nil, false
+	clear(n.allowedInUse)
+	return nil
+}
+
 // Refresh lets capture live on for another Lifetime. It works before the first Apply as well, on what
 // an earlier agent left.
 func (n *Netns) Refresh() error {

@@ -19,3 +19,18 @@ func (n *Netns) SetLifetime(lifetime time.Duration) { n.lifetime = lifetime }
 func (n *Netns) CannotDestroy() {
 	n.destroy = func(*mdlayher.Conn, *netlink.Socket) error { return unix.EOPNOTSUPP }
 }
+
+// Tables names all tables of the namespace, whoever made them.
+func (n *Netns) Tables() ([]string, error) {
+	conn, err := n.nftables()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	tables, err := conn.ListTables()
+	var names []string
+	for _, table := range tables {
+		names = append(names, fmt.Sprint(table.Family, " ", table.Name))
+	}
+	return names, err
+}

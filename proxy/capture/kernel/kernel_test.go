@@ -45,6 +45,34 @@ func TestEveryProxyGetsConnections(t *testing.T) {
 	})
 }
 
+// Clear leaves nothing, of an earlier agent's either, and connections go where they would without Weft.
+func TestClear(t *testing.T) {
+	eachFamily(t, func(t *testing.T, l *lab) {
+		strict := l.tables(l.proxy)
+		strict.IPv4.Inbound = &rules.Inbound{Strict: []uint16{1}}
+		strict.IPv6.Inbound = strict.IPv4.Inbound
+		must(t, l.client.Apply(strict))
+		must(t, l.client.Guard([]netip.Addr{l.addressing.client}))
+		l.call(t, l.captured)
+		again, err := kernel.Open(l.client.Path())
+		must(t, err)
+		defer again.Close()
+		for range 2 {
+			must(t, again.Clear())
+			if found, err := again.Find(); err != nil || found != (kernel.Found{}) {
+				t.Errorf("found %+v (error %v)", found, err)
+			}
+			if tables, err := again.Tables(); err != nil || len(tables) > 0 {
+				t.Errorf("tables %v (error %v)", tables, err)
+			}
+		}
+		l.call(t, l.service)
+		must(t, l.client.Clear())
+		must(t, l.client.Apply(strict))
+		l.call(t, l.captured)
+	})
+}
+
 // What is open stays open through every kind of change, and new connections follow the change.
 func TestChangesLeaveEstablishedConnectionsAlone(t *testing.T) {
 	other := netip.MustParseAddrPort("198.51.100.99:1")
