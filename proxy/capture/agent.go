@@ -388,7 +388,8 @@ func (a *Agent) Stop(id string) {
 }
 
 // Synchronize takes all running sandboxes: it starts those it does not know and stops those that are
-// gone. It returns before the rules are in force, so that a runtime with many pods is not held up.
+// gone. It returns before the rules of pods that run are in force, so that a runtime with many of them is not
+// held up.
 func (a *Agent) Synchronize(sandboxes []Sandbox) {
 	running := map[string]bool{}
 	var found []*pod
@@ -414,6 +415,9 @@ func (a *Agent) Synchronize(sandboxes []Sandbox) {
 	for _, p := range gone {
 		a.end(p)
 	}
+	// The containers of some have not started yet, and wait for this call.
+	idle := slices.DeleteFunc(slices.Clone(found), func(p *pod) bool { return !p.sandbox.Started.IsZero() })
+	within(callWait, func() { a.reconcileAll(idle) })
 	go func() {
 		awaitAnswers(context.Background(), answered)
 		a.reconcileAll(found)

@@ -293,9 +293,12 @@ func TestSynchronize(t *testing.T) {
 		}
 		stays, _ := n.sandbox("stays", running(kernel.Found{Guard: true, Captured: true}))
 		missed, _ := n.sandbox("missed", running(kernel.Found{}))
-		idle, _ := n.sandbox("idle")
+		idle, idleNetns := n.sandbox("idle")
 		goes, gone := n.sandbox("goes")
 		n.Synchronize([]capture.Sandbox{stays, missed, idle, goes})
+		if _, captures := idleNetns.state(); !captures {
+			t.Error("the pod whose containers have not started has no rules when they may")
+		}
 		synctest.Wait()
 		if n.full != 1 || len(n.pods) != 4 {
 			t.Errorf("%d full reports of %d pods, want one of four", n.full, len(n.pods))

@@ -39,7 +39,7 @@ type pod struct {
 	// connections to proxies, so that they must be refreshed, and guarded that the guard is in force.
 	inForce, capturing bool
 	guarded            bool
-	// counting tells that callers are counted or refused; left that an earlier agent has seen to that.
+	// counting tells that callers are counted or refused; left that an earlier agent has seen to the pod.
 	counting, left bool
 	// exposed is since when containers ran without rules, zero if they did not; unguarded tells that
 	// the guard was missing as well.
@@ -105,7 +105,7 @@ func (a *Agent) find(sandbox Sandbox) *pod {
 		a.Log.Error("rules of a pod cannot be read", "namespace", sandbox.Namespace, "pod", sandbox.Name, "error", err)
 		return p
 	}
-	p.capturing, p.counting, p.left = found.Captured, found.Inbound, found.Inbound
+	p.capturing, p.counting, p.left = found.Captured, found.Inbound, found.Guard
 	if !found.Guard {
 		p.exposed, p.unguarded = sandbox.Started, true
 	}
@@ -191,7 +191,8 @@ func (a *Agent) clear(p *pod) string {
 }
 
 // closes tells that a pod must not be open although nothing is known of it: there were strict ports in its
-// namespace, and no earlier agent has left its rules. The lock is held.
+// namespace, and no earlier agent has seen to it. One that has knew which of its ports were strict, also if none
+// was. The lock is held.
 func (a *Agent) closes(p *pod) bool {
 	return !a.complete && !p.left && !p.proxy() && slices.Contains(a.strict, p.sandbox.Namespace)
 }

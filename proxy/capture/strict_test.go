@@ -158,8 +158,10 @@ func TestStrictWithoutAnOperator(t *testing.T) {
 			return func(s *capture.Sandbox, opened *netns) { s.Started, opened.found = time.Now().Add(-time.Hour), found }
 		}
 		left, leftNetns := n.sandbox("left", running(kernel.Found{Guard: true, Captured: true, Inbound: true}))
+		// Nothing publishes a port of this one, so that it has no rules for callers.
+		caller, callerNetns := n.sandbox("caller", running(kernel.Found{Guard: true, Captured: true}))
 		missed, missedNetns := n.sandbox("missed", running(kernel.Found{}))
-		n.Synchronize([]capture.Sandbox{left, missed})
+		n.Synchronize([]capture.Sandbox{left, caller, missed})
 		synctest.Wait()
 		started := n.start("web")
 		other := n.start("other", func(s *capture.Sandbox, _ *netns) { s.Namespace = "other" })
@@ -170,8 +172,10 @@ func TestStrictWithoutAnOperator(t *testing.T) {
 				t.Errorf("%s: rules differ (-want +got):\n%s", name, diff)
 			}
 		}
-		if leftNetns.applied != 0 || leftNetns.refreshed == 0 {
-			t.Errorf("rules that were found were replaced %d times and refreshed %d times", leftNetns.applied, leftNetns.refreshed)
+		for name, pod := range map[string]*netns{"left": leftNetns, "caller": callerNetns} {
+			if pod.applied != 0 || pod.refreshed == 0 {
+				t.Errorf("%s: rules that were found were replaced %d times and refreshed %d times", name, pod.applied, pod.refreshed)
+			}
 		}
 		if other.applied != 0 {
 			t.Error("a pod of another namespace got rules")
