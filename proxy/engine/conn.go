@@ -5,8 +5,11 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,6 +28,10 @@ type conn struct {
 	client  netip.AddrPort
 
 	lengths lengthLines
+	// drainBy is until when the rest of a body that nobody wants may come, in nanoseconds of the clock, or zero.
+	// spoiled tells that it has not, so that what comes is no request.
+	drainBy atomic.Int64
+	spoiled atomic.Bool
 
 	accepted time.Time
 	// lifetime spreads the maximum connection age, as a factor around 1, so that connections which
@@ -52,9 +59,44 @@ func newConn(raw net.Conn, now time.Time) *conn {
 
 // Read implements net.Conn.
 func (c *conn) Read(p []byte) (int, error) {
+	if c.spoiled.Load() {
+		return 0, errSpoiled
+	}
 	n, err := c.Conn.Read(p)
 	c.lengths.read(p[:n])
+	if by := c.drainBy.Load(); by != 0 && errors.Is(err, os.ErrDeadlineExceeded) && time.Now().UnixNano() >= by {
+		c.spoiled.Store(true)
+	}
 	return n, err
+}
+
+// drainTimeout bounds how long a client may take to send the rest of a body after the request was answered.
+const drainTimeout = 5 * time.Second
+
+var errSpoiled = errors.New("the rest of a body has not come")
+
+// drain bounds the wait of net/http for the rest of a request's body, which it has no limit for.
+func (c *conn) drain(r *http.Request) {
+	if r.ProtoMajor != 1 || r.ContentLength == 0 {
+		return
+	}
+	by := time.Now().Add(drainTimeout)
+	c.drainBy.Store(by.UnixNano())
+	// If it cannot be set the connection has ended.
+	_ = c.Conn.SetReadDeadline(by)
+}
+
+// SetReadDeadline implements net.Conn. net/http takes deadlines away before it waits for the rest of a body, and
+// sets one of its own when it waits for the next request.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	switch by := c.drainBy.Load(); {
+	case by == 0:
+	case t.IsZero():
+		t = time.Unix(0, by)
+	case t.After(time.Now()):
+		c.drainBy.Store(0)
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 // Close implements net.Conn.

@@ -90,6 +90,9 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 	x.own, _ = w.(*h1.ResponseWriter)
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || x.own == nil && ambiguous(c, r)
 	defer x.finish()
+	if e.own == nil {
+		defer c.drain(r) // package h1 waits for nobody
+	}
 	if c.refused != "" {
 		x.closing = true
 		x.answer(c.refused)

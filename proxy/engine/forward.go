@@ -275,6 +275,8 @@ func (t *tries) conclude(a *attempt) {
 		return
 	}
 	why := endReason(a.ctx)
+	// What is left of the body is not awaited.
+	t.closing = t.closing || !t.body.ended()
 	switch {
 	case why != "":
 		t.answer(why)

@@ -93,7 +93,8 @@ func (b *backend) serve(c net.Conn, n int) {
 			return
 		}
 		answer, open := b.reply(m)
-		if _, err := io.WriteString(c, answer); err != nil || !open {
+		// What is short goes out in one piece, and nothing long is copied as a whole.
+		if _, err := io.Copy(c, struct{ io.Reader }{strings.NewReader(answer)}); err != nil || !open {
 			return
 		}
 	}
