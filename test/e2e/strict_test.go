@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
@@ -294,6 +295,136 @@ func TestStrictFromTheStart(t *testing.T) {
 	}
 	pods := bed.Run(t, namespace, testbed.App{Name: "client", Node: "node2"}, w.app())
 	expect(t, pods[0], traffic.Request{URL: "http://web"}, from("v1"))
+}
+
+// TestStrictWithoutAnOperator takes the operator away and replaces the node agents meanwhile: what is strict
+// stays so, a pod that starts is closed to all but its node, and no request of the mesh fails. When the operator
+// is back the pod is served.
+func TestStrictWithoutAnOperator(t *testing.T) {
+	s := newSite(t)
+	policy := strict(t, s.home)
+	w := &vigil{t: t, namespace: s.home, node: "node1", outside: newStrangers(t)}
+	loads := s.load(t)
+	w.outside.call(s.service())
+	begin := time.Now()
+	back := withoutOperator(t)
+	for _, p := range agents(t) {
+		if err := bed.Client.Delete(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name}}); err != nil {
+			t.Fatal(err)
+		}
+		gone(t, p)
+	}
+	testbed.Eventually(t, func(ctx context.Context) error {
+		pods, err := bed.Pods(ctx, testbed.SystemNamespace, client.MatchingLabels{meshv1alpha1.ComponentLabel: "node"})
+		if err != nil {
+			return err
+		}
+		for _, p := range pods {
+			// It knows pods once the runtime has told it of them, and will tell it of those that start.
+			n, err := bed.TryMetric(ctx, p, "weft_node_pods", nil)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return fmt.Errorf("agent %s knows no pod", p.Name)
+			}
+		}
+		if len(pods) < 2 {
+			return fmt.Errorf("%d agents", len(pods))
+		}
+		return nil
+	})
+	in, refused := w.start()
+	if in > 0 {
+		t.Errorf("strangers got through to the new pod %d times", in)
+	}
+	t.Logf("strangers were refused by the new pod %d times", refused)
+	more(loads)
+	more(w.outside.loads)
+
+	back()
+	enforced(t, policy)
+	more(loads)
+	s.remark(t, "after")
+	_, refused = w.outside.judge(begin, time.Time{})
+	t.Logf("%d calls of strangers to the Service were refused", refused)
+	unharmed(t, loads)
+	bed.Create(t, testbed.NewService(s.home, "watched", map[string]string{"role": "watched"}))
+	expect(t, s.clients[0], traffic.Request{URL: "http://watched." + s.home}, from("v1"))
+}
+
+// withoutOperator ends the operator, and lets it come back when it is told to or the test ends.
+func withoutOperator(t *testing.T) (back func()) {
+	t.Helper()
+	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: testbed.SystemNamespace, Name: "weft-operator"}}
+	scale := func(replicas int32) (before int32) {
+		testbed.Update(t, bed, deployment, func(d *appsv1.Deployment) { before, d.Spec.Replicas = *d.Spec.Replicas, &replicas })
+		return before
+	}
+	before := scale(0)
+	back = func() {
+		patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, before))
+		if err := bed.Client.Patch(context.Background(), deployment, patch); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(back)
+	testbed.Eventually(t, func(ctx context.Context) error {
+		pods, err := bed.Pods(ctx, testbed.SystemNamespace, client.MatchingLabels{meshv1alpha1.ComponentLabel: "operator"})
+		if err == nil && len(pods) > 0 {
+			err = fmt.Errorf("%d operators are there", len(pods))
+		}
+		return err
+	})
+	return back
+}
+
+// TestStrictWithoutAnAgent starts a pod that asks not to run without the node's agent while that is away. It
+// starts when the agent is back, and not late.
+func TestStrictWithoutAnAgent(t *testing.T) {
+	const node = "node2"
+	namespace := bed.Namespace(t, true)
+	outside := newStrangers(t)
+	bed.Create(t, testbed.NewService(namespace, "web", onlyV1))
+	bed.Proxies(t, namespace)
+	strict(t, namespace)
+	before := nodeStatus(t, node, func(meshv1alpha1.NodeStatus) string { return "" })
+	daemons := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: testbed.SystemNamespace, Name: "weft-node"}}
+	back := keepAway(t, daemons, node)
+	pod := bed.Object(namespace, testbed.App{Name: "v1", Version: "v1", Node: node}, "serve")
+	pod.Annotations = map[string]string{"required-plugins.noderesource.dev": `["weft"]`}
+	bed.Create(t, pod)
+	testbed.Await(t, bed, pod, func(p *corev1.Pod) string {
+		for _, c := range p.Status.ContainerStatuses {
+			if c.State.Waiting != nil && strings.Contains(c.State.Waiting.Message, `required plugin "weft" not present`) {
+				return ""
+			}
+		}
+		return fmt.Sprintf("not refused by the runtime: %+v", p.Status.ContainerStatuses)
+	})
+	back()
+	rolledOut(t, daemons)
+	testbed.Await(t, bed, pod, func(p *corev1.Pod) string {
+		if p.Status.Phase != corev1.PodRunning {
+			return "it does not run"
+		}
+		return ""
+	})
+	past := traffic.Request{URL: "http://" + address(pod.Status.PodIP, 8080)}
+	for _, p := range outside.pods {
+		always(t, p, past, refused)
+	}
+	sender := bed.Run(t, namespace, testbed.App{Name: "client", Node: "node1"})[0]
+	eventually(t, sender, traffic.Request{URL: "http://web"}, from("v1"))
+	for _, p := range outside.pods {
+		always(t, p, past, refused)
+	}
+	nodeStatus(t, node, func(n meshv1alpha1.NodeStatus) string {
+		if n.Message != "" || *n.LatePods != *before.LatePods {
+			return fmt.Sprintf("want %d late pods, as before", *before.LatePods)
+		}
+		return ""
+	})
 }
 
 // vigil starts pods, each with an address that nobody has had before: what a neighbour still remembers of an

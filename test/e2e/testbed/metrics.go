@@ -2,6 +2,8 @@ package testbed
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"strconv"
 	"testing"
 
@@ -15,25 +17,36 @@ import (
 // Metric returns the sum of the series of a counter or gauge with these labels over all proxies given.
 func (b *Bed) Metric(t testing.TB, proxies []*Pod, name string, labels map[string]string) int {
 	t.Helper()
-	total := 0.0
+	total := 0
 	for _, p := range proxies {
-		data, err := b.Clientset.CoreV1().RESTClient().Get().Namespace(p.Namespace).Resource("pods").
-			Name(p.Name + ":" + strconv.Itoa(wire.PortMetrics)).SubResource("proxy").Suffix("metrics").DoRaw(t.Context())
+		n, err := b.TryMetric(t.Context(), p, name, labels)
 		if err != nil {
 			t.Fatal(err)
 		}
-		parser := expfmt.NewTextParser(model.UTF8Validation)
-		families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range families[name].GetMetric() {
-			if labelled(m, labels) {
-				total += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-			}
+		total += n
+	}
+	return total
+}
+
+// TryMetric is Metric of one pod, which may not answer yet.
+func (b *Bed) TryMetric(ctx context.Context, p *Pod, name string, labels map[string]string) (int, error) {
+	data, err := b.Clientset.CoreV1().RESTClient().Get().Namespace(p.Namespace).Resource("pods").
+		Name(p.Name + ":" + strconv.Itoa(wire.PortMetrics)).SubResource("proxy").Suffix("metrics").DoRaw(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("metrics of %s: %w", p.Name, err)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
+	if err != nil {
+		return 0, fmt.Errorf("metrics of %s: %w", p.Name, err)
+	}
+	total := 0.0
+	for _, m := range families[name].GetMetric() {
+		if labelled(m, labels) {
+			total += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
-	return int(total)
+	return int(total), nil
 }
 
 func labelled(m *dto.Metric, labels map[string]string) bool {
