@@ -21,10 +21,19 @@ type certificateState struct {
 	// fault says why the Secret of the authority is not what is in force.
 	fault   error
 	waiting acknowledgement
+	// found is what the Mesh names as authority, request what it asks for in its annotation.
+	found   identity.Found
+	request string
 	// failure says what could not be issued.
 	failure string
-	now     time.Time
+	// lifetime is that of workload certificates.
+	lifetime time.Duration
+	now      time.Time
 }
+
+// shortLifetime is below which people are warned: proxies then refuse each other soon after the operator, or
+// the API server, has gone away.
+const shortLifetime = time.Hour
 
 // authorityStatus describes the authority.
 func authorityStatus(s certificateState) meshv1alpha1.CertificateAuthorityStatus {
@@ -81,6 +90,29 @@ func certificatesValid(s certificateState) metav1.Condition {
 	}
 	if reason != "" {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, reason, truncate(message)
+	} else if s.lifetime < shortLifetime {
+		c.Reason = "ShortLifetime"
+		c.Message += fmt.Sprintf("; but spec.certificates.lifetime is %s, less than %s: calls between namespaces fail once the operator has been away for half of that",
+			s.lifetime, shortLifetime)
+	}
+	return c
+}
+
+// authorityAccepted tells whether the authority in force is the one that the spec names.
+func authorityAccepted(s certificateState) metav1.Condition {
+	c := metav1.Condition{Type: meshv1alpha1.MeshCertificateAuthorityAccepted, Status: metav1.ConditionTrue, Reason: "Accepted"}
+	stays := "; the certificate authority that is in force stays in use"
+	switch found := s.found; {
+	case found.Fault != "":
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "Invalid", truncate(found.Field+": "+found.Fault)+stays
+	case found.Pending != "":
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, "Pending", truncate(found.Field+": "+found.Pending)+stays
+	case found.Source != s.authority.Source:
+		c.Reason, c.Message = "Exchanging", "another certificate authority is taking the place of the one in force; RootRotating tells how far that has come"
+	case found.Source == "":
+		c.Message = "the operator is the certificate authority"
+	default:
+		c.Message = found.Name + " is the certificate authority"
 	}
 	return c
 }
@@ -90,6 +122,9 @@ func rootRotating(s certificateState) metav1.Condition {
 	phase := cmp.Or(s.authority.Phase, identity.Steady)
 	c := metav1.Condition{Type: meshv1alpha1.MeshRootRotating, Status: metav1.ConditionTrue, Reason: string(phase)}
 	switch {
+	case phase == identity.Steady && s.found.RootElsewhere && s.request != "" && s.request != s.authority.Handled:
+		c.Status = metav1.ConditionFalse
+		c.Message = "no exchange of the root is under way: " + s.found.Name + " has the root, change that instead of the annotation " + meshv1alpha1.RotateRootAnnotation
 	case phase == identity.Steady:
 		c.Status, c.Message = metav1.ConditionFalse, "no exchange of the root is under way"
 	case s.waiting.phase != phase:

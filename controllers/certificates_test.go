@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	stdcmp "cmp"
 	"errors"
 	"strings"
 	"testing"
@@ -40,6 +41,8 @@ func TestCertificatesValid(t *testing.T) {
 	}{
 		"all is well":                  {certificateState{now: issuedAt}, "True/Valid", "life enough"},
 		"half of its life is left":     {certificateState{now: issuedAt.Add(200 * day)}, "True/Valid", "life enough"},
+		"workloads' live for an hour":  {certificateState{now: issuedAt, lifetime: time.Hour}, "True/Valid", "life enough"},
+		"workloads' live for less":     {certificateState{now: issuedAt, lifetime: 20 * time.Second}, "True/ShortLifetime", "spec.certificates.lifetime is 20s, less than 1h0m0s"},
 		"a quarter of it":              {certificateState{now: issuedAt.Add(280 * day)}, "False/Expiring", "the intermediate ends at 2027-03-01T12:00:00Z; see the Events"},
 		"nothing of it":                {certificateState{now: issuedAt.Add(365 * day)}, "False/Expired", "the intermediate ends at"},
 		"both have expired":            {certificateState{now: issuedAt.Add(3650 * day)}, "False/Expired", "the root ends at 2036-02-27T12:00:00Z, the intermediate ends"},
@@ -49,6 +52,7 @@ func TestCertificatesValid(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.state.authority = authority
+			tc.state.lifetime = stdcmp.Or(tc.state.lifetime, day)
 			c := certificatesValid(tc.state)
 			if got := string(c.Status) + "/" + c.Reason; got != tc.want || !strings.Contains(c.Message, tc.says) {
 				t.Errorf("%s: %s, want %s that says %q", got, c.Message, tc.want, tc.says)

@@ -215,7 +215,11 @@ func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
 	if served == nil {
 		return reconcile.Result{RequeueAfter: leavingInterval}, nil
 	}
-	state := identity.State{CA: m.keeper.CA(), TrustDomain: defaultTrustDomain, Lifetime: defaultLifetime}
+	authority := m.keeper.Authority()
+	state := identity.State{
+		CA: authority.CA, TrustDomain: defaultTrustDomain, Lifetime: defaultLifetime,
+		Issuing: authority.Issuing, Reissue: authority.Phase == identity.ReissuingCertificates,
+	}
 	for namespace := range served {
 		if m.prepared[namespace] || m.world.Enrolment(namespace) != Enrolled {
 			state.Namespaces = append(state.Namespaces, namespace)

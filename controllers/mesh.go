@@ -116,8 +116,9 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	o := observation{
 		enrolled: r.World.served(), joined: r.World.memberships(), reports: r.Hub.Nodes(), installed: r.installed, fresh: grace > 0,
 		certificates: certificateState{
-			authority: r.keeper.Authority(), fault: r.keeper.Fault(), waiting: r.rotation.Waiting(),
-			failure: r.members.issued().failure, now: time.Now(),
+			authority: r.keeper.Authority(), fault: r.keeper.Fault(), waiting: r.rotation.Waiting(), found: r.rotation.Found(),
+			request: mesh.Annotations[meshv1alpha1.RotateRootAnnotation],
+			failure: r.members.issued().failure, lifetime: lifetime(mesh.Spec.Certificates.Lifetime), now: time.Now(),
 		},
 	}
 	if o.nodes, err = cluster.Nodes(ctx, r.Client); err != nil {

@@ -84,7 +84,7 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 	conditions := []metav1.Condition{ready, captured, api, proxiesReady(o), defaultsAccepted(mesh)}
 	if o.certificates.authority != nil {
 		out.CertificateAuthority = authorityStatus(o.certificates)
-		conditions = append(conditions, certificatesValid(o.certificates), rootRotating(o.certificates))
+		conditions = append(conditions, certificatesValid(o.certificates), authorityAccepted(o.certificates), rootRotating(o.certificates))
 	}
 	out.PlainCallers = plainStatus(o.calls)
 	if o.fresh && len(o.calls) == 0 && len(mesh.Status.PlainCallers) > 0 {

@@ -44,9 +44,13 @@ package controllers
 // +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations,resourceNames=weft-webhook,verbs=get;list;patch;watch
 
 // In the operator's own namespace: the certificate authority, the destination numbers, the address of
-// the leader, and the owner of the node agents' pods.
+// the leader, and the owner of the node agents' pods. A user's authority is in a Secret that they name, or
+// signed by cert-manager for one request.
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,verbs=create
-// +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,resourceNames=weft-ca,verbs=get;list;update;watch
+// +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,resourceNames=weft-ca,verbs=list;update;watch
+// +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,verbs=get
+// +kubebuilder:rbac:groups=cert-manager.io,namespace=weft-system,resources=certificaterequests,verbs=create
+// +kubebuilder:rbac:groups=cert-manager.io,namespace=weft-system,resources=certificaterequests,resourceNames=weft-ca,verbs=delete;get
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,verbs=create
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,resourceNames=weft-destinations,verbs=get;update
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,resourceNames=weft-mesh,verbs=get

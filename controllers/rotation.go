@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -47,6 +48,7 @@ const ackInterval = 100 * time.Millisecond
 type Rotation struct {
 	client    client.Client
 	keeper    *identity.Keeper
+	source    *identity.Source
 	world     *World
 	members   *Members
 	hub       *distribute.Hub
@@ -61,6 +63,7 @@ type Rotation struct {
 
 	mu      sync.Mutex
 	waiting acknowledgement
+	found   identity.Found
 	changed chan struct{}
 }
 
@@ -73,9 +76,10 @@ type acknowledgement struct {
 
 func (a acknowledgement) complete() bool { return len(a.missing) == 0 }
 
-func newRotation(mgr ctrl.Manager, keeper *identity.Keeper, world *World, members *Members, hub *distribute.Hub, namespace string) *Rotation {
+func newRotation(mgr ctrl.Manager, direct client.Client, keeper *identity.Keeper, world *World, members *Members, hub *distribute.Hub, namespace string) *Rotation {
 	return &Rotation{
 		client: mgr.GetClient(), keeper: keeper, world: world, members: members, hub: hub,
+		source:   &identity.Source{Client: direct, Keeper: keeper, Namespace: namespace, Now: time.Now},
 		recorder: mgr.GetEventRecorder("weft"), log: mgr.GetLogger().WithName("rotation"), namespace: namespace,
 		said: map[string]int{}, changed: make(chan struct{}),
 	}
@@ -88,7 +92,14 @@ func (r *Rotation) Waiting() acknowledgement {
 	return r.waiting
 }
 
-// Changed returns a channel that is closed when Waiting changes.
+// Found returns what the Mesh names as certificate authority, as far as it is known.
+func (r *Rotation) Found() identity.Found {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.found
+}
+
+// Changed returns a channel that is closed when Waiting or Found change.
 func (r *Rotation) Changed() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,8 +119,11 @@ func (r *Rotation) Reconcile(ctx context.Context, _ reconcile.Request) (reconcil
 		mesh = &meshv1alpha1.Mesh{}
 		mesh.Name = meshv1alpha1.MeshName
 	}
+	found := r.find(ctx, mesh)
 	authority := r.keeper.Authority()
-	evidence := identity.Evidence{Request: mesh.Annotations[meshv1alpha1.RotateRootAnnotation]}
+	evidence := identity.Evidence{
+		Request: mesh.Annotations[meshv1alpha1.RotateRootAnnotation], Source: found.Source, Offer: found.Offer,
+	}
 	waiting, err := r.gather(ctx, authority)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -121,7 +135,7 @@ func (r *Rotation) Reconcile(ctx context.Context, _ reconcile.Request) (reconcil
 	default:
 		evidence.Trusted = authority.CA.Bundle()
 	}
-	r.note(waiting)
+	r.note(waiting, found)
 	step, err := r.keeper.Advance(ctx, evidence)
 	if err != nil {
 		r.recorder.Eventf(mesh, nil, corev1.EventTypeWarning, "CertificateAuthorityNotWritten", "Rotate", "%v", err)
@@ -137,11 +151,38 @@ func (r *Rotation) Reconcile(ctx context.Context, _ reconcile.Request) (reconcil
 	for _, c := range authorityCertificates(r.keeper.Authority()) {
 		next = min(next, max(c.certificate.NotAfter.Sub(now)/100, time.Second))
 	}
+	if found.Again > 0 {
+		next = min(next, found.Again)
+	}
 	if authority.Phase == identity.DroppingTrust || authority.Phase == identity.DistributingTrust {
 		next = min(next, time.Second) // what others write shows in the cache some time later
 	}
 	return reconcile.Result{RequeueAfter: next}, nil
 }
+
+// find looks for what the Mesh names as authority. That it cannot be asked for is no reason not to go on with
+// an exchange that is under way.
+func (r *Rotation) find(ctx context.Context, mesh *meshv1alpha1.Mesh) identity.Found {
+	found, err := r.source.Find(ctx, identity.Wanted{
+		Authority: mesh.Spec.CertificateAuthority,
+		Request:   mesh.Annotations[meshv1alpha1.RotateRootAnnotation],
+		Use: identity.Use{
+			TrustDomain: cmp.Or(mesh.Spec.TrustDomain, defaultTrustDomain),
+			Names:       append(identity.ServiceNames(ConfigService, r.namespace), identity.ServiceNames(webhooks.ServiceName, r.namespace)...),
+		},
+	})
+	if err != nil {
+		r.log.Error(err, "cannot look for the certificate authority")
+		found.Fault, found.Again = err.Error(), retrySource
+	}
+	if found.Fault != "" && found.Fault != r.Found().Fault {
+		r.recorder.Eventf(mesh, nil, corev1.EventTypeWarning, "CertificateAuthorityNotAccepted", "Find", "%s", truncate(found.Field+": "+found.Fault))
+	}
+	return found
+}
+
+// retrySource is how long after an error the authority is looked for again.
+const retrySource = 5 * time.Second
 
 var stepTexts = map[identity.Step]string{
 	identity.RenewIntermediate: "a new intermediate issues certificates; all are reissued",
@@ -291,11 +332,14 @@ func (w *World) trusted(bundle string) (seq uint64, published bool) {
 	return w.bundleSeq, w.bundle == bundle
 }
 
-// note keeps what is waited for, for the Mesh's status.
-func (r *Rotation) note(waiting acknowledgement) {
+// note keeps what is waited for and what was found, for the Mesh's status.
+func (r *Rotation) note(waiting acknowledgement, found identity.Found) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.waiting.phase == waiting.phase && r.waiting.n == waiting.n && r.waiting.m == waiting.m &&
+	was := r.found
+	r.found = found
+	if was.Source == found.Source && was.Fault == found.Fault && was.Pending == found.Pending &&
+		r.waiting.phase == waiting.phase && r.waiting.n == waiting.n && r.waiting.m == waiting.m &&
 		slices.Equal(r.waiting.missing, waiting.missing) {
 		return
 	}
@@ -370,7 +414,8 @@ func (r *Rotation) sources(c cache.Cache) []source.TypedSource[reconcile.Request
 		source.TypedKind(c, &meshv1alpha1.Mesh{},
 			handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, *meshv1alpha1.Mesh) []reconcile.Request { return always() }),
 			predicate.TypedFuncs[*meshv1alpha1.Mesh]{UpdateFunc: func(e event.TypedUpdateEvent[*meshv1alpha1.Mesh]) bool {
-				return e.ObjectOld.Annotations[meshv1alpha1.RotateRootAnnotation] != e.ObjectNew.Annotations[meshv1alpha1.RotateRootAnnotation]
+				return generationChanged(e.ObjectOld, e.ObjectNew) ||
+					e.ObjectOld.Annotations[meshv1alpha1.RotateRootAnnotation] != e.ObjectNew.Annotations[meshv1alpha1.RotateRootAnnotation]
 			}}),
 		source.TypedKind(c, &corev1.Pod{},
 			handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, pod *corev1.Pod) []reconcile.Request {

@@ -85,7 +85,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	world.TrustChanged = keeper.Changed
 	world.ConnectGrace = cmp.Or(opts.ConnectGrace, connectGrace)
 	members := newMembers(mgr.GetClient(), direct, world, hub, keeper, opts)
-	rotation := newRotation(mgr, keeper, world, members, hub, opts.Namespace)
+	rotation := newRotation(mgr, direct, keeper, world, members, hub, opts.Namespace)
 	plain := newPlainCounter()
 	mesh := &MeshReconciler{
 		Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, plain: plain, installed: found,

@@ -26,6 +26,13 @@ type MeshSpec struct {
 	// +default={}
 	Certificates CertificatesSpec `json:"certificates,omitempty,omitzero"`
 
+	// certificateAuthority names the authority that the certificates of the mesh are from. Without it the
+	// operator makes a root and an intermediate of its own. When another is named, or what is named offers
+	// another one, the change goes through the steps of an exchange of the root: nobody is cut off, and what
+	// is in force stays while what is named cannot be used.
+	// +optional
+	CertificateAuthority *CertificateAuthoritySpec `json:"certificateAuthority,omitempty"`
+
 	// proxy configures the proxies of enrolled namespaces.
 	// +optional
 	// +default={}
@@ -44,6 +51,58 @@ type CertificatesSpec struct {
 	// +default="24h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s') && duration(self) <= duration('8760h')",message="lifetime must be between 10s and 8760h"
 	Lifetime *gwv1.Duration `json:"lifetime,omitempty"`
+}
+
+// CertificateAuthoritySpec names a certificate authority in one of two ways.
+// +kubebuilder:validation:XValidation:rule="has(self.secret) != has(self.issuerRef)",message="set either secret or issuerRef"
+type CertificateAuthoritySpec struct {
+	// secret in the namespace of the operator, of type kubernetes.io/tls: tls.crt has the certificate of an
+	// authority, followed by what links it to a root, and tls.key its private key. ca.crt has the roots that
+	// are to be trusted; without it, tls.crt must end with the root.
+	// +optional
+	Secret AuthoritySecret `json:"secret,omitempty,omitzero"`
+
+	// issuerRef names an issuer of cert-manager. It is asked, by a CertificateRequest named weft-ca in the
+	// namespace of the operator, to sign an intermediate whose key the operator has made; the operator issues
+	// certificates with that, so that the issuer is needed once in two months.
+	// +optional
+	IssuerRef AuthorityIssuer `json:"issuerRef,omitempty,omitzero"`
+}
+
+// AuthoritySecret names a Secret in the namespace of the operator.
+// +kubebuilder:validation:XValidation:rule="has(self.name)",message="name is required"
+type AuthoritySecret struct {
+	// name of the Secret.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="name must be that of a Secret"
+	// +kubebuilder:validation:XValidation:rule="self != 'weft-ca'",message="weft-ca is where the operator keeps what is in force: name another Secret"
+	Name string `json:"name,omitempty"`
+}
+
+// AuthorityIssuer names an issuer of cert-manager.
+// +kubebuilder:validation:XValidation:rule="has(self.name)",message="name is required"
+type AuthorityIssuer struct {
+	// name of the issuer. An Issuer is in the namespace of the operator.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// kind of the issuer.
+	// +optional
+	// +default="Issuer"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Kind string `json:"kind,omitempty"`
+
+	// group of the issuer's kind.
+	// +optional
+	// +default="cert-manager.io"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Group string `json:"group,omitempty"`
 }
 
 // ProxySpec configures the proxies of enrolled namespaces.
@@ -90,6 +149,9 @@ const (
 	// MeshCertificatesValid is True when root and intermediate have life enough left and every certificate
 	// that is due could be issued.
 	MeshCertificatesValid = "CertificatesValid"
+	// MeshCertificateAuthorityAccepted is True when the certificate authority in force is from where the spec
+	// says, or is on its way to be.
+	MeshCertificateAuthorityAccepted = "CertificateAuthorityAccepted"
 	// MeshRootRotating is True while the root is being exchanged; its reason is the phase, and its message
 	// says who is waited for.
 	MeshRootRotating = "RootRotating"
@@ -103,7 +165,8 @@ const (
 // MeshStatus is what the operator has observed.
 type MeshStatus struct {
 	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady, DefaultsAccepted,
-	// CertificatesValid and RootRotating, and StrictEnforced and PlainCallers where there is something to say.
+	// CertificatesValid, CertificateAuthorityAccepted and RootRotating, and StrictEnforced and PlainCallers where
+	// there is something to say.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -2,6 +2,7 @@ package envtest_test
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -25,7 +26,7 @@ import (
 // never used, and returns it.
 func rotate(ctx context.Context) string {
 	GinkgoHelper()
-	value := "for " + leader().name
+	value := rand.Text()
 	patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, meshv1alpha1.RotateRootAnnotation, value))
 	Expect(user.Patch(ctx, getMesh(ctx), patch)).To(Succeed())
 	return value

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	certmanager "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	"github.com/go-logr/logr"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -63,7 +64,7 @@ var _ = BeforeSuite(func(ctx SpecContext) {
 	log := logr.FromSlogHandler(slog.NewTextHandler(GinkgoWriter, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	ctrl.SetLogger(log)
 	klog.SetLogger(log.WithName("client"))
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, gwv1.Install, meshv1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, gwv1.Install, certmanager.AddToScheme, meshv1alpha1.AddToScheme} {
 		Expect(add(scheme)).To(Succeed())
 	}
 	cluster := &envtest.Environment{

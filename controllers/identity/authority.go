@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -15,21 +14,33 @@ import (
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 )
 
-// Keys of the Secret weft-ca while a root is being exchanged. In every phase ca.crt holds all that is
-// trusted and tls.crt and tls.key are what issues, so that whoever knows nothing of phases does right.
+// Keys of the Secret weft-ca beside those of ParseCA. In every phase ca.crt holds all that is trusted and
+// tls.crt and tls.key are what issues, so that whoever knows nothing of phases does right.
 const (
-	// nextRootKey and nextRootKeyKey hold the root that will issue once everybody trusts it. Its
-	// intermediate is made then: the wait may be long.
-	nextRootKey    = "next-ca.crt"
+	// nextRootsKey holds the roots that will be trusted after an exchange, addedRootsKey those of them that are
+	// trusted for its sake alone.
+	nextRootsKey  = "next-ca.crt"
+	addedRootsKey = "added-ca.crt"
+	// nextRootKeyKey is the key of the next root where the operator has made it; its intermediate is made when
+	// the root issues, since the wait may be long. What another source offers is in the other two.
 	nextRootKeyKey = "next-ca.key"
+	nextIssuerKey  = "next-tls.crt"
+	nextKeyKey     = "next-tls.key"
 	// previousRootsKey holds the roots that are to be trusted no more. They are in ca.crt as well until
 	// nothing in use was issued under them.
 	previousRootsKey = "previous-ca.crt"
+	// requestedKey is the key for which an issuer has been asked to sign an intermediate.
+	requestedKey = "requested-tls.key"
 
-	// annotationSince tells when the phase began (RFC 3339).
-	annotationSince = meshv1alpha1.GroupName + "/rotation-since"
+	// annotationSince tells when the phase began, annotationIssuing when what issues began to (RFC 3339).
+	annotationSince   = meshv1alpha1.GroupName + "/rotation-since"
+	annotationIssuing = meshv1alpha1.GroupName + "/issuing-since"
 	// annotationBefore has the fingerprint of the root that the issuing one took the place of.
 	annotationBefore = meshv1alpha1.GroupName + "/previous-root"
+	// annotationSource names where what issues is from, annotationNext where what is next is. The operator
+	// itself has no name.
+	annotationSource = meshv1alpha1.GroupName + "/authority-source"
+	annotationNext   = meshv1alpha1.GroupName + "/next-source"
 )
 
 // Phase is a step of the exchange of the root. What the Secret holds says which it is.
@@ -49,19 +60,6 @@ const (
 	DroppingTrust Phase = "DroppingTrust"
 )
 
-// Step is something to do to an Authority. Each is one write of the Secret.
-type Step string
-
-// The steps. None is the empty one.
-const (
-	None              Step = ""
-	RenewIntermediate Step = "RenewIntermediate"
-	DistributeTrust   Step = "DistributeTrust"
-	SwitchIssuer      Step = "SwitchIssuer"
-	DropTrust         Step = "DropTrust"
-	Finish            Step = "Finish"
-)
-
 // Authority is what the Secret weft-ca holds: what issues, what is trusted, and how far an exchange of the
 // root has come. It is immutable and safe for concurrent use.
 type Authority struct {
@@ -72,26 +70,28 @@ type Authority struct {
 	// Handled is the last request that an exchange was begun for.
 	Handled string
 
-	secret   *corev1.Secret
-	roots    []*x509.Certificate
-	previous []*x509.Certificate
+	// Source names where what issues is from; empty if the operator has made it.
+	Source string
+	// Issuing is since when it issues; zero when that was not noted.
+	Issuing time.Time
+
+	secret *corev1.Secret
+	roots  []*x509.Certificate
+	// added are those of roots that only the exchange under way has brought, previous those that are to go.
+	added, previous []*x509.Certificate
 	// rootKey is nil where the root's key is kept elsewhere.
 	rootKey crypto.PrivateKey
-	// next and nextKey are nil but in phase DistributingTrust.
-	next    *x509.Certificate
-	nextKey crypto.PrivateKey
+	// next is nil but in phase DistributingTrust.
+	next *next
 }
 
-// Evidence is what is known of those whom a step concerns.
-type Evidence struct {
-	// Request is the value with which somebody asked for an exchange; empty when nobody has.
-	Request string
-	// Trusted is the bundle that everybody has acknowledged; empty when there is none of which that can be
-	// said.
-	Trusted string
-	// Issuer is the fingerprint of the issuing certificate under which every certificate in use was issued,
-	// and acknowledged by every proxy; empty when there is none of which that can be said.
-	Issuer string
+// next is what will issue once everybody trusts it.
+type next struct {
+	source string
+	roots  []*x509.Certificate
+	// key is that of the root, where the operator has made it; otherwise offer is what another source offers.
+	key   crypto.PrivateKey
+	offer *Offer
 }
 
 // ParseAuthority reads the Secret. The error says what is wrong; it holds no key material.
@@ -104,9 +104,9 @@ func ParseAuthority(secret *corev1.Secret) (*Authority, error) {
 	a := &Authority{
 		CA: ca, Phase: Steady, secret: secret.DeepCopy(),
 		Handled: secret.Annotations[meshv1alpha1.RotateRootAnnotation],
-	}
-	if since, err := time.Parse(time.RFC3339, secret.Annotations[annotationSince]); err == nil {
-		a.Since = since
+		Source:  secret.Annotations[annotationSource],
+		Since:   timeIn(secret, annotationSince),
+		Issuing: timeIn(secret, annotationIssuing),
 	}
 	if a.roots, err = decodeCertificates(data[rootsKey]); err != nil {
 		return nil, fmt.Errorf("%s: %w", rootsKey, err)
@@ -116,133 +116,73 @@ func ParseAuthority(secret *corev1.Secret) (*Authority, error) {
 			return nil, err
 		}
 	}
-	if len(data[previousRootsKey]) > 0 {
-		if a.previous, err = decodeCertificates(data[previousRootsKey]); err != nil {
-			return nil, fmt.Errorf("%s: %w", previousRootsKey, err)
+	for key, field := range map[string]*[]*x509.Certificate{addedRootsKey: &a.added, previousRootsKey: &a.previous} {
+		if len(data[key]) > 0 {
+			if *field, err = decodeCertificates(data[key]); err != nil {
+				return nil, fmt.Errorf("%s: %w", key, err)
+			}
 		}
+	}
+	if len(a.previous) > 0 {
 		a.Phase = DroppingTrust
 		if slices.ContainsFunc(a.roots, a.isPrevious) {
 			a.Phase = ReissuingCertificates
 		}
 	}
-	if len(data[nextRootKey]) > 0 {
-		if a.next, a.nextKey, err = parseNext(data); err != nil {
+	if len(data[nextRootsKey]) > 0 {
+		if a.next, err = parseNext(secret); err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(a.roots, a.next.Equal) {
-			return nil, fmt.Errorf("%s is not among the roots of %s", nextRootKey, rootsKey)
+		if !within(a.next.roots, a.roots) {
+			return nil, fmt.Errorf("%s is not among the roots of %s", nextRootsKey, rootsKey)
 		}
 		a.Phase = DistributingTrust
 	}
 	return a, nil
 }
 
-func parseNext(data map[string][]byte) (*x509.Certificate, crypto.PrivateKey, error) {
-	roots, err := decodeCertificates(data[nextRootKey])
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", nextRootKey, err)
+func parseNext(secret *corev1.Secret) (*next, error) {
+	data := secret.Data
+	n := &next{source: secret.Annotations[annotationNext]}
+	var err error
+	if n.roots, err = decodeCertificates(data[nextRootsKey]); err != nil {
+		return nil, fmt.Errorf("%s: %w", nextRootsKey, err)
 	}
-	key, err := parseRootKey(roots[0], data[nextRootKeyKey])
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", nextRootKeyKey, err)
+	if len(data[nextIssuerKey]) > 0 {
+		n.offer, err = newOffer(n.source, map[string][]byte{
+			corev1.TLSCertKey: data[nextIssuerKey], corev1.TLSPrivateKeyKey: data[nextKeyKey], rootsKey: data[nextRootsKey],
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", nextIssuerKey, err)
+		}
+		return n, nil
 	}
-	return roots[0], key, nil
+	if n.key, err = parseRootKey(n.roots[0], data[nextRootKeyKey]); err != nil {
+		return nil, fmt.Errorf("%s: %w", nextRootKeyKey, err)
+	}
+	return n, nil
+}
+
+func timeIn(secret *corev1.Secret, annotation string) time.Time {
+	at, err := time.Parse(time.RFC3339, secret.Annotations[annotation])
+	if err != nil {
+		return time.Time{}
+	}
+	return at
 }
 
 func (a *Authority) isPrevious(root *x509.Certificate) bool {
 	return slices.ContainsFunc(a.previous, root.Equal)
 }
 
+// Requested is the key for which an issuer has been asked to sign an intermediate, in PEM; empty when none has.
+func (a *Authority) Requested() string { return string(a.secret.Data[requestedKey]) }
+
 // follows tells whether a can have come from before by steps, all of which an operator may have missed but
 // the last: those who trust before are not cut off by it.
 func (a *Authority) follows(before *Authority) bool {
 	return slices.ContainsFunc(before.roots, a.CA.root.Equal) ||
 		a.secret.Annotations[annotationBefore] == fingerprint(before.CA.root)
-}
-
-// due tells whether two thirds of a certificate's life are over: time enough is left for people to notice
-// that its replacement failed.
-func due(c *x509.Certificate, now time.Time) bool {
-	return !now.Before(c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 3 * 2))
-}
-
-// Decide returns what is to be done now. The intermediate is exchanged in one step and at any time, since
-// nobody trusts it by itself. An exchange of the root goes from phase to phase on evidence about exactly
-// what is in force, never because time has passed: a root leaves only when nothing in use needs it.
-//
-// It begins when somebody asks with a request that was not handled yet, or by itself when the root is due;
-// the latter not where the root's key is kept elsewhere, for then others look after the authority.
-func (a *Authority) Decide(e Evidence, now time.Time) Step {
-	longer := a.CA.issuer.NotAfter.Before(a.CA.root.NotAfter) && now.Before(a.CA.root.NotAfter)
-	switch {
-	case a.rootKey != nil && longer && due(a.CA.issuer, now):
-		return RenewIntermediate
-	case a.Phase == Steady && e.Request != "" && e.Request != a.Handled,
-		a.Phase == Steady && a.rootKey != nil && due(a.CA.root, now):
-		return DistributeTrust
-	case a.Phase == DistributingTrust && e.Trusted == a.CA.Bundle():
-		return SwitchIssuer
-	case a.Phase == ReissuingCertificates && e.Issuer == a.CA.Fingerprint():
-		return DropTrust
-	case a.Phase == DroppingTrust && e.Trusted == a.CA.Bundle():
-		return Finish
-	}
-	return None
-}
-
-// After returns the Secret as it is after a step. The keys of what is new are made here.
-func (a *Authority) After(step Step, request string, now time.Time) (*corev1.Secret, error) {
-	secret := a.secret.DeepCopy()
-	data := secret.Data
-	switch step {
-	case RenewIntermediate:
-		fresh, err := generateIntermediate(a.CA.root, a.rootKey, now)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(data, fresh)
-		return secret, nil
-	case DistributeTrust:
-		root, key, err := generateRoot(now)
-		if err != nil {
-			return nil, err
-		}
-		keyPEM, err := encodeKey(key)
-		if err != nil {
-			return nil, err
-		}
-		data[nextRootKeyKey] = []byte(keyPEM)
-		data[nextRootKey] = []byte(encodeCertificates(root))
-		data[rootsKey] = []byte(encodeCertificates(append(slices.Clone(a.roots), root)...))
-		setAnnotation(secret, meshv1alpha1.RotateRootAnnotation, request)
-	case SwitchIssuer:
-		fresh, err := generateIntermediate(a.next, a.nextKey, now)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(data, fresh)
-		data[rootKeyKey] = data[nextRootKeyKey]
-		delete(data, nextRootKey)
-		delete(data, nextRootKeyKey)
-		data[previousRootsKey] = []byte(encodeCertificates(a.CA.root))
-		setAnnotation(secret, annotationBefore, fingerprint(a.CA.root))
-	case DropTrust:
-		kept := slices.DeleteFunc(slices.Clone(a.roots), a.isPrevious)
-		data[rootsKey] = []byte(encodeCertificates(kept...))
-	case Finish:
-		delete(data, previousRootsKey)
-	case None:
-		return secret, nil
-	}
-	setAnnotation(secret, annotationSince, now.UTC().Format(time.RFC3339))
-	return secret, nil
-}
-
-func setAnnotation(secret *corev1.Secret, key, value string) {
-	if secret.Annotations == nil {
-		secret.Annotations = map[string]string{}
-	}
-	secret.Annotations[key] = value
 }
 
 // Certificate describes a certificate of an authority.

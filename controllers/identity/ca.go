@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/wire"
 )
 
 const (
@@ -231,27 +231,7 @@ func encodeCertificates(certificates ...*x509.Certificate) string {
 	return b.String()
 }
 
-// decodeCertificates reads at least one PEM certificate; a block of another kind is an error, because a
-// key in a place that is published would be a leak.
+// decodeCertificates reads at least one PEM certificate and nothing else.
 func decodeCertificates(data []byte) ([]*x509.Certificate, error) {
-	var certificates []*x509.Certificate
-	for {
-		var block *pem.Block
-		block, data = pem.Decode(data)
-		if block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("holds a PEM block of type %q", block.Type)
-		}
-		certificate, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		certificates = append(certificates, certificate)
-	}
-	if len(certificates) == 0 {
-		return nil, errors.New("holds no PEM certificate")
-	}
-	return certificates, nil
+	return wire.ParseCertificates(string(data))
 }

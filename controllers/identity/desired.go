@@ -19,6 +19,10 @@ type State struct {
 	TrustDomain string
 	// Lifetime of a new certificate, in whole seconds.
 	Lifetime time.Duration
+	// Issuing is since when the CA issues. Reissue tells that everything that another has signed is to be
+	// replaced now, because a root is about to go.
+	Issuing time.Time
+	Reissue bool
 	// Namespaces are those that have proxies: enrolled, or not yet drained. Any order.
 	Namespaces []string
 	// Pods may be of any namespace; their namespace, ServiceAccount and phase are read. Any order.
@@ -45,6 +49,8 @@ type Request struct {
 	Secret types.NamespacedName
 	// Reason tells people why the certificate is made now.
 	Reason string
+	// CanWait tells that there is a certificate that serves as well, and is not due.
+	CanWait bool
 }
 
 // Desired compares the certificates that the state asks for with what Secrets hold.
@@ -52,7 +58,8 @@ type Request struct {
 // A ServiceAccount gets a certificate as soon as one of its pods exists, not when it runs, so that the
 // pod's first request has an identity. When its last pod is gone the Secret stays until it would be
 // renewed and is deleted then: Jobs come back, and connections outlive their pods. A certificate is
-// renewed before half of its life is over, at a moment that differs by identity.
+// renewed before half of its life is over, at a moment that differs by identity. One that an earlier authority
+// signed is replaced within an hour, also at a moment that differs; at once if its root is about to go.
 func Desired(state State, secrets []Held, now time.Time) Plan {
 	unneeded := map[types.NamespacedName]Held{}
 	for _, h := range secrets {
@@ -103,37 +110,58 @@ func (s State) identities() map[types.NamespacedName]ID {
 
 // keep decides about the Secret of an identity that is needed.
 func (p *Plan) keep(state State, id ID, h Held, now time.Time) {
-	issue := func(reason string) {
-		p.Issue = append(p.Issue, Request{ID: id, Secret: h.Secret, Reason: reason})
+	issue := func(reason string, canWait bool) {
+		p.Issue = append(p.Issue, Request{ID: id, Secret: h.Secret, Reason: reason, CanWait: canWait})
 	}
 	if reason := h.unfit(id); reason != "" {
-		issue(reason)
+		issue(reason, false)
 		return
 	}
-	switch renewal := h.renewal(); {
-	case h.Superseded:
-		issue("an earlier authority signed it")
+	if h.Superseded {
 		p.Superseded++
+	}
+	switch replacement := state.replacement(h); {
+	case !now.Before(h.renewal()):
+		issue("it is due for renewal", false)
 	case h.life() > state.Lifetime:
-		issue("it lives longer than configured")
-	case !now.Before(renewal):
-		issue("it is due for renewal")
+		issue("it lives longer than configured", true)
+	case !now.Before(replacement):
+		issue("an earlier authority signed it", true)
 	default:
-		p.wake(renewal)
+		p.wake(replacement)
 	}
 	p.publish(h, now)
+}
+
+// replacement is when a certificate is to be replaced at the latest, as far as its time says.
+func (s State) replacement(h Held) time.Time {
+	renewal := h.renewal()
+	switch {
+	case !h.Superseded:
+		return renewal
+	case s.Reissue:
+		return time.Time{}
+	}
+	window := min(s.Lifetime/4, time.Hour)
+	if at := s.Issuing.Add(time.Duration(h.spread() * float64(window))); at.Before(renewal) {
+		return at
+	}
+	return renewal
 }
 
 // retire decides about a Secret of ours that no pod needs.
 func (p *Plan) retire(state State, h Held, now time.Time) {
 	id := ID{TrustDomain: state.TrustDomain, Namespace: h.Secret.Namespace, ServiceAccount: h.Account}
 	if h.Secret.Name != SecretName(h.Account) || h.unfit(id) != "" ||
-		!slices.Contains(state.Namespaces, h.Secret.Namespace) || h.Superseded ||
-		h.life() > state.Lifetime || !now.Before(h.renewal()) {
+		!slices.Contains(state.Namespaces, h.Secret.Namespace) ||
+		h.life() > state.Lifetime || !now.Before(state.replacement(h)) {
 		p.Delete = append(p.Delete, h.Secret)
 		return
 	}
-	p.wake(h.renewal())
+	if h.Superseded {
+		p.Superseded++
+	}
+	p.wake(state.replacement(h))
 	p.publish(h, now)
 }
 

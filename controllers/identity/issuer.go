@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,14 @@ import (
 
 // parallel bounds the requests to the API server that are under way at a time.
 const parallel = 8
+
+// Certificates that can wait are replaced so many in a second, and looked after so often: an exchange of the
+// root concerns all of them, and those that cannot wait come first.
+const (
+	replacedPerSecond = 100
+	paceInterval      = 250 * time.Millisecond
+	paceBurst         = replacedPerSecond * int(paceInterval) / int(time.Second)
+)
 
 // Issuer keeps the Secrets of enrolled namespaces as Desired wants them. It reads Secrets only in the
 // namespaces it is told of and only those with our label, because the operator's rights to Secrets end
@@ -38,6 +47,7 @@ type Issuer struct {
 	Wake func()
 
 	namespaces map[string]*watched
+	pace       *rate.Limiter
 }
 
 // Result is what a pass of the Issuer came to.
@@ -66,7 +76,8 @@ func (i *Issuer) Reconcile(ctx context.Context, state State) (Result, error) {
 	var result Result
 	var mu sync.Mutex
 	plan := Desired(state, i.held(state.CA), i.Now())
-	each(plan.Issue, func(request Request) {
+	issue := i.paced(plan.Issue)
+	each(issue, func(request Request) {
 		err := i.issue(ctx, state, request)
 		mu.Lock()
 		defer mu.Unlock()
@@ -96,7 +107,19 @@ func (i *Issuer) Reconcile(ctx context.Context, state State) (Result, error) {
 	if !after.Next.IsZero() {
 		result.RequeueAfter = max(after.Next.Sub(now), time.Millisecond)
 	}
+	if len(issue) < len(plan.Issue) && (result.RequeueAfter == 0 || result.RequeueAfter > paceInterval) {
+		result.RequeueAfter = paceInterval
+	}
 	return result, errors.Join(errs...)
+}
+
+// paced returns the requests that are to be served in this pass.
+func (i *Issuer) paced(requests []Request) []Request {
+	if i.pace == nil {
+		i.pace = rate.NewLimiter(replacedPerSecond, paceBurst)
+	}
+	now := i.Now()
+	return slices.DeleteFunc(slices.Clone(requests), func(r Request) bool { return r.CanWait && !i.pace.AllowN(now, 1) })
 }
 
 // Remove deletes our Secrets of a namespace that has left the mesh and whose proxies have drained.

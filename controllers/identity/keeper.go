@@ -170,17 +170,25 @@ func (k *Keeper) Advance(ctx context.Context, e Evidence) (Step, error) {
 	if step == None {
 		return None, nil
 	}
-	secret, err := now.After(step, e.Request, k.now())
+	secret, err := now.After(step, e, k.now())
 	if err != nil {
 		return None, fmt.Errorf("certificate authority: %s: %w", step, err)
 	}
-	if err := k.client.Update(ctx, secret, client.FieldOwner(fieldOwner)); err != nil {
+	if err := k.write(ctx, secret); err != nil {
 		return None, fmt.Errorf("certificate authority: %s: %w", step, err)
+	}
+	return step, nil
+}
+
+// write puts in force what the Secret is to hold, once it does.
+func (k *Keeper) write(ctx context.Context, secret *corev1.Secret) error {
+	if err := k.client.Update(ctx, secret, client.FieldOwner(fieldOwner)); err != nil {
+		return err
 	}
 	next, err := ParseAuthority(secret)
 	if err != nil {
-		return None, &MalformedCAError{Secret: k.key, Err: err}
+		return &MalformedCAError{Secret: k.key, Err: err}
 	}
 	k.put(next, nil)
-	return step, nil
+	return nil
 }

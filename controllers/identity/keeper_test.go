@@ -140,7 +140,7 @@ func TestWhatOthersDoToTheSecret(t *testing.T) {
 		"an authority that nobody trusts": {func(s *corev1.Secret) { s.Data = caData(t, start) }, "nobody trusts yet"},
 		"no authority":                    {func(s *corev1.Secret) { delete(s.Data, "tls.key") }, "tls.key"},
 		"another intermediate of the root": {func(s *corev1.Secret) {
-			next, err := parseAuthority(t, s).After(identity.RenewIntermediate, "", start)
+			next, err := parseAuthority(t, s).After(identity.RenewIntermediate, identity.Evidence{}, start)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -119,9 +119,13 @@ func (h Held) life() time.Duration { return h.Certificate.Certificate.NotAfter.S
 // renewal is when the certificate is to be replaced: between 40 % and 50 % of its life, by a hash of
 // the identity, so that certificates issued in one moment are not renewed in one moment.
 func (h Held) renewal() time.Time {
+	return h.Issued.Add(time.Duration((0.5 - 0.1*h.spread()) * float64(h.life())))
+}
+
+// spread is a number between 0 and 1 that is evenly distributed over identities.
+func (h Held) spread() float64 {
 	sum := sha256.Sum256([]byte(h.Certificate.Certificate.SPIFFEID))
-	spread := float64(binary.BigEndian.Uint64(sum[:])) / math.MaxUint64
-	return h.Issued.Add(time.Duration((0.5 - 0.1*spread) * float64(h.life())))
+	return float64(binary.BigEndian.Uint64(sum[:])) / math.MaxUint64
 }
 
 const serviceAccountKind = "ServiceAccount"

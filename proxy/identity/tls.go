@@ -1,14 +1,13 @@
 package identity
 
 import (
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
+
+	"weft.dev/weft/proxy/wire"
 )
 
 // protocols of the hop listener: HTTP/2, and opaque bytes after a preface.
@@ -94,7 +93,7 @@ func (s *Store) newServerConfig(proxy *credential) *tls.Config {
 			if state.NegotiatedProtocol == "" {
 				return errors.New("peer offered no protocol of the hop")
 			}
-			if err := strong(state.PeerCertificates); err != nil {
+			if err := wire.CheckKeys(state.PeerCertificates); err != nil {
 				return err
 			}
 			_, err := proxy.trust.member(state)
@@ -136,31 +135,5 @@ func (t *trust) verify(chain []*x509.Certificate, usage x509.ExtKeyUsage, now ti
 	if err != nil {
 		return err
 	}
-	return strong(chain)
+	return wire.CheckKeys(chain)
 }
-
-// strong refuses keys that CA/Browser Forum baseline requirements section 6.1.5 does: RSA below 2048 bits and
-// curves below P-256. Weak hashes never pass x509.Certificate.Verify.
-func strong(chain []*x509.Certificate) error {
-	for _, c := range chain {
-		switch key := c.PublicKey.(type) {
-		case *rsa.PublicKey:
-			if bits := key.N.BitLen(); bits < minRSABits {
-				return fmt.Errorf("the key of %q is too weak: RSA with %d bits", c.Subject, bits)
-			}
-		case *ecdsa.PublicKey:
-			if bits := key.Curve.Params().BitSize; bits < minCurveBits {
-				return fmt.Errorf("the key of %q is too weak: ECDSA on %s", c.Subject, key.Curve.Params().Name)
-			}
-		case ed25519.PublicKey:
-		default:
-			return fmt.Errorf("the key of %q is of a kind that is not supported", c.Subject)
-		}
-	}
-	return nil
-}
-
-const (
-	minRSABits   = 2048
-	minCurveBits = 256
-)

@@ -1,6 +1,9 @@
 package wire
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -42,4 +45,31 @@ func ParseCertificates(text string) ([]*x509.Certificate, error) {
 		return nil, fmt.Errorf("%d of %d PEM blocks cannot be read", begun-len(parsed), begun)
 	}
 	return parsed, nil
+}
+
+// The weakest keys that peers accept.
+const (
+	minRSABits   = 2048
+	minCurveBits = 256
+)
+
+// CheckKeys refuses certificates with keys that the CA/Browser Forum's baseline requirements, section 6.1.5,
+// refuse: RSA below 2048 bits and curves below P-256. Weak hashes never pass x509.Certificate.Verify.
+func CheckKeys(certificates []*x509.Certificate) error {
+	for _, c := range certificates {
+		switch key := c.PublicKey.(type) {
+		case *rsa.PublicKey:
+			if bits := key.N.BitLen(); bits < minRSABits {
+				return fmt.Errorf("the key of %q is too weak: RSA with %d bits", c.Subject, bits)
+			}
+		case *ecdsa.PublicKey:
+			if bits := key.Curve.Params().BitSize; bits < minCurveBits {
+				return fmt.Errorf("the key of %q is too weak: ECDSA on %s", c.Subject, key.Curve.Params().Name)
+			}
+		case ed25519.PublicKey:
+		default:
+			return fmt.Errorf("the key of %q is of a kind that is not supported", c.Subject)
+		}
+	}
+	return nil
 }
