@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"weft.dev/weft/cmd/kubectl-weft/mesh"
+	"weft.dev/weft/cmd/kubectl-weft/proxies"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -19,11 +20,11 @@ type connection struct {
 	// reader and writer are the same client: commands that write say so by using writer.
 	reader client.Reader
 	writer client.Client
-	config *rest.Config
 	// namespace is the context's, or what -n says.
 	namespace string
-	// version returns that of the API server.
+	// version returns that of the API server, way leads to proxies.
 	version func() (string, error)
+	way     func() (proxies.Way, error)
 }
 
 // connectCluster reads the kubeconfig. It asks the cluster nothing.
@@ -50,7 +51,8 @@ func (a *app) connectCluster() (*connection, error) {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	return &connection{
-		reader: c, writer: c, config: config, namespace: namespace,
+		reader: c, writer: c, namespace: namespace,
+		way: func() (proxies.Way, error) { return proxies.NewForward(config) },
 		version: func() (string, error) {
 			d, err := discovery.NewDiscoveryClientForConfig(config)
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -173,6 +174,7 @@ func describePolicy(d *describing, name types.NamespacedName) *description {
 			out.add("For", p.Target)
 			out.add("In force", conditionLine(p.Accepted))
 			out.add("Makes strict", portLines(p.Strict)...)
+			out.add("Cannot be passed by", d.enforced(name)...)
 			out.add("Says", d.trial.PolicyLines(name.String())...)
 			return out
 		}
@@ -186,6 +188,19 @@ func portLines(ports []compile.ServicePort) []string {
 		lines[i] = p.String()
 	}
 	return lines
+}
+
+// enforced says what nodes have proven of an authorization. Files prove nothing.
+func (d *describing) enforced(name types.NamespacedName) []string {
+	for _, a := range d.mesh.Snapshot.MeshAuthorizations {
+		if a.Namespace != name.Namespace || a.Name != name.Name {
+			continue
+		}
+		if c := meta.FindStatusCondition(a.Status.Conditions, meshv1alpha1.AuthorizationEnforced); c != nil {
+			return []string{conditionLine(*c)}
+		}
+	}
+	return nil
 }
 
 func conditionLine(c metav1.Condition) string {

@@ -11,10 +11,15 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Libraries log what becomes an error here.
+	klog.SetLogger(logr.Discard())
 	a := &app{
 		in: os.Stdin, out: os.Stdout, errOut: os.Stderr, now: time.Now,
 		terminal: isTerminal(os.Stdout), noColor: os.Getenv("NO_COLOR") != "",
@@ -38,13 +43,13 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return exitInterrupted
+	}
 	f := explain(err)
 	// An answer that is negative has been printed already.
 	if text := f.line(); text != "" {
 		fmt.Fprintln(a.errOut, "error: "+text)
-	}
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return exitInterrupted
 	}
 	return f.code
 }

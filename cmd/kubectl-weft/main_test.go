@@ -25,6 +25,7 @@ import (
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/cmd/kubectl-weft/findings"
 	"weft.dev/weft/cmd/kubectl-weft/mesh"
+	"weft.dev/weft/cmd/kubectl-weft/proxies"
 	"weft.dev/weft/controllers/compile"
 )
 
@@ -45,6 +46,7 @@ type world struct {
 	client    client.Client
 	input     string
 	terminal  bool
+	way       proxies.Way
 }
 
 // run runs a command line in the world.
@@ -60,7 +62,8 @@ func (w *world) run(t *testing.T, args ...string) ran {
 		if namespace == "" {
 			namespace = metav1.NamespaceDefault
 		}
-		return &connection{reader: w.client, writer: w.client, namespace: namespace, version: func() (string, error) { return "v1.36.3", nil }}, nil
+		return &connection{reader: w.client, writer: w.client, namespace: namespace, version: func() (string, error) { return "v1.36.3", nil },
+			way: func() (proxies.Way, error) { return w.way, nil }}, nil
 	}
 	code := a.run(t.Context(), args)
 	return ran{code, out.String(), errOut.String()}

@@ -95,7 +95,7 @@ func TestStatus(t *testing.T) {
 
 COMPONENT     READY   IMAGE
 operator      1/1     weft-operator:v1
-node agents   1/1     
+node agents   1/1
 
 NAMESPACE   PROXIES   SERVICES   ROUTES   POLICIES
 shop        1/1       1          2        0

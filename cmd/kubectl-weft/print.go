@@ -33,16 +33,25 @@ func (a *app) print(value any, text func(w io.Writer) error) error {
 
 func (a *app) wide() bool { return a.output == outputWide }
 
-// table writes aligned columns. Rows end before their first empty cell of the end.
+// table writes aligned columns.
 func table(w io.Writer, head []string, rows [][]string) error {
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	var aligned strings.Builder
+	t := tabwriter.NewWriter(&aligned, 0, 0, 3, ' ', 0)
 	if len(head) > 0 {
 		fmt.Fprintln(t, strings.Join(head, "\t"))
 	}
 	for _, row := range rows {
 		fmt.Fprintln(t, strings.Join(row, "\t"))
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for text := range strings.Lines(aligned.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(text, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Colours of marks.

@@ -61,6 +61,7 @@ by the code that the operator and the proxies run.`,
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long the cluster may take to answer")
 	root.AddCommand(
 		a.checkCommand(), a.statusCommand(), a.analyzeCommand(), a.routesCommand(), a.authzCommand(), a.describeCommand(),
+		a.proxyCommand(), a.certsCommand(), a.statCommand(), a.topCommand(), a.tapCommand(), a.whyCommand(),
 		a.versionCommand(),
 	)
 	for _, cmd := range everyCommand(root) {

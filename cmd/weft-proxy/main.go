@@ -20,6 +20,7 @@ import (
 	"syscall"
 	"time"
 
+	"weft.dev/weft/proxy/admin"
 	"weft.dev/weft/proxy/engine"
 	"weft.dev/weft/proxy/source"
 	"weft.dev/weft/proxy/wire"
@@ -96,19 +97,27 @@ func parseFlags(args []string, output io.Writer) (config, error) {
 	return c, nil
 }
 
-// listen opens a port for both address families. The original destination of a captured connection can
-// be read from a plain TCP socket only, not from one of Multipath TCP.
+// listen opens a port for both address families, that of administration on loopback alone. The original
+// destination of a captured connection can be read from a plain TCP socket only, not from one of Multipath TCP.
 func listen(port int) (net.Listener, error) {
 	var c net.ListenConfig
 	c.SetMultipathTCP(false)
-	return c.Listen(context.Background(), "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	if port != wire.PortAdmin {
+		return c.Listen(context.Background(), "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	}
+	l, err := c.Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		// A pod may have no IPv4 at all.
+		return c.Listen(context.Background(), "tcp", net.JoinHostPort("::1", strconv.Itoa(port)))
+	}
+	return l, nil
 }
 
 // run serves until ctx ends and then drains. An error means that the proxy could not do its work, or
 // that connections had to be cut.
 func run(ctx context.Context, c config, log *slog.Logger) error {
 	listeners := map[int]net.Listener{}
-	for _, port := range []int{wire.PortCaptured, wire.PortHop, wire.PortHealth, wire.PortMetrics} {
+	for _, port := range []int{wire.PortCaptured, wire.PortHop, wire.PortHealth, wire.PortAdmin, wire.PortMetrics} {
 		l, err := c.listen(port)
 		if err != nil {
 			return fmt.Errorf("listen: %w", err)
@@ -116,14 +125,21 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 		defer func() { _ = l.Close() }()
 		listeners[port] = l
 	}
-	e := engine.New(engine.Options{Namespace: c.namespace, Zone: c.zone, LeaveGrace: c.leave, Log: log, HTTP: c.http})
+	exchanges := admin.NewExchanges()
+	e := engine.New(engine.Options{Namespace: c.namespace, Zone: c.zone, LeaveGrace: c.leave, Exchanges: exchanges, Log: log, HTTP: c.http})
+	s := newStream(c, e, log)
+	inventory := &admin.Inventory{
+		Build: wire.Build, Namespace: c.namespace, Pod: c.pod, Ready: e.Ready, Connected: s.Connected,
+	}
+	s.Apply = inventory.Watch(e.Apply)
 
 	// The configuration keeps coming until all connections have ended.
 	streaming, stopStreaming := context.WithCancel(context.Background())
 	streamed := make(chan struct{})
 	go func() {
 		defer close(streamed)
-		stream(streaming, c, e, log)
+		// The end of the context is the only way for it to return.
+		_ = s.Run(streaming)
 	}()
 	defer func() {
 		stopStreaming()
@@ -131,11 +147,13 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	}()
 
 	health := &http.Server{Handler: e.HealthHandler(), ReadHeaderTimeout: probeTimeout}
+	administration := &http.Server{Handler: admin.Handler(inventory, exchanges), ReadHeaderTimeout: probeTimeout}
 	metrics := &http.Server{Handler: e.Metrics().Handler(), ReadHeaderTimeout: probeTimeout}
 	servers := []func() error{
 		func() error { return e.ServeCaptured(engine.Captured(listeners[wire.PortCaptured])) },
 		func() error { return e.ServeHop(listeners[wire.PortHop]) },
 		func() error { return health.Serve(listeners[wire.PortHealth]) },
+		func() error { return administration.Serve(listeners[wire.PortAdmin]) },
 		func() error { return metrics.Serve(listeners[wire.PortMetrics]) },
 	}
 	ended := make(chan error, len(servers))
@@ -150,24 +168,22 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	}
 	drain, cancel := context.WithTimeout(context.Background(), c.leave+c.drain)
 	defer cancel()
-	return errors.Join(err, e.Shutdown(drain), health.Close(), metrics.Close())
+	return errors.Join(err, e.Shutdown(drain), health.Close(), administration.Close(), metrics.Close())
 }
 
 // probeTimeout bounds how long a prober may take to send its request.
 const probeTimeout = 5 * time.Second
 
-// stream applies the operator's configuration until ctx ends.
-func stream(ctx context.Context, c config, e *engine.Engine, log *slog.Logger) {
+// newStream returns the stream of the operator's configuration.
+func newStream(c config, e *engine.Engine, log *slog.Logger) *source.Stream {
 	// Until the operator has been reached, saved configuration may be out of date.
 	e.SetDisconnected(true)
-	s := source.Stream{
-		Addresses: c.operatorAddresses, CAFile: c.caFile, TokenFile: c.tokenFile, Build: wire.Build,
-		Apply: e.Apply, Log: log,
+	s := &source.Stream{
+		Addresses: c.operatorAddresses, CAFile: c.caFile, TokenFile: c.tokenFile, Build: wire.Build, Log: log,
 		OnConnection: func(connected bool, _ error) { e.SetDisconnected(!connected) },
 	}
 	if c.stateDir != "" {
 		s.Cache = &source.Cache{Path: filepath.Join(c.stateDir, "config"), PrivateKeys: true}
 	}
-	// The end of ctx is the only way for it to return.
-	_ = s.Run(ctx)
+	return s
 }

@@ -142,12 +142,27 @@ func TestProxyServesProbesAndDrains(t *testing.T) {
 			t.Errorf("%s = %d, want %d before there is a configuration", path, got, want)
 		}
 	}
+	if _, body := opened.get(t, wire.PortAdmin, "/state"); !strings.Contains(body, `"namespace":"shop"`) || !strings.Contains(body, `"ready":false`) {
+		t.Errorf("state = %q, want a proxy of shop that is not ready", body)
+	}
 	if _, body := opened.get(t, wire.PortMetrics, "/metrics"); !strings.Contains(body, "weft_ready 0") {
 		t.Errorf("metrics = %q, want weft_ready 0 among them", body)
 	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("run = %v, want a graceful end", err)
+	}
+}
+
+// Whoever may forward a port to the pod may look; the network may not.
+func TestAdministrationIsOnLoopback(t *testing.T) {
+	l, err := listen(wire.PortAdmin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	if address, ok := l.Addr().(*net.TCPAddr); !ok || !address.IP.IsLoopback() {
+		t.Errorf("it listens on %s", l.Addr())
 	}
 }
 

@@ -61,6 +61,8 @@ type destination struct {
 
 // ruleSeries are the metrics of one rule.
 type ruleSeries struct {
+	// labels are those without a backend.
+	labels telemetry.Labels
 	// unanswered counts requests that no backend was chosen for.
 	unanswered *telemetry.Series
 	// backends are in the order of the rule's backends.
@@ -115,7 +117,7 @@ func ruleLabels(destination string, route *wire.Route) []telemetry.Labels {
 
 // newSeries resolves the metrics of labels, of which the first has no backend.
 func newSeries(metrics *telemetry.Metrics, labels []telemetry.Labels) *ruleSeries {
-	s := &ruleSeries{unanswered: metrics.Series(labels[0])}
+	s := &ruleSeries{labels: labels[0], unanswered: metrics.Series(labels[0])}
 	for _, l := range labels[1:] {
 		s.backends = append(s.backends, metrics.Series(l))
 	}

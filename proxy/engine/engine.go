@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weft.dev/weft/proxy/admin"
 	"weft.dev/weft/proxy/h1"
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/telemetry"
@@ -40,6 +41,8 @@ type Options struct {
 	HTTP HTTPEngine
 	// Metrics receives all measurements. Default: metrics of its own.
 	Metrics *telemetry.Metrics
+	// Exchanges, if set, remembers requests that have ended.
+	Exchanges *admin.Exchanges
 	// Log may be nil.
 	Log *slog.Logger
 	// Dial opens connections to endpoints and other proxies. Default: that of package upstream.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
 
+	"weft.dev/weft/proxy/admin"
 	"weft.dev/weft/proxy/h1"
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
@@ -57,8 +59,13 @@ type exchange struct {
 	// reached tells that an application may have seen the request.
 	reached bool
 
-	// status is what was answered, zero if nobody was left to answer.
+	// status is what was answered, zero if nobody was left to answer; why says why it was this proxy that
+	// answered, or cut the answer.
 	status int
+	why    reason.Reason
+	// sent counts the tries, and last is where the last of them went.
+	sent int
+	last upstream.Endpoint
 }
 
 // chooser picks an endpoint of a backend and names the set that reaches it.
@@ -240,7 +247,39 @@ func (x *exchange) writeHead(res *phttp.Response) {
 	x.w.WriteHeader(res.Status)
 }
 
-// finish measures the request at its end.
+// finish measures the request at its end, and remembers it.
 func (x *exchange) finish() {
-	x.series.at(x.backend).Request(x.status, time.Since(x.start))
+	took := time.Since(x.start)
+	x.series.at(x.backend).Request(x.status, took)
+	if x.engine.options.Exchanges != nil {
+		x.engine.options.Exchanges.Add(x.record(took))
+	}
+}
+
+// record is what is remembered of the request.
+func (x *exchange) record(took time.Duration) admin.Exchange {
+	target, err := originForm(x.r)
+	if err != nil {
+		target = x.r.RequestURI // it was refused for this
+	}
+	path, _, _ := strings.Cut(target, "?")
+	e := admin.Exchange{
+		ID: admin.IDOf(x.r.Header.Get), Time: x.start, Duration: took, Listener: listenerCaptured,
+		Method: x.r.Method, Authority: x.r.Host, Path: path,
+		Client: x.source.Address, Destination: x.destination, Route: x.series.labels.Route, Rule: x.series.labels.Rule,
+		Backend: x.key, Tries: x.sent, Status: x.status, Reason: string(x.why),
+	}
+	if x.hopped() {
+		e.Listener = listenerHop
+	}
+	if peer := x.config.peer(x.r); peer.Namespace != "" {
+		e.Source = peer.String()
+	}
+	if x.sent > 0 {
+		e.Endpoint = x.last.Address()
+	}
+	if x.engine.options.Exchanges.Listening() {
+		e.Header = admin.Redact(x.r.Header)
+	}
+	return e
 }

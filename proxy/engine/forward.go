@@ -167,6 +167,7 @@ func (t *tries) try() *attempt {
 		Session: t.sessionCall(), Fields: t.head.Header,
 	}
 	t.made++
+	t.sent, t.last = t.made, endpoint
 	t.series.at(t.backend).Try()
 	a.response, err = set.RoundTrip(req.Context(), endpoint, call, req) //nolint:bodyclose // deliver or discard does
 	hints.end()

@@ -100,5 +100,6 @@ func (x *exchange) logAnswer(why reason.Reason, status int) {
 	if reason.Of(why).Text == "" {
 		return
 	}
+	x.why = why
 	x.engine.logFailure(why, "destination", x.destination, "backend", x.key, "status", status)
 }

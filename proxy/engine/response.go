@@ -64,6 +64,7 @@ func (t *tries) deliver(a *attempt) {
 	case why == "":
 		why = reason.ResetAfterHeaders
 	}
+	t.why = why
 	t.engine.cut(why, "backend", t.key, "error", err)
 	if !t.grpc || gone {
 		// The client must not take what it has for the whole.

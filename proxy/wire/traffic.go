@@ -13,6 +13,8 @@ const (
 	PortCaptured = 15001
 	// PortHop accepts mutual TLS from the proxies of other namespaces.
 	PortHop = 15002
+	// PortAdmin is on loopback alone: what a proxy has and does, for people who may forward a port to its pod.
+	PortAdmin = 15019
 	// PortMetrics serves Prometheus metrics in plain text.
 	PortMetrics = 15020
 	// PortHealth serves /healthz, /readyz and, for node agents, /accepting.

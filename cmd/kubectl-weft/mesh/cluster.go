@@ -39,7 +39,7 @@ func Cluster(ctx context.Context, r client.Reader, system string) (*Mesh, error)
 	m := &Mesh{Live: true}
 	var err error
 	if m.Snapshot, err = cluster.Load(ctx, r); err != nil {
-		return nil, missing(err)
+		return nil, NotInstalled(err)
 	}
 	m.Snapshot.SystemNamespace = system
 	if m.Pods, err = cluster.Pods(ctx, r); err != nil {
@@ -69,8 +69,8 @@ func Cluster(ctx context.Context, r client.Reader, system string) (*Mesh, error)
 	return m, nil
 }
 
-// missing tells that a kind does not exist from other failures.
-func missing(err error) error {
+// NotInstalled tells that a kind does not exist from other failures.
+func NotInstalled(err error) error {
 	if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
 		return fmt.Errorf("%w: %w", ErrNotInstalled, err)
 	}

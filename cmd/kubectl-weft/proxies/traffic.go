@@ -1,0 +1,170 @@
+package proxies
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// Metric names of proxies that traffic is read from.
+const (
+	requestsMetric = "http_server_requests_total"
+	durationMetric = "http_server_request_duration_seconds"
+)
+
+// Sample is what the proxies of a mesh had counted at one moment: of requests that came from clients, by what
+// somebody groups them by.
+type Sample map[string]*counted
+
+type counted struct {
+	requests, failed float64
+	// buckets are cumulative counts by upper bound.
+	buckets map[float64]float64
+}
+
+// By says what requests are grouped by, from their labels and the namespace of the proxy.
+type By func(labels map[string]string, namespace string) string
+
+// ByService is the Service port that was called, ByBackend the one that has served, ByRoute the rule that took the
+// request, ByNamespace the caller's namespace.
+func ByService(labels map[string]string, _ string) string { return labels["destination"] }
+
+// ByBackend is described at ByService.
+func ByBackend(labels map[string]string, _ string) string { return labels["backend"] }
+
+// ByRoute is described at ByService.
+func ByRoute(labels map[string]string, _ string) string {
+	if labels["route"] == "" {
+		return ""
+	}
+	return labels["route"] + " " + labels["rule"]
+}
+
+// ByNamespace is described at ByService.
+func ByNamespace(_ map[string]string, namespace string) string { return namespace }
+
+// Add adds the metrics of a proxy of a namespace.
+func (s Sample) Add(namespace string, families map[string]*dto.MetricFamily, by By) {
+	each := func(name string, f func(*counted, map[string]string, *dto.Metric)) {
+		for _, m := range families[name].GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			key := by(labels, namespace)
+			// Over the hop a request is counted a second time.
+			if key == "" || labels["listener"] != "captured" {
+				continue
+			}
+			if s[key] == nil {
+				s[key] = &counted{buckets: map[float64]float64{}}
+			}
+			f(s[key], labels, m)
+		}
+	}
+	each(requestsMetric, func(c *counted, labels map[string]string, m *dto.Metric) {
+		n := m.GetCounter().GetValue()
+		c.requests += n
+		if class := labels["http_response_status_class"]; strings.HasPrefix(class, "5") || strings.HasPrefix(class, "0") {
+			c.failed += n
+		}
+	})
+	each(durationMetric, func(c *counted, _ map[string]string, m *dto.Metric) {
+		for _, b := range m.GetHistogram().GetBucket() {
+			if math.IsInf(b.GetUpperBound(), 1) {
+				continue // the text has it, others do not
+			}
+			c.buckets[b.GetUpperBound()] += float64(b.GetCumulativeCount())
+		}
+		c.buckets[math.Inf(1)] += float64(m.GetHistogram().GetSampleCount())
+	})
+}
+
+// Merge adds another sample of the same grouping.
+func (s Sample) Merge(other Sample) {
+	for key, more := range other {
+		c := s[key]
+		if c == nil {
+			s[key] = more
+			continue
+		}
+		c.requests += more.requests
+		c.failed += more.failed
+		for bound, n := range more.buckets {
+			c.buckets[bound] += n
+		}
+	}
+}
+
+// Traffic is what happened between two samples.
+type Traffic struct {
+	Name string `json:"name"`
+	// PerSecond counts requests, Success is the share in percent that was neither answered 5xx nor left by its
+	// client.
+	PerSecond float64 `json:"perSecond"`
+	Success   float64 `json:"success"`
+	// P50, P95 and P99 are latencies in milliseconds, 0 if there was no request.
+	P50 float64 `json:"p50"`
+	P95 float64 `json:"p95"`
+	P99 float64 `json:"p99"`
+}
+
+// Between tells what happened between two samples that were taken some time apart, the busiest first. A proxy that
+// started in between only adds; one that ended takes nothing away.
+func Between(before, after Sample, apart time.Duration) []Traffic {
+	out := []Traffic{}
+	for name, now := range after {
+		was := before[name]
+		if was == nil {
+			was = &counted{}
+		}
+		requests := max(now.requests-was.requests, 0)
+		if requests == 0 {
+			continue
+		}
+		t := Traffic{Name: name, PerSecond: requests / apart.Seconds(), Success: 100 * (1 - max(now.failed-was.failed, 0)/requests)}
+		buckets := map[float64]float64{}
+		for bound, n := range now.buckets {
+			buckets[bound] = max(n-was.buckets[bound], 0)
+		}
+		t.P50, t.P95, t.P99 = quantile(0.5, buckets), quantile(0.95, buckets), quantile(0.99, buckets)
+		out = append(out, t)
+	}
+	slices.SortFunc(out, func(a, b Traffic) int {
+		return cmp.Or(cmp.Compare(b.PerSecond, a.PerSecond), cmp.Compare(a.Name, b.Name))
+	})
+	return out
+}
+
+// quantile estimates one in milliseconds, as Prometheus does: evenly within a bucket, and for the last the bound
+// before.
+func quantile(q float64, buckets map[float64]float64) float64 {
+	bounds := make([]float64, 0, len(buckets))
+	for bound := range buckets {
+		bounds = append(bounds, bound)
+	}
+	slices.Sort(bounds)
+	if len(bounds) == 0 {
+		return 0
+	}
+	rank := q * buckets[bounds[len(bounds)-1]]
+	if rank == 0 {
+		return 0
+	}
+	lower, below := 0.0, 0.0
+	for _, bound := range bounds {
+		n := buckets[bound]
+		if n >= rank {
+			if math.IsInf(bound, 1) {
+				return lower * 1000
+			}
+			return 1000 * (lower + (bound-lower)*(rank-below)/(n-below))
+		}
+		lower, below = bound, n
+	}
+	return lower * 1000
+}
