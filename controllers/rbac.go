@@ -8,11 +8,12 @@ package controllers
 // then allowed with the field selector metadata.name alone, which infra.CacheOptions sets, and create by
 // server-side apply, which names what it creates.
 //
-// Secrets: the operator reads and writes certificates in enrolled namespaces and nowhere else. RBAC
-// cannot express "Secrets with this label" or "namespaces with this label", so the rights are in the
-// ClusterRole weft-identity (config/rbac/identity_role.yaml), which is bound by a RoleBinding in each
-// enrolled namespace; the operator may create that binding, to that role, under that name. The cluster's
-// other Secrets are out of its reach, and who may be reached can be seen with
+// Secrets: the operator reads and writes certificates in enrolled namespaces, reads the Secrets and ConfigMaps
+// there that a MeshAuthorization names for the keys of an issuer, and no others. RBAC cannot express "Secrets
+// with this label" or "namespaces with this label", so the rights are in the ClusterRole weft-identity
+// (config/rbac/identity_role.yaml), which is bound by a RoleBinding in each enrolled namespace; the operator
+// may create that binding, to that role, under that name. The cluster's other Secrets are out of its reach,
+// and who may be reached can be seen with
 // "kubectl get rolebindings -A --field-selector metadata.name=weft-identity".
 
 // What Compile and the side paths read.
@@ -43,16 +44,16 @@ package controllers
 // Where API servers find the roots of the webhook (package webhooks).
 // +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations,resourceNames=weft-webhook,verbs=get;list;patch;watch
 
-// In the operator's own namespace: the certificate authority, the destination numbers, the address of
-// the leader, and the owner of the node agents' pods. A user's authority is in a Secret that they name, or
-// signed by cert-manager for one request.
+// In the operator's own namespace: the certificate authority, the destination numbers, the key sets that were
+// fetched last, the address of the leader, and the owner of the node agents' pods. A user's authority is in a
+// Secret that they name, or signed by cert-manager for one request.
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,verbs=create
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,resourceNames=weft-ca,verbs=list;update;watch
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=cert-manager.io,namespace=weft-system,resources=certificaterequests,verbs=create
 // +kubebuilder:rbac:groups=cert-manager.io,namespace=weft-system,resources=certificaterequests,resourceNames=weft-ca,verbs=delete;get
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,verbs=create
-// +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,resourceNames=weft-destinations,verbs=get;update
+// +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,resourceNames=weft-destinations;weft-jwks,verbs=get;update
 // +kubebuilder:rbac:groups="",namespace=weft-system,resources=configmaps,resourceNames=weft-mesh,verbs=get
 // +kubebuilder:rbac:groups=discovery.k8s.io,namespace=weft-system,resources=endpointslices,resourceNames=weft-config-ipv4;weft-config-ipv6,verbs=create;patch
 // +kubebuilder:rbac:groups=apps,namespace=weft-system,resources=daemonsets,resourceNames=weft-node,verbs=get

@@ -26,6 +26,7 @@ import (
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
 	"weft.dev/weft/controllers/identity"
+	"weft.dev/weft/controllers/jwks"
 	"weft.dev/weft/controllers/status"
 	"weft.dev/weft/proxy/wire"
 	"weft.dev/weft/webhooks"
@@ -83,6 +84,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	world.Hub, world.Status, world.Log = hub, writer, log.WithName("world")
 	world.SystemNamespace, world.TrustBundle = opts.Namespace, func() string { return keeper.CA().Bundle() }
 	world.TrustChanged = keeper.Changed
+	world.Keys = jwks.New(mgr.GetClient(), direct, opts.Namespace, log.WithName("jwks"))
 	world.ConnectGrace = cmp.Or(opts.ConnectGrace, connectGrace)
 	members := newMembers(mgr.GetClient(), direct, world, hub, keeper, opts)
 	rotation := newRotation(mgr, direct, keeper, world, members, hub, opts.Namespace)
@@ -139,7 +141,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	}
 	for _, runnable := range []interface {
 		Start(context.Context) error
-	}{keeper, writer, leader} {
+	}{keeper, world.Keys, writer, leader} {
 		if err := mgr.Add(runnable); err != nil {
 			return fmt.Errorf("add %T: %w", runnable, err)
 		}

@@ -42,6 +42,7 @@ func (w *World) sources(c cache.Cache) []source.TypedSource[topic] {
 			})),
 		source.TypedFunc[topic](w.watchHub),
 		follow(w.TrustChanged, func() []topic { return []topic{{what: topicConfig}} }),
+		follow(w.Keys.Changed, func() []topic { return []topic{{what: topicConfig}} }),
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"weft.dev/weft/controllers/cluster"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/controllers/jwks"
 	"weft.dev/weft/controllers/status"
 	"weft.dev/weft/proxy/wire"
 )
@@ -60,6 +61,8 @@ type World struct {
 	// SystemNamespace is where Weft runs, TrustBundle the PEM roots that are trusted now.
 	SystemNamespace string
 	TrustBundle     func() string
+	// Keys reads the key sets of the issuers of tokens.
+	Keys *jwks.Keeper
 	// TrustChanged returns a channel that is closed when TrustBundle may answer otherwise.
 	TrustChanged func() <-chan struct{}
 	// ConnectGrace is how long a new leader waits for the proxies and node agents that are ready to
@@ -192,6 +195,9 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	snapshot.Starting = w.starting
 	snapshot.MeshPolicies = w.inForce.recall(snapshot.MeshPolicies)
 	if snapshot.ServiceAccounts, err = w.serviceAccounts(ctx, len(snapshot.MeshAuthorizations)); err != nil {
+		return reconcile.Result{}, err
+	}
+	if snapshot.KeySets, err = w.keySets(ctx, snapshot); err != nil {
 		return reconcile.Result{}, err
 	}
 	result := compile.Compile(snapshot)

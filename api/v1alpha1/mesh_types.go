@@ -38,6 +38,10 @@ type MeshSpec struct {
 	// +default={}
 	Proxy ProxySpec `json:"proxy,omitempty,omitzero"`
 
+	// jwks says where key sets of the issuers of tokens may be fetched from.
+	// +optional
+	JWKS JWKSSpec `json:"jwks,omitempty,omitzero"`
+
 	// defaults are the lowest level of every MeshPolicy.
 	// +optional
 	Defaults *TrafficPolicy `json:"defaults,omitempty"`

@@ -8,19 +8,22 @@ import (
 // MeshAuthorizationSpec says who may call what.
 // +kubebuilder:validation:XValidation:rule="self.action != 'Deny' || has(self.rules)",message="a Deny policy without rules denies nothing: add a rule, which may be {} for everything"
 type MeshAuthorizationSpec struct {
-	// targetRefs are what the policy is for, in its own namespace: a Service, of which sectionName names one port.
-	// It holds for the pods that requests to the Service reach: its own, and those of the Services in its
-	// namespace that producer routes send or mirror such requests to. Without any it is for every Service of
-	// the namespace.
+	// targetRefs are what the policy is for, in its own namespace. Without any it is for every Service of the
+	// namespace.
 	//
-	// Routes are no targets: the proxy of the caller matches them, whose word is not what protects the callee.
-	// Rules look at methods, paths, gRPC methods and headers instead.
+	// A Service, of which sectionName names one port: the policy holds for the pods that requests to it reach, its
+	// own, and those of the Services in its namespace that producer routes send or mirror such requests to.
+	//
+	// An HTTPRoute or GRPCRoute, of which sectionName names rules: it holds for the pods of the Services of the
+	// namespace that the route sends or mirrors requests to, and for the requests that the matches of its rules
+	// accept, whichever way they come. They are matched once more where the pod is picked, so rules that change
+	// what their matches look at, and matches with regular expressions or query parameters, cannot be protected so.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:XValidation:rule="self.all(t, t.kind == 'Service' && (t.group == '' || t.group == 'core'))",message="a target must be a Service, with the group \"\": routes are matched by the caller's proxy, so say in rules what they would"
-	// +kubebuilder:validation:XValidation:rule="self.all(t, self.exists_one(u, u.name == t.name && (has(u.sectionName) ? u.sectionName : '') == (has(t.sectionName) ? t.sectionName : '')))",message="a target must be named once"
+	// +kubebuilder:validation:XValidation:rule="self.all(t, t.kind == 'Service' && (t.group == '' || t.group == 'core') || t.kind in ['HTTPRoute', 'GRPCRoute'] && t.group == 'gateway.networking.k8s.io')",message="a target must be a Service, with the group \"\", or an HTTPRoute or GRPCRoute"
+	// +kubebuilder:validation:XValidation:rule="self.all(t, self.exists_one(u, u.kind == t.kind && u.name == t.name && (has(u.sectionName) ? u.sectionName : '') == (has(t.sectionName) ? t.sectionName : '')))",message="a target must be named once"
 	TargetRefs []gwv1.LocalPolicyTargetReferenceWithSectionName `json:"targetRefs,omitempty"`
 
 	// action is what a rule that matches does. All policies count that are for the namespace, the Service or the
@@ -35,7 +38,11 @@ type MeshAuthorizationSpec struct {
 	// +default="Enforce"
 	Mode AuthorizationMode `json:"mode,omitempty"`
 
-	// rules match if one of them does. A rule without from and to matches everything.
+	// jwt says which JSON Web Tokens are believed. Rules match them with from.jwt and conditions.
+	// +optional
+	JWT *AuthorizationJWT `json:"jwt,omitempty"` //nolint:kubeapilinter // nil is none
+
+	// rules match if one of them does. A rule without from, to and conditions matches everything.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -63,7 +70,8 @@ const (
 	AuthorizationAudit   AuthorizationMode = "Audit"
 )
 
-// AuthorizationRule matches if one of from and one of to do; without any of either it does not matter.
+// AuthorizationRule matches if one of from and one of to do, and all conditions; without any of one of them it does
+// not matter.
 type AuthorizationRule struct {
 	// from are callers.
 	// +optional
@@ -78,11 +86,27 @@ type AuthorizationRule struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
 	To []AuthorizationOperation `json:"to,omitempty"` //nolint:kubeapilinter // it has at least one property
+
+	// conditions are expressions in the Common Expression Language (CEL) that must be true, over request.method,
+	// request.host, request.url_path, request.query, request.headers, request.auth.claims, source.principal,
+	// source.trust_domain, source.namespace, source.service_account, source.address, destination.service,
+	// destination.namespace and destination.port. Where evaluation fails, as for a header that is not there, an
+	// Allow rule does not match and a Deny rule does.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=4
+	Conditions []AuthorizationCondition `json:"conditions,omitempty"` //nolint:kubeapilinter // they are no conditions of a status
 }
+
+// AuthorizationCondition is an expression in CEL that is true or false. What it may cost is limited.
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=2048
+type AuthorizationCondition string
 
 // AuthorizationSource matches if every field that is set has a value that does.
 // +kubebuilder:validation:MinProperties=1
-// +kubebuilder:validation:XValidation:rule="!has(self.unauthenticated) || !(has(self.serviceAccounts) || has(self.namespaces) || has(self.spiffe))",message="unauthenticated callers have no identity: unauthenticated goes with ipBlocks alone"
+// +kubebuilder:validation:XValidation:rule="!has(self.unauthenticated) || !(has(self.serviceAccounts) || has(self.namespaces) || has(self.spiffe) || has(self.jwt))",message="unauthenticated callers have no identity and no token: unauthenticated goes with ipBlocks alone"
 type AuthorizationSource struct {
 	// serviceAccounts are identities, which callers have proven. They need not exist.
 	// +optional
@@ -120,6 +144,10 @@ type AuthorizationSource struct {
 	// +optional
 	// +kubebuilder:validation:Enum=true
 	Unauthenticated *bool `json:"unauthenticated,omitempty"`
+
+	// jwt is a token that spec.jwt verifies. {} is any.
+	// +optional
+	JWT *JWTMatch `json:"jwt,omitempty"`
 }
 
 // ServiceAccountReference names a ServiceAccount of any namespace.
@@ -280,13 +308,17 @@ type AuthorizationHeader struct {
 	Value string `json:"value,omitempty"`
 }
 
+// AuthorizationKeysAvailable is the condition of a MeshAuthorization with spec.jwt that says whether the keys of all
+// issuers are at hand and up to date.
+const AuthorizationKeysAvailable = "KeysAvailable"
+
 // AuthorizationEnforced is the condition of a MeshAuthorization that says whether it can be passed by. Accepted and
 // Programmed are those of a MeshPolicy.
 const AuthorizationEnforced = "Enforced"
 
 // MeshAuthorizationStatus is what the operator has decided and observed.
 type MeshAuthorizationStatus struct {
-	// conditions are Accepted, Programmed and Enforced over all targets.
+	// conditions are Accepted, Programmed and Enforced over all targets, and KeysAvailable where there is a jwt.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

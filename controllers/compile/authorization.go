@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
@@ -21,6 +22,10 @@ type authorization struct {
 	object *meshv1alpha1.MeshAuthorization
 	// content is what proxies enforce; nil if there is nothing to enforce.
 	content *wire.Authorization
+	// guarded are what targets that are routes come to, by their place in targets.
+	guarded map[*policyTarget][]wire.AuthorizationTarget
+	// keys is the condition about the keys of issuers, nil without any.
+	keys *metav1.Condition
 	// notes are what a user should know of a policy that is in force.
 	notes []string
 }
@@ -32,11 +37,13 @@ func (w *world) readAuthorizations(s Snapshot, resources []wire.Resource) []*aut
 	}
 	objects := newTargetObjects(w, s)
 	led := leads(resources)
+	routes, claimed := routesByTarget(s), headersFromClaims(s)
 	all := make([]*authorization, 0, len(s.MeshAuthorizations))
 	for _, object := range s.MeshAuthorizations {
 		a := &authorization{object: object, attachment: attachment{meta: object}}
 		a.readTargets(objects)
-		a.read()
+		a.guard(routes, claimed[object.Namespace])
+		a.read(s)
 		a.place(w, led)
 		a.note(s)
 		all = append(all, a)
@@ -48,21 +55,15 @@ func (w *world) readAuthorizations(s Snapshot, resources []wire.Resource) []*aut
 }
 
 func (a *authorization) readTargets(objects *targetObjects) {
-	a.targets, a.faults = readTargets(a.object.Namespace, a.object.Spec.TargetRefs, "a Service")
-	a.targets = slices.DeleteFunc(a.targets, func(t *policyTarget) bool {
-		if !t.key.isRoute() {
-			t.refused = objects.refuse(t)
-			return false
-		}
-		a.faults = append(a.faults, *unsupported(t.field+".kind", "a route cannot be a target, since the proxy of the caller matches it: "+
-			"target the Service, and say in rules what the route would"))
-		return true
-	})
+	a.targets, a.faults = readTargets(a.object.Namespace, a.object.Spec.TargetRefs, "a Service, an HTTPRoute or a GRPCRoute")
+	for _, t := range a.targets {
+		t.refused = objects.refuse(t)
+	}
 }
 
 // read makes the content without its targets. A spec that is at fault denies everything to its targets: it may
 // have been meant to deny anything.
-func (a *authorization) read() {
+func (a *authorization) read(snapshot Snapshot) {
 	spec := &a.object.Spec
 	a.content = &wire.Authorization{
 		Namespace: a.object.Namespace, Name: a.object.Name,
@@ -76,6 +77,7 @@ func (a *authorization) read() {
 	if spec.Action == meshv1alpha1.AuthorizationDeny && len(spec.Rules) == 0 {
 		a.faults = append(a.faults, *unsupported("rules", "a Deny policy without rules denies nothing: add a rule, which may be {} for everything"))
 	}
+	a.readTokens(snapshot)
 	for i := range spec.Rules {
 		a.content.Rules = append(a.content.Rules, wireRule(&spec.Rules[i]))
 	}
@@ -84,14 +86,14 @@ func (a *authorization) read() {
 		if !ok {
 			f = authz.FieldError{Field: "rules", Why: err.Error()}
 		}
-		a.faults = append(a.faults, *unsupported(f.Field, "%s", f.Why))
+		a.faults = append(a.faults, *unsupported(inSpec(f.Field), "%s", f.Why))
 	}
 	switch {
 	case len(a.faults) == 0:
 	case a.content.Audit:
 		a.content, a.instead = nil, "nothing is audited"
 	default:
-		a.content.Action, a.content.Rules = wire.AuthorizationDeny, []wire.AuthorizationRule{{}}
+		a.content.Action, a.content.Rules, a.content.Tokens = wire.AuthorizationDeny, []wire.AuthorizationRule{{}}, nil
 		a.instead = "nothing is let through to its targets until it is corrected"
 	}
 }
@@ -103,6 +105,9 @@ func wireRule(in *meshv1alpha1.AuthorizationRule) wire.AuthorizationRule {
 	}
 	for i := range in.To {
 		out.To = append(out.To, wireOperation(&in.To[i]))
+	}
+	for _, condition := range in.Conditions {
+		out.Conditions = append(out.Conditions, string(condition))
 	}
 	return out
 }
@@ -124,6 +129,12 @@ func wireSource(in *meshv1alpha1.AuthorizationSource) wire.AuthorizationSource {
 			b.Except = append(b.Except, string(except))
 		}
 		out.IPBlocks = append(out.IPBlocks, b)
+	}
+	if in.JWT != nil {
+		out.Token = &wire.TokenMatch{Issuers: in.JWT.Issuers, Subjects: in.JWT.Subjects, Audiences: in.JWT.Audiences}
+		for _, claim := range in.JWT.Claims {
+			out.Token.Claims = append(out.Token.Claims, wire.ClaimMatch{Path: claim.Path, Values: claim.Values})
+		}
 	}
 	return out
 }
@@ -196,6 +207,10 @@ func (a *authorization) place(w *world, led map[string][]string) {
 		if t.key.Kind == kindNamespace {
 			return
 		}
+		if t.key.isRoute() {
+			a.content.Targets = append(a.content.Targets, a.guarded[t]...)
+			continue
+		}
 		target := wire.AuthorizationTarget{Service: t.key.Name}
 		ports := w.sectionPorts(t.key)
 		if t.key.Section != "" {
@@ -223,10 +238,7 @@ func (a *authorization) place(w *world, led map[string][]string) {
 		a.content = nil
 		return
 	}
-	slices.SortFunc(a.content.Targets, func(x, y wire.AuthorizationTarget) int {
-		return cmp.Or(strings.Compare(x.Service, y.Service), cmp.Compare(x.Port, y.Port))
-	})
-	a.content.Targets = slices.Compact(a.content.Targets)
+	a.content.Targets = merged(a.content.Targets)
 	if len(within) > 0 {
 		a.notes = append(a.notes, "it holds for "+some(within)+" too, where routes send such requests")
 	}
@@ -268,7 +280,7 @@ func (a *authorization) note(s Snapshot) {
 	var absent []string
 	for i := range a.object.Spec.Rules {
 		rule := &a.object.Spec.Rules[i]
-		if len(rule.From) == 0 && len(rule.To) == 0 && a.object.Spec.Action == meshv1alpha1.AuthorizationAllow {
+		if len(rule.From) == 0 && len(rule.To) == 0 && len(rule.Conditions) == 0 && a.object.Spec.Action == meshv1alpha1.AuthorizationAllow {
 			a.notes = append(a.notes, fmt.Sprintf("spec.rules[%d] is empty and allows everybody everything", i))
 		}
 		for j := range rule.From {
@@ -280,6 +292,7 @@ func (a *authorization) note(s Snapshot) {
 			}
 		}
 	}
+	a.noteTokens()
 	if len(absent) > 0 {
 		a.notes = append(a.notes, "no pod runs as ServiceAccount "+some(absent))
 	}

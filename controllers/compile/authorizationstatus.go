@@ -28,6 +28,8 @@ type AuthorizationStatus struct {
 	Enforced metav1.Condition
 	// Strict are the ports that the policy makes strict.
 	Strict []ServicePort
+	// Keys is the condition about the keys of issuers, nil for a policy without any.
+	Keys *metav1.Condition
 }
 
 // Reasons of Enforced.
@@ -66,6 +68,7 @@ func (a *authorization) status(exposures []Exposure) AuthorizationStatus {
 	s.Accepted = a.acceptedOverall(s.Targets)
 	s.Strict = strictPorts(exposures, a.String())
 	s.Enforced = a.enforced(s.Targets, len(s.Strict))
+	s.Keys = a.keys
 	if len(a.notes) > 0 && len(a.faults) == 0 {
 		s.Notes = a.notes
 		s.Accepted.Message += "; " + strings.Join(a.notes, "; ")

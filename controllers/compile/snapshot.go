@@ -34,6 +34,8 @@ type Snapshot struct {
 	MeshAuthorizations []*meshv1alpha1.MeshAuthorization
 	// ServiceAccounts are those that pods run as; nil if that is not known.
 	ServiceAccounts map[types.NamespacedName]bool
+	// KeySets are the keys of the issuers of tokens, as far as they are known; nil if that is not looked at.
+	KeySets map[KeySource]KeySet
 	// EndpointSlices may be left out by a caller that sends endpoints on the side path (Endpoints).
 	EndpointSlices []*discoveryv1.EndpointSlice
 	// Numbers are the destination numbers given out so far.

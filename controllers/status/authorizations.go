@@ -37,8 +37,11 @@ func (a authorization) update(object client.Object, acks Acknowledgements, now m
 		panic(fmt.Sprintf("status: %T is no MeshAuthorization", object))
 	}
 	existing := &o.Status
-	w := written{existing.Conditions, existing.Ancestors}.
-		merge(a.Generation, append([]metav1.Condition{a.Accepted}, strict(&a.Enforced, a.Strict, existing.Conditions, acks)...), a.Targets, acks, now)
+	conditions := append([]metav1.Condition{a.Accepted}, strict(&a.Enforced, a.Strict, existing.Conditions, acks)...)
+	if a.Keys != nil {
+		conditions = append(conditions, *a.Keys)
+	}
+	w := written{existing.Conditions, existing.Ancestors}.merge(a.Generation, conditions, a.Targets, acks, now)
 	merged := &meshv1alpha1.MeshAuthorizationStatus{Target: a.Target, Conditions: w.conditions, Ancestors: w.ancestors}
 	return update{
 		change:  compare(existing, merged, timelessAuthorization),

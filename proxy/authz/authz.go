@@ -1,9 +1,10 @@
 // Package authz decides who may call what: it compiles the authorizations of a namespace once per
-// configuration and judges requests and connections by them. It is pure, knows no expressions, and never
-// looks at where a request comes from or goes to beyond what it is told.
+// configuration and judges requests and connections by them. It is pure and never looks at where a request
+// comes from or goes to beyond what it is told.
 //
 // The order of a decision:
 //
+//   - a token that a policy cannot verify, although it says which ones it believes, denies;
 //   - a Deny policy of which a rule matches denies;
 //   - if there are Allow policies, a rule of any of them must match, or the request is denied;
 //   - everything else is allowed.
@@ -13,13 +14,15 @@
 //
 // Where a request can be understood in several ways, Deny rules match if one of them does and Allow rules
 // only if all of them do: the values of a header that comes several times, the readings of a path
-// (http.ReadPath), an address that is not known, and what a TCP connection carries.
+// (http.ReadPath), an address that is not known, and what a TCP connection carries. A policy for certain requests
+// is for what may be one of them, and allows only what certainly is.
 package authz
 
 import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/wire"
@@ -34,8 +37,11 @@ type Request struct {
 	// Service and Port are what is called, in the namespace of the policies.
 	Service string
 	Port    uint16
-	// HTTP is the request as the application will see it, nil for opaque bytes. It is not changed.
+	// HTTP is the request as the application will see it but for headers from claims, nil for opaque bytes. It
+	// is not changed.
 	HTTP *phttp.Request
+	// Now is what tokens are judged by.
+	Now time.Time
 }
 
 // Verdict is the outcome of a decision.
@@ -66,25 +72,62 @@ type Decision struct {
 	Policy string
 	// Rule is the index of the rule that has matched, or NoRule.
 	Rule int
+	// Token tells of a request that is denied, or would be, what a token has to do with it.
+	Token TokenProblem
+	// Why says what is wrong with a token that is invalid, for logs.
+	Why error
+	// HTTP is the request as the application is to get it: without headers that only claims may set, and with
+	// those that they do. Where there are none it is that of the Request.
+	HTTP *phttp.Request
 }
+
+// TokenProblem is what a token has to do with a denial.
+type TokenProblem int
+
+// The problems. TokenMissing: there is no token, and a policy that has no rule for the request has some for tokens.
+// TokenInvalid: one was presented that cannot be verified.
+const (
+	TokenNone TokenProblem = iota
+	TokenMissing
+	TokenInvalid
+)
 
 // Policy is one compiled authorization. It is immutable.
 type Policy struct {
 	name    string
 	deny    bool
 	audit   bool
-	targets []wire.AuthorizationTarget
+	targets []target
 	rules   []rule
+	// tokens is nil if the policy believes none; asks tells that rules look at them.
+	tokens *tokens
+	asks   bool
 	// stopgap tells that it stands for one that cannot be used.
 	stopgap bool
 }
 
+// target is a Service, or one of its ports, and the requests to it that the policy is for: all without any.
+type target struct {
+	service  string
+	port     uint16
+	requests []operation
+}
+
 // Compile returns an authorization as Policies take it, or why it cannot be used.
 func Compile(a *wire.Authorization) (*Policy, error) {
-	p := &Policy{name: a.Key(), deny: a.Action == wire.AuthorizationDeny, audit: a.Audit, targets: a.Targets}
+	p := &Policy{name: a.Key(), deny: a.Action == wire.AuthorizationDeny, audit: a.Audit}
 	var err error
+	if p.targets, err = newTargets(a.Targets); err != nil {
+		return nil, err
+	}
+	if p.tokens, err = newTokens(a.Tokens); err != nil {
+		return nil, err
+	}
 	if p.rules, err = newRules(a); err != nil {
 		return nil, err
+	}
+	for i := range a.Rules {
+		p.asks = p.asks || slices.ContainsFunc(a.Rules[i].From, func(s wire.AuthorizationSource) bool { return s.Token != nil })
 	}
 	return p, nil
 }
@@ -101,7 +144,9 @@ func Closed(name string, a *wire.Authorization) *Policy {
 		return nil
 	}
 	if !slices.ContainsFunc(a.Targets, func(t wire.AuthorizationTarget) bool { return t.Service == "" }) {
-		p.targets = a.Targets
+		for _, t := range a.Targets {
+			p.targets = append(p.targets, target{service: t.Service, port: t.Port})
+		}
 	}
 	return p
 }
@@ -109,26 +154,57 @@ func Closed(name string, a *wire.Authorization) *Policy {
 // Stopgap tells whether Closed has made the policy.
 func (p *Policy) Stopgap() bool { return p.stopgap }
 
-// concerns tells whether a policy is for what is called.
-func (p *Policy) concerns(r *Request) bool {
+func newTargets(in []wire.AuthorizationTarget) ([]target, error) {
+	var targets []target
+	for i := range in {
+		t := target{service: in[i].Service, port: in[i].Port}
+		if t.service == "" {
+			return nil, FieldError{"targets", "one has no Service"}
+		}
+		for j := range in[i].Requests {
+			o, err := newOperation(&in[i].Requests[j])
+			if err != nil {
+				return nil, below(item("targets", i), below(item("requests", j), err))
+			}
+			t.requests = append(t.requests, o)
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
+}
+
+// reaches tells whether a policy is for requests to what is called, if perhaps not for all.
+func (p *Policy) reaches(r *Request) bool {
+	return len(p.targets) == 0 || slices.ContainsFunc(p.targets, func(t target) bool { return t.is(r) })
+}
+
+func (t *target) is(r *Request) bool {
+	return t.service == r.Service && (t.port == 0 || t.port == r.Port)
+}
+
+// concerns tells whether a policy may be for a request, or with certain, whether it is in every way to understand
+// the request.
+func (p *Policy) concerns(r *request, certain bool) bool {
 	if len(p.targets) == 0 {
 		return true
 	}
-	return slices.ContainsFunc(p.targets, func(t wire.AuthorizationTarget) bool {
-		return t.Service == r.Service && (t.Port == 0 || t.Port == r.Port)
+	return slices.ContainsFunc(p.targets, func(t target) bool {
+		return t.is(r.Request) && (len(t.requests) == 0 ||
+			slices.ContainsFunc(t.requests, func(o operation) bool { return o.matches(r, !certain) }))
 	})
 }
 
 // match returns the first rule that matches, or NoRule.
 func (p *Policy) match(r *request) int {
+	r.token, _ = r.presented(p)
 	return slices.IndexFunc(p.rules, func(rule rule) bool { return rule.matches(r, p.deny) })
 }
 
 // Policies are all authorizations of one namespace. They are immutable and safe for concurrent use; the zero
 // value is concerned with nothing.
 type Policies struct {
-	// deny and allow are in the order of names.
-	deny, allow []*Policy
+	// deny and allow are in the order of names, and so is all, which holds both.
+	deny, allow, all []*Policy
 	// audited tells that some of them only audit.
 	audited bool
 }
@@ -136,7 +212,8 @@ type Policies struct {
 // NewPolicies takes policies in any order.
 func NewPolicies(all []*Policy) Policies {
 	var ps Policies
-	for _, p := range slices.SortedFunc(slices.Values(all), func(a, b *Policy) int { return strings.Compare(a.name, b.name) }) {
+	ps.all = slices.SortedFunc(slices.Values(all), func(a, b *Policy) int { return strings.Compare(a.name, b.name) })
+	for _, p := range ps.all {
 		ps.audited = ps.audited || p.audit
 		if p.deny {
 			ps.deny = append(ps.deny, p)
@@ -149,10 +226,16 @@ func NewPolicies(all []*Policy) Policies {
 
 // Decide returns the verdict on a request.
 func (ps Policies) Decide(in *Request) Decision {
-	if len(ps.deny) == 0 && len(ps.allow) == 0 {
-		return Decision{Rule: NoRule}
+	if len(ps.all) == 0 {
+		return Decision{Rule: NoRule, HTTP: in.HTTP}
 	}
-	r := newRequest(in)
+	r := ps.newRequest(in)
+	decision := ps.judge(r)
+	decision.HTTP = r.HTTP
+	return decision
+}
+
+func (ps Policies) judge(r *request) Decision {
 	enforced := ps.decide(r, func(p *Policy) bool { return !p.audit })
 	if enforced.Verdict == Denied || !ps.audited {
 		return enforced
@@ -171,34 +254,45 @@ func (ps Policies) Decide(in *Request) Decision {
 
 // decide judges by the policies that count.
 func (ps Policies) decide(r *request, counts func(*Policy) bool) Decision {
-	concerned := false
-	for _, p := range ps.deny {
-		if !counts(p) || !p.concerns(r.Request) {
+	concerned := func(p *Policy) bool { return counts(p) && p.concerns(r, false) }
+	concerns := false
+	for _, p := range ps.all {
+		if !concerned(p) {
 			continue
 		}
-		concerned = true
+		concerns = true
+		if _, err := r.presented(p); err != nil {
+			return Decision{Verdict: Denied, Policy: p.name, Rule: NoRule, Token: TokenInvalid, Why: err}
+		}
+	}
+	if !concerns {
+		return Decision{Rule: NoRule}
+	}
+	for _, p := range ps.deny {
+		if !concerned(p) {
+			continue
+		}
 		if rule := p.match(r); rule != NoRule {
 			return Decision{Verdict: Denied, Policy: p.name, Rule: rule}
 		}
 	}
-	var first *Policy
+	denied := Decision{Verdict: Denied, Rule: NoRule}
 	for _, p := range ps.allow {
-		if !counts(p) || !p.concerns(r.Request) {
+		if !concerned(p) {
 			continue
 		}
-		if first == nil {
-			first = p
-		}
-		if rule := p.match(r); rule != NoRule {
+		if rule := p.match(r); rule != NoRule && p.concerns(r, true) {
 			return Decision{Verdict: Allowed, Policy: p.name, Rule: rule}
 		}
+		if denied.Policy == "" {
+			denied.Policy = p.name
+		}
+		if p.asks && r.token == nil && r.HTTP != nil {
+			denied.Token = TokenMissing
+		}
 	}
-	switch {
-	case first != nil:
-		return Decision{Verdict: Denied, Policy: first.name, Rule: NoRule}
-	case concerned:
+	if denied.Policy == "" {
 		return Decision{Verdict: Allowed, Rule: NoRule}
-	default:
-		return Decision{Rule: NoRule}
 	}
+	return denied
 }

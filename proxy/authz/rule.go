@@ -9,21 +9,30 @@ import (
 	"strings"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/jwt"
 	"weft.dev/weft/proxy/wire"
 )
 
 // request is a Request with what rules look at more than once.
 type request struct {
 	*Request
-	client netip.Addr
+	// HTTP is the request with headers from claims, original the one without.
+	HTTP, original *phttp.Request
+	client         netip.Addr
 	// paths are the readings of the path, set where there is HTTP.
 	paths [phttp.Readings]string
+	// tokens are what has been presented to policies so far, token what has been to the one that is looked at.
+	tokens []presented
+	token  *jwt.Token
+	// fields are the headers by name, once a condition has asked for them.
+	fields map[string]string
 }
 
-func newRequest(in *Request) *request {
-	r := &request{Request: in, client: in.Client.Unmap().WithZone("")}
+func (ps Policies) newRequest(in *Request) *request {
+	r := &request{Request: in, HTTP: in.HTTP, original: in.HTTP, client: in.Client.Unmap().WithZone("")}
 	if in.HTTP != nil {
 		r.paths = phttp.ReadPath(in.HTTP.Path)
+		r.HTTP = ps.claim(r)
 	}
 	return r
 }
@@ -32,6 +41,7 @@ func newRequest(in *Request) *request {
 type rule struct {
 	from []source
 	to   []operation
+	when []*condition
 }
 
 // source and operation match if every part of them does.
@@ -56,7 +66,8 @@ func (x *rule) matches(r *request, deny bool) bool {
 		return !slices.ContainsFunc(s.parts, func(part sourcePart) bool { return !part(r, deny) })
 	}
 	to := func(o operation) bool { return o.matches(r, deny) }
-	return (len(x.from) == 0 || slices.ContainsFunc(x.from, from)) && (len(x.to) == 0 || slices.ContainsFunc(x.to, to))
+	return (len(x.from) == 0 || slices.ContainsFunc(x.from, from)) && (len(x.to) == 0 || slices.ContainsFunc(x.to, to)) &&
+		!slices.ContainsFunc(x.when, func(c *condition) bool { return !c.holds(r, deny) })
 }
 
 func (o *operation) matches(r *request, deny bool) bool {
@@ -92,9 +103,6 @@ func newRules(a *wire.Authorization) ([]rule, error) {
 	if a.Action != wire.AuthorizationAllow && a.Action != wire.AuthorizationDeny {
 		return nil, FieldError{"action", fmt.Sprintf("%q is neither Allow nor Deny", a.Action)}
 	}
-	if slices.ContainsFunc(a.Targets, func(t wire.AuthorizationTarget) bool { return t.Service == "" }) {
-		return nil, FieldError{"targets", "one has no Service"}
-	}
 	rules := make([]rule, len(a.Rules))
 	for i := range a.Rules {
 		for j := range a.Rules[i].From {
@@ -114,6 +122,13 @@ func newRules(a *wire.Authorization) ([]rule, error) {
 		if err := unseen(a.Action, &a.Rules[i]); err != nil {
 			return nil, below(item("rules", i), err)
 		}
+		for j, text := range a.Rules[i].Conditions {
+			c, err := newCondition(text, a.Namespace)
+			if err != nil {
+				return nil, FieldError{item("rules", i) + "." + item("conditions", j), err.Error()}
+			}
+			rules[i].when = append(rules[i].when, c)
+		}
 	}
 	return rules, nil
 }
@@ -125,7 +140,7 @@ func unseen(action wire.AuthorizationAction, rule *wire.AuthorizationRule) error
 	looks := func(o wire.AuthorizationOperation) bool {
 		return len(o.Methods) > 0 || len(o.Paths) > 0 || len(o.GRPC) > 0 || len(o.Headers) > 0
 	}
-	if action == wire.AuthorizationAllow && at >= 0 && slices.ContainsFunc(rule.To, looks) {
+	if action == wire.AuthorizationAllow && at >= 0 && (len(rule.Conditions) > 0 || slices.ContainsFunc(rule.To, looks)) {
 		return FieldError{item("from", at) + ".unauthenticated", "such callers pass by every proxy, so that nothing but ports can be asked of what they call: " +
 			"put them into a rule of their own"}
 	}
@@ -142,7 +157,7 @@ func oneOf[T any](values []T, matches func(r *request, value T) bool) sourcePart
 func newSource(in *wire.AuthorizationSource) (source, error) {
 	var s source
 	if in.Unauthenticated {
-		if len(in.ServiceAccounts) > 0 || len(in.Namespaces) > 0 || len(in.SPIFFE) > 0 {
+		if len(in.ServiceAccounts) > 0 || len(in.Namespaces) > 0 || len(in.SPIFFE) > 0 || in.Token != nil {
 			return s, FieldError{"unauthenticated", "such callers have no identity: it goes with ipBlocks alone"}
 		}
 		// Whoever comes to a proxy has an identity.
@@ -180,6 +195,13 @@ func newSource(in *wire.AuthorizationSource) (source, error) {
 			}
 			return slices.ContainsFunc(blocks, func(b ipBlock) bool { return b.contains(r.client) })
 		})
+	}
+	if in.Token != nil {
+		part, err := newTokenPart(in.Token)
+		if err != nil {
+			return s, below("token", err)
+		}
+		s.parts = append(s.parts, part)
 	}
 	if len(s.parts) == 0 {
 		return s, errEmpty

@@ -133,6 +133,13 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 	next.budgets = c.budgets.index
 	e.config.Store(next)
 	close(old.replaced)
+	if authorized {
+		e.relays.begin()
+		go func() {
+			defer e.relays.end()
+			e.reconsiderAll(next)
+		}()
+	}
 
 	if c.workloads.changed() {
 		e.workloads.Update(c.workloads.publish())

@@ -1,7 +1,12 @@
 package engine
 
 import (
+	"context"
 	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
 
 	"weft.dev/weft/proxy/authz"
 	phttp "weft.dev/weft/proxy/http"
@@ -47,44 +52,110 @@ func (c *change) forgotten(d telemetry.Decision) bool {
 // unknownDestination is what metrics call a backend that is not configured: its name comes from a peer.
 const unknownDestination = "_other"
 
-// forbids decides whether somebody may send a request, or opaque bytes if it is nil, to a backend. Only those of
-// this namespace are decided about, and all of them are here: whoever picks the pod decides. Every decision is
-// counted, and logged unless it allows.
-func (e *Engine) forbids(cfg *config, peer identity.PeerID, source upstream.Source, backend string, request *phttp.Request) bool {
-	namespace, service, port, ok := wire.ParseServicePortKey(backend)
+// caller is who sends something, and what to: a backend, and a request to it or, without one, opaque bytes.
+type caller struct {
+	peer    identity.PeerID
+	source  upstream.Source
+	backend string
+	request *phttp.Request
+}
+
+// judge decides about a call. Only those to backends of this namespace are decided about, and all of them are here:
+// whoever picks the pod decides.
+func (e *Engine) judge(cfg *config, c caller) authz.Decision {
+	namespace, service, port, ok := wire.ParseServicePortKey(c.backend)
 	if !ok || namespace != e.options.Namespace {
-		return false // a copy for a consumer is a Service of another namespace
+		// A copy for a consumer is a Service of another namespace.
+		return authz.Decision{Rule: authz.NoRule, HTTP: c.request}
 	}
-	decision := cfg.policies.Decide(&authz.Request{
-		TrustDomain: peer.TrustDomain, Namespace: peer.Namespace, ServiceAccount: peer.ServiceAccount,
-		Client: source.Address.Addr(), Service: service, Port: port, HTTP: request,
+	return cfg.policies.Decide(&authz.Request{
+		TrustDomain: c.peer.TrustDomain, Namespace: c.peer.Namespace, ServiceAccount: c.peer.ServiceAccount,
+		Client: c.source.Address.Addr(), Service: service, Port: port, HTTP: c.request, Now: time.Now(),
 	})
-	if decision.Verdict == authz.Unconcerned {
-		return false
+}
+
+// decide is judge for what begins: it is counted, and logged unless it is allowed.
+func (e *Engine) decide(cfg *config, c caller) authz.Decision {
+	decision := e.judge(cfg, c)
+	if decision.Verdict != authz.Unconcerned {
+		e.record(cfg, c, decision)
 	}
-	destination := backend
-	if !cfg.inbound.has(backend) {
+	return decision
+}
+
+func (e *Engine) record(cfg *config, c caller, decision authz.Decision) {
+	destination := c.backend
+	if !cfg.inbound.has(c.backend) {
 		destination = unknownDestination
 	}
 	e.metrics.Decided(telemetry.Decision{Destination: destination, Verdict: decision.Verdict.String(), Policy: decision.Policy})
 	if decision.Verdict == authz.Allowed {
-		return false
+		return
 	}
-	e.options.Log.Debug("A MeshAuthorization does not allow this", "verdict", decision.Verdict.String(), "policy", decision.Policy,
-		"rule", decision.Rule, "source", peer.String(), "client", source.Address.String(), "backend", backend)
-	return decision.Verdict == authz.Denied
+	fields := []any{"verdict", decision.Verdict.String(), "policy", decision.Policy, "rule", decision.Rule,
+		"source", c.peer.String(), "client", c.source.Address.String(), "backend", c.backend}
+	if decision.Why != nil {
+		fields = append(fields, "token", decision.Why.Error())
+	}
+	level, unseen := e.denials.level(decision.Policy+" "+decision.Verdict.String(), time.Now())
+	if unseen > 0 {
+		fields = append(fields, "unseen", unseen)
+	}
+	e.options.Log.Log(context.Background(), level, "A MeshAuthorization does not allow this", fields...)
 }
 
-// forbids tells whether the exchange's client may not send a request to a backend.
-func (x *exchange) forbids(backend string, request *phttp.Request) bool {
-	return x.engine.forbids(x.config, x.config.peer(x.r), x.source, backend, request)
+// forbids tells whether the exchange's client may not send a request to a backend. If it may, the request is changed
+// into what the application is to get.
+func (x *exchange) forbids(backend string, request *phttp.Request) (authz.Decision, bool) {
+	decision := x.engine.decide(x.config, caller{x.config.peer(x.r), x.source, backend, request})
+	if decision.HTTP != request {
+		*request = *decision.HTTP
+	}
+	return decision, decision.Verdict == authz.Denied
 }
 
 // forbidden answers a request that its client may not send to a backend.
 func (x *exchange) forbidden(backend string, request *phttp.Request) bool {
-	if !x.forbids(backend, request) {
+	decision, denied := x.forbids(backend, request)
+	x.explain(decision)
+	if !denied {
 		return false
 	}
-	x.answer(reason.AuthorizationDenied)
+	switch decision.Token {
+	case authz.TokenInvalid: // RFC 6750 section 3.1
+		x.answer(reason.InvalidToken, phttp.Field{Name: "WWW-Authenticate", Value: `Bearer error="invalid_token"`})
+	case authz.TokenMissing:
+		x.answer(reason.TokenRequired, phttp.Field{Name: "WWW-Authenticate", Value: "Bearer"})
+	default:
+		x.answer(reason.AuthorizationDenied)
+	}
 	return true
+}
+
+// decisionHeader tells clients in the mesh that have asked with upstream.FieldDebug what has decided about a request.
+const decisionHeader = "Weft-Authorization"
+
+// asksForDecision tells whether a client wants to know what decides about its request. One that was forwarded from
+// elsewhere does not: who is outside of the mesh does not learn about it.
+func asksForDecision(header http.Header) bool {
+	for _, forwarded := range []string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "Via"} {
+		if header[forwarded] != nil {
+			return false
+		}
+	}
+	return slices.Contains(header[upstream.FieldDebug], upstream.DebugDecisions)
+}
+
+// explain keeps what has decided about the request for its answer, if the client has asked.
+func (x *exchange) explain(decision authz.Decision) {
+	if !x.curious || decision.Verdict == authz.Unconcerned {
+		return
+	}
+	x.decided = decision.Verdict.String()
+	if decision.Policy != "" {
+		x.decided += "; policy=" + decision.Policy
+	}
+	if decision.Rule != authz.NoRule {
+		x.decided += "; rule=" + strconv.Itoa(decision.Rule)
+	}
 }

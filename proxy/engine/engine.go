@@ -127,6 +127,10 @@ type Engine struct {
 	admissions, fresh, relays tracker
 	draining                  atomic.Bool
 	failures                  failureLog
+	// denials are by policy and verdict.
+	denials sparseLog[string]
+	// standing are the connections that go on after they have been allowed.
+	standing standing
 	// mirroring has room for as many mirrored requests as may be under way.
 	mirroring chan struct{}
 	// base ends with the engine; everything that outlives a request hangs on it.

@@ -58,6 +58,9 @@ type exchange struct {
 	tried    []netip.AddrPort
 	// reached tells that an application may have seen the request.
 	reached bool
+	// curious clients want to know what has decided about the request, decided is what they are told.
+	curious bool
+	decided string
 
 	// status is what was answered, zero if nobody was left to answer; why says why it was this proxy that
 	// answered, or cut the answer.
@@ -93,6 +96,7 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		series:      d.plain,
 		policy:      d.policy,
 		grpc:        isGRPC(r),
+		curious:     asksForDecision(r.Header),
 	}
 	x.own, _ = w.(*h1.ResponseWriter)
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || x.own == nil && ambiguous(c, r)
@@ -235,6 +239,9 @@ func (x *exchange) writeHead(res *phttp.Response) {
 			o.NotProcessed = why
 		}
 		upstream.SetOutcome(header, o)
+	}
+	if x.decided != "" {
+		header[decisionHeader] = []string{x.decided}
 	}
 	if _, ok := header["Content-Type"]; !ok {
 		// net/http would guess one.

@@ -12,14 +12,21 @@ import (
 // failureLogInterval is how often the log names a reason at the level of operators.
 const failureLogInterval = time.Second
 
+// maxLogged bounds how many kinds of lines are remembered.
+const maxLogged = 1024
+
 // failureLog writes one line for each request that is refused or fails: for each reason the first of every
 // second at Info, so that a failing backend does not fill the log, and the others at Debug.
-type failureLog struct {
-	mu      sync.Mutex
-	reasons map[reason.Reason]loggedReason
+type failureLog = sparseLog[reason.Reason]
+
+// sparseLog tells at which level lines are logged that may come often: of each kind the first of every second at
+// Info, and the others at Debug. There are few kinds.
+type sparseLog[K comparable] struct {
+	mu    sync.Mutex
+	kinds map[K]loggedKind
 }
 
-type loggedReason struct {
+type loggedKind struct {
 	last time.Time
 	// unseen counts the lines since then.
 	unseen int
@@ -27,19 +34,19 @@ type loggedReason struct {
 
 // level returns the level of a line at a time, and how many lines since the last one at Info had a lower
 // one.
-func (l *failureLog) level(why reason.Reason, now time.Time) (level slog.Level, unseen int) {
+func (l *sparseLog[K]) level(kind K, now time.Time) (level slog.Level, unseen int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.reasons == nil {
-		l.reasons = map[reason.Reason]loggedReason{}
+	if l.kinds == nil || len(l.kinds) > maxLogged {
+		l.kinds = map[K]loggedKind{}
 	}
-	logged, known := l.reasons[why]
+	logged, known := l.kinds[kind]
 	if known && now.Sub(logged.last) < failureLogInterval {
 		logged.unseen++
-		l.reasons[why] = logged
+		l.kinds[kind] = logged
 		return slog.LevelDebug, 0
 	}
-	l.reasons[why] = loggedReason{last: now}
+	l.kinds[kind] = loggedKind{last: now}
 	return slog.LevelInfo, logged.unseen
 }
 

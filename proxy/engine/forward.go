@@ -164,7 +164,7 @@ func (t *tries) try() *attempt {
 	call := upstream.Call{
 		Source: t.source, Deadline: t.due.whole, StreamDeadline: t.due.stream,
 		Attempt: t.received.Attempt + t.made, Avoid: t.far,
-		Session: t.sessionCall(), Fields: t.head.Header,
+		Session: t.sessionCall(), Debug: t.curious, Fields: t.head.Header,
 	}
 	t.made++
 	t.sent, t.last = t.made, endpoint

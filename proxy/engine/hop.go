@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weft.dev/weft/proxy/authz"
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/reason"
@@ -93,7 +94,8 @@ func (e *Engine) relayHop(c *hopConn) {
 		return
 	}
 	cfg := e.config.Load()
-	if e.forbids(cfg, c.peer, receivedSource(m), m.Backend, nil) {
+	call := caller{c.peer, receivedSource(m), m.Backend, nil}
+	if e.decide(cfg, call).Verdict == authz.Denied {
 		e.metrics.ConnectionRefused(listenerHop, string(reason.AuthorizationDenied))
 		e.logFailure(reason.AuthorizationDenied, "backend", m.Backend)
 		_ = upstream.WriteReject(c, string(reason.AuthorizationDenied))
@@ -123,7 +125,7 @@ func (e *Engine) relayHop(c *hopConn) {
 		_ = c.Close()
 		return
 	}
-	e.relay(protocolTCP, c, backend, tcp.Options{})
+	e.relay(cfg, call, protocolTCP, c, backend, tcp.Options{})
 }
 
 // localChooser returns how requests of the hop find endpoints: in this namespace and nowhere else.
@@ -172,6 +174,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 	}
 	x.destination = x.received.Backend
 	x.source = receivedSource(x.received)
+	x.curious = x.received.Debug
 	if inbound := cfg.inbound.get(x.received.Backend); inbound != nil {
 		x.series = inbound
 	} else if _, err := cfg.direct.ChooseLocal(r.Context(), x.received.Backend, upstream.Wish{}); err != nil {

@@ -42,11 +42,12 @@ func (x *exchange) newMirrors() *mirrors {
 func (m *mirrors) send(body []byte) {
 	m.sent = true
 	for i := range m.copies {
-		if to := &m.copies[i]; m.forbids(to.Backend, &to.Request) || !m.within(to) {
+		to := &m.copies[i]
+		if _, denied := m.forbids(to.Backend, &to.Request); denied || !m.within(to) {
 			m.engine.metrics.Mirror(telemetry.MirrorDropped)
 			continue
 		}
-		m.engine.mirror(m.picker(&m.copies[i]), m.source, &m.copies[i], body)
+		m.engine.mirror(m.picker(to), m.source, to, body)
 	}
 }
 

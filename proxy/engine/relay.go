@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"weft.dev/weft/proxy/authz"
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/tcp"
@@ -31,7 +33,8 @@ func (e *Engine) relayTCP(c *conn) {
 		MaxDuration: time.Duration(*policy.Timeouts.Stream),
 	}
 	source := c.upstreamSource(e.options.Zone)
-	if e.forbids(cfg, c.peer(cfg), source, c.target.key, nil) {
+	call := caller{c.peer(cfg), source, c.target.key, nil}
+	if e.decide(cfg, call).Verdict == authz.Denied {
 		e.metrics.ConnectionRefused(listenerCaptured, string(reason.AuthorizationDenied))
 		e.logFailure(reason.AuthorizationDenied, "backend", c.target.key)
 		c.abort()
@@ -48,7 +51,7 @@ func (e *Engine) relayTCP(c *conn) {
 	}
 	defer func() { _ = c.Close() }()
 	// The relay gets the socket itself, which the kernel can splice.
-	e.relay(protocolTCP, c.Conn, backend, options)
+	e.relay(cfg, call, protocolTCP, c.Conn, backend, options)
 }
 
 // dial opens a connection for opaque bytes, to another endpoint if the first choices fail, as often as
@@ -92,12 +95,16 @@ func dialReason(err error) reason.Reason {
 	return reason.NoEndpoints
 }
 
-// relay copies between two connections until both have ended, the engine does or the options say so, and
-// closes them.
-func (e *Engine) relay(protocol string, client, backend io.ReadWriteCloser, options tcp.Options) {
-	moved, err := tcp.Relay(e.base, client, backend, options)
+// relay copies between two connections until both have ended, the engine does, the options say so or the call is not
+// allowed any more, which cfg has allowed, and closes them.
+func (e *Engine) relay(cfg *config, call caller, protocol string, client, backend io.ReadWriteCloser, options tcp.Options) {
+	ctx, leave := e.stand(cfg, call)
+	defer leave()
+	moved, err := tcp.Relay(ctx, client, backend, options)
 	e.metrics.Relayed(protocol, moved.Sent, moved.Received)
 	switch {
+	case errors.Is(context.Cause(ctx), errNotAllowed):
+		e.cut(reason.AuthorizationDenied, "protocol", protocol, "backend", call.backend)
 	case errors.Is(err, tcp.ErrIdle):
 		e.cut(reason.IdleTimeout, "protocol", protocol)
 	case errors.Is(err, tcp.ErrTimeout):
@@ -144,7 +151,8 @@ func (t *tries) upgrade(a *attempt) {
 	if !t.due.stream.IsZero() {
 		options.MaxDuration = max(1, time.Until(t.due.stream))
 	}
-	t.engine.relay(protocolWebSocket, rest(client, buffered.Reader), backend, options)
+	call := caller{t.config.peer(t.r), t.source, t.key, &t.head}
+	t.engine.relay(t.config, call, protocolWebSocket, rest(client, buffered.Reader), backend, options)
 	// The relay may have closed only the socket inside.
 	_ = client.Close()
 }

@@ -231,6 +231,8 @@ var madeAnswers = map[reason.Reason]outcome{
 
 	// So are the policies.
 	reason.AuthorizationDenied: {},
+	reason.TokenRequired:       {},
+	reason.InvalidToken:        {},
 }
 
 // madeAnswer says what an answer that the other proxy has made itself has come to.

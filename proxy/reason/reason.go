@@ -33,6 +33,8 @@ const (
 	UntrustedPeer       Reason = "untrusted_peer"
 	NoRule              Reason = "no_rule_matched"
 	AuthorizationDenied Reason = "authorization_denied"
+	TokenRequired       Reason = "token_required"
+	InvalidToken        Reason = "invalid_token"
 	RateLimited         Reason = "rate_limited"
 	FaultInjected       Reason = "fault_injected"
 	NoBackend           Reason = "no_backend"

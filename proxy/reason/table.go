@@ -87,6 +87,18 @@ var table = []Entry{
 		Remedy:  "The proxies of the Service's namespace log the policy and the rule, and count them in weft_authorization_decisions_total.",
 	},
 	{
+		Reason: TokenRequired, Status: http.StatusUnauthorized,
+		Text:    "a token is required",
+		Meaning: "No rule of the MeshAuthorizations allows the request without a token, and some look at tokens. The request has none where spec.jwt says that it is.",
+		Remedy:  "Send a JSON Web Token of an issuer that the policy names.",
+	},
+	{
+		Reason: InvalidToken, Status: http.StatusUnauthorized,
+		Text:    "the token is not valid",
+		Meaning: "The request has a token, or several, that a MeshAuthorization for it cannot verify: another issuer or audience, expired, a wrong signature, or keys that are not known.",
+		Remedy:  "The proxies of the Service's namespace log what is wrong; the condition KeysAvailable of the policy says whether keys are missing.",
+	},
+	{
 		Reason: RateLimited, Status: http.StatusTooManyRequests, Code: phttp.GRPCResourceExhausted,
 		Text:    "there are too many requests",
 		Meaning: "A rate limit of the route or the Service is used up; the fields RateLimit and RateLimit-Policy say which, and Retry-After for how long.",

@@ -24,6 +24,8 @@ const (
 	FieldNode           = "Weft-Node"
 	// FieldSession is in a response as well: the name of the endpoint that has answered, if the request asked.
 	FieldSession = "Weft-Session"
+	// FieldDebug asks for what has decided about a request.
+	FieldDebug = "Weft-Debug"
 )
 
 // The metadata of responses.
@@ -75,6 +77,8 @@ type Metadata struct {
 	// Session names the endpoint that a client's session is with, or is SessionNew; empty if there is no
 	// session. The names are the engine's (package session).
 	Session string
+	// Debug tells that the client wants to know what has decided about the request.
+	Debug bool
 }
 
 // SetMetadata replaces the metadata in a request's header.
@@ -161,8 +165,11 @@ func TakeOutcome(header http.Header) Outcome {
 // fieldOf names the metadata fields in the order of their numbers in a preface; numbers are never reused.
 var fieldOf = [...]string{
 	1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid,
-	7: FieldStreamTimeLeft, 8: FieldNode, 9: FieldSession,
+	7: FieldStreamTimeLeft, 8: FieldNode, 9: FieldSession, 10: FieldDebug,
 }
+
+// DebugDecisions is the one value of FieldDebug: what MeshAuthorizations have decided.
+const DebugDecisions = "authorization"
 
 // item is one field of the metadata in its text form, which HTTP and the preface share.
 type item struct {
@@ -203,6 +210,9 @@ func (m Metadata) encode() []item {
 	if validSession(m.Session) {
 		add(9, m.Session)
 	}
+	if m.Debug {
+		add(10, DebugDecisions)
+	}
 	return items
 }
 
@@ -230,6 +240,8 @@ func (m *Metadata) decode(name, value string) error {
 		m.Avoid, ok = parseAddresses(value)
 	case FieldSession:
 		m.Session, ok = value, validSession(value)
+	case FieldDebug:
+		m.Debug, ok = true, value == DebugDecisions
 	}
 	if !ok {
 		return fmt.Errorf("%w: %s %.64q", ErrMetadata, name, value)

@@ -61,8 +61,9 @@ type Call struct {
 	Attempt int
 	// Avoid are endpoints that earlier tries ended at. Only the first MaxAvoid travel.
 	Avoid []netip.AddrPort
-	// Session is that of Metadata.
+	// Session and Debug are those of Metadata.
 	Session string
+	Debug   bool
 	// Fields is the request's header as it is to be sent where the protocol keeps the bytes and the order of
 	// fields; nil if that of the request will do.
 	Fields phttp.Header
@@ -281,7 +282,7 @@ func (t *try) fields() phttp.Header {
 func (s *Set) metadata(to Endpoint, call Call) Metadata {
 	m := Metadata{
 		Backend: to.target.key, Attempt: call.Attempt, Zone: call.Source.Zone, Node: call.Source.Node,
-		Client: call.Source.Address, Avoid: call.Avoid, Session: call.Session,
+		Client: call.Source.Address, Avoid: call.Avoid, Session: call.Session, Debug: call.Debug,
 	}
 	if m.Zone == "" {
 		m.Zone = s.options.Zone

@@ -16,6 +16,9 @@ type Authorization struct {
 	Audit  bool                `json:"audit,omitempty"`
 	// Targets are what it is for; without any it is for every Service of the namespace.
 	Targets []AuthorizationTarget `json:"targets,omitempty"`
+	// Tokens say which JSON Web Tokens are believed. One that is presented and cannot be verified is refused,
+	// whatever the rules say.
+	Tokens *TokenVerification `json:"tokens,omitempty"`
 	// Rules match if one of them does.
 	Rules []AuthorizationRule `json:"rules,omitempty"`
 }
@@ -33,12 +36,18 @@ const (
 type AuthorizationTarget struct {
 	Service string `json:"service"`
 	Port    uint16 `json:"port,omitempty"`
+	// Requests narrow it to those that one of them matches, as the matches of a route do. What may be one of
+	// them is subject to the policy; only what certainly is one can be allowed by it.
+	Requests []AuthorizationOperation `json:"requests,omitempty"`
 }
 
-// AuthorizationRule matches if one of From and one of To do; without any of either it does not matter.
+// AuthorizationRule matches if one of From and one of To do, and all of Conditions; without any of them it does
+// not matter.
 type AuthorizationRule struct {
 	From []AuthorizationSource    `json:"from,omitempty"`
 	To   []AuthorizationOperation `json:"to,omitempty"`
+	// Conditions are expressions in the Common Expression Language.
+	Conditions []string `json:"conditions,omitempty"`
 }
 
 // AuthorizationSource matches if every field that is set has a value that does.
@@ -52,6 +61,8 @@ type AuthorizationSource struct {
 	// Unauthenticated are callers whom the mesh does not know. None of them reaches a proxy; node agents let
 	// them in or refuse them (Inbound).
 	Unauthenticated bool `json:"unauthenticated,omitempty"`
+	// Token matches requests with a token that the policy's Tokens verify.
+	Token *TokenMatch `json:"token,omitempty"`
 }
 
 // ServiceAccount names an identity of the mesh.

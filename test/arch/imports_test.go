@@ -96,7 +96,7 @@ var rules = []rule{
 			ours("controllers/compile"),
 		},
 		forbidden: func(_, imported string) bool {
-			return within(imported, module) && !within(imported, ours("proxy/wire"), ours("proxy/http"), ours("proxy/authz"), ours("api")) ||
+			return within(imported, module) && !within(imported, ours("proxy/wire"), ours("proxy/http"), ours("proxy/authz"), ours("proxy/jwt"), ours("api")) ||
 				within(imported, "k8s.io", "sigs.k8s.io") && !within(imported, "k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api/apis")
 		},
 	},
@@ -109,11 +109,11 @@ var rules = []rule{
 	},
 	{
 		says:     "the pure match code imports nothing but the contract",
-		packages: []string{ours("proxy/http"), ours("proxy/authz")},
+		packages: []string{ours("proxy/http"), ours("proxy/jwt"), ours("proxy/authz")},
 		forbidden: func(importer, imported string) bool {
 			allowed := []string{ours("proxy/wire"), importer}
 			if importer == ours("proxy/authz") {
-				allowed = append(allowed, ours("proxy/http"))
+				allowed = append(allowed, ours("proxy/http"), ours("proxy/jwt"))
 			}
 			return within(imported, module) && !within(imported, allowed...) ||
 				within(imported, "net/http", "os", "context")
@@ -123,7 +123,7 @@ var rules = []rule{
 		says:     "the control plane imports of the data plane only the contract and the pure match code",
 		packages: []string{ours("controllers"), ours("webhooks")},
 		forbidden: func(_, imported string) bool {
-			return within(imported, ours("proxy")) && !within(imported, ours("proxy/wire"), ours("proxy/http"), ours("proxy/authz"))
+			return within(imported, ours("proxy")) && !within(imported, ours("proxy/wire"), ours("proxy/http"), ours("proxy/authz"), ours("proxy/jwt"))
 		},
 	},
 	{
@@ -154,7 +154,7 @@ var rules = []rule{
 		says: "the parts at the edges of the control plane do not import each other",
 		packages: []string{
 			ours("controllers/cluster"), ours("controllers/status"), ours("controllers/distribute"),
-			ours("controllers/infra"), ours("controllers/identity"),
+			ours("controllers/infra"), ours("controllers/identity"), ours("controllers/jwks"),
 		},
 		deep: true,
 		forbidden: func(importer, imported string) bool {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -21,24 +22,42 @@ var pairs = flag.Int("pairs", 100_000, "how many pairs of policies and request a
 // perPolicies is how many requests meet the same policies.
 const perPolicies = 10
 
-// decide returns the engine's verdict.
-func decide(t *testing.T, policies []*wire.Authorization, r reference.Request) string {
+// decide returns what becomes of a request by the engine.
+func decide(t *testing.T, policies []*wire.Authorization, r reference.Request) reference.Outcome {
 	t.Helper()
-	var compiled []*authz.Policy
+	return outcome(authz.NewPolicies(compiled(t, policies)), r)
+}
+
+func compiled(t *testing.T, policies []*wire.Authorization) []*authz.Policy {
+	t.Helper()
+	var out []*authz.Policy
 	for _, a := range policies {
 		p, err := authz.Compile(a)
 		if err != nil {
 			t.Fatalf("%s: %v", text(a), err)
 		}
-		compiled = append(compiled, p)
+		out = append(out, p)
 	}
-	return authz.NewPolicies(compiled).Decide(requestOf(r)).Verdict.String()
+	return out
+}
+
+func outcome(policies authz.Policies, r reference.Request) reference.Outcome {
+	decision := policies.Decide(requestOf(r))
+	out := reference.Outcome{Verdict: decision.Verdict.String(), Challenge: [...]string{"", "missing", "invalid"}[decision.Token]}
+	if decision.HTTP == nil {
+		out.Headers = r.Headers
+		return out
+	}
+	for _, f := range decision.HTTP.Header {
+		out.Headers = append(out.Headers, [2]string{f.Name, f.Value})
+	}
+	return out
 }
 
 func requestOf(r reference.Request) *authz.Request {
 	out := &authz.Request{
 		TrustDomain: r.TrustDomain, Namespace: r.Namespace, ServiceAccount: r.ServiceAccount,
-		Client: r.Client, Service: r.Service, Port: r.Port,
+		Client: r.Client, Service: r.Service, Port: r.Port, Now: at(),
 	}
 	if !r.TCP {
 		out.HTTP = &phttp.Request{Method: r.Method, Scheme: "http", Authority: r.Host, Path: r.Path}
@@ -64,13 +83,15 @@ func TestAgainstReference(t *testing.T) {
 	differences := 0
 	for range *pairs / perPolicies {
 		policies := g.policies()
+		engine := authz.NewPolicies(compiled(t, policies))
 		for range perPolicies {
 			r := g.request()
-			want := reference.Reference(policies, r)
-			verdicts[want]++
-			if got := decide(t, policies, r); got != want {
+			want := reference.Reference(policies, r, tokens.facts)
+			verdicts[want.Verdict]++
+			verdicts["token "+want.Challenge]++
+			if got := outcome(engine, r); !reflect.DeepEqual(got, want) {
 				differences++
-				t.Errorf("%s, want %s, for\n%s\nby\n%s", got, want, text(r), text(policies))
+				t.Errorf("%v, want %v, for\n%s\nby\n%s", got, want, text(r), text(policies))
 				if differences == 5 {
 					t.FailNow()
 				}
@@ -78,8 +99,8 @@ func TestAgainstReference(t *testing.T) {
 		}
 	}
 	// Verdicts that hardly come up would compare nothing.
-	for _, verdict := range []string{"unconcerned", "allowed", "would_deny", "denied"} {
-		if verdicts[verdict] < *pairs/50 {
+	for _, verdict := range []string{"unconcerned", "allowed", "would_deny", "denied", "token missing", "token invalid"} {
+		if verdicts[verdict] < *pairs/60 {
 			t.Errorf("%d of %d verdicts are %s", verdicts[verdict], *pairs, verdict)
 		}
 	}
@@ -210,9 +231,9 @@ func TestFindsSeededBugs(t *testing.T) {
 			g := generator{rand.New(rand.NewPCG(3, 4))}
 			for n := 1; n <= 50_000; n++ {
 				policies, r := g.policies(), g.request()
-				want := reference.Reference(policies, r)
-				if got := b.decide(t, policies, r); got != want {
-					t.Logf("found in pair %d: %s, want %s", n, got, want)
+				want := reference.Reference(policies, r, tokens.facts)
+				if got := b.decide(t, policies, r); !reflect.DeepEqual(got, want) {
+					t.Logf("found in pair %d: %s, want %s", n, got.Verdict, want.Verdict)
 					return
 				}
 			}
@@ -221,7 +242,7 @@ func TestFindsSeededBugs(t *testing.T) {
 	}
 }
 
-func (b bug) decide(t *testing.T, policies []*wire.Authorization, r reference.Request) string {
+func (b bug) decide(t *testing.T, policies []*wire.Authorization, r reference.Request) reference.Outcome {
 	t.Helper()
 	var changed []*wire.Authorization
 	if err := json.Unmarshal([]byte(text(policies)), &changed); err != nil {
@@ -235,9 +256,9 @@ func (b bug) decide(t *testing.T, policies []*wire.Authorization, r reference.Re
 	if b.request != nil {
 		b.request(&r)
 	}
-	verdict := decide(t, changed, r)
+	out := decide(t, changed, r)
 	if b.verdict != nil {
-		verdict = b.verdict(verdict)
+		out.Verdict = b.verdict(out.Verdict)
 	}
-	return verdict
+	return out
 }

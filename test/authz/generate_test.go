@@ -1,8 +1,10 @@
 package authz_test
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -32,6 +34,7 @@ var (
 		{Type: wire.PathPrefix, Value: "/a/b"}, {Type: wire.PathPrefix, Value: "/x"}, {Type: wire.PathTemplate, Value: "/{*}"}, {Type: wire.PathTemplate, Value: "/a/{*}"},
 		{Type: wire.PathTemplate, Value: "/{*}/b"}, {Type: wire.PathTemplate, Value: "/a/{**}"}, {Type: wire.PathTemplate, Value: "/{**}"}, {Type: wire.PathTemplate, Value: "/{*}/{*}/{**}"},
 	}
+	conditions  = slices.Sorted(maps.Keys(reference.Conditions))
 	headerNames = []string{"X-Role", "x-team", "Host", "x-none", "x_role"}
 	values      = []string{"admin", "user", "admin, user", "user,admin-2", "", "web.shop"}
 )
@@ -69,20 +72,45 @@ func (g generator) policies() []*wire.Authorization {
 			if g.chance(50) {
 				t.Port = pick(g, ports)
 			}
+			for g.chance(30) {
+				t.Requests = append(t.Requests, g.guard())
+			}
 			a.Targets = append(a.Targets, t)
 		}
+		if g.chance(30) {
+			a.Tokens = g.verification()
+		}
 		for range g.IntN(4) {
-			a.Rules = append(a.Rules, g.rule())
+			a.Rules = append(a.Rules, g.rule(a.Tokens != nil))
 		}
 		out[i] = a
 	}
 	return out
 }
 
-func (g generator) rule() wire.AuthorizationRule {
+// guard is what a match of a route becomes.
+func (g generator) guard() wire.AuthorizationOperation {
+	o := g.operation()
+	o.Ports = nil
+	if o.Methods == nil && o.Paths == nil && o.GRPC == nil && o.Headers == nil {
+		o.Paths = some(g, patterns)
+	}
+	return o
+}
+
+func (g generator) rule(tokens bool) wire.AuthorizationRule {
 	var r wire.AuthorizationRule
 	for range g.IntN(3) {
 		r.From = append(r.From, g.source())
+		if tokens && g.chance(50) {
+			r.From[len(r.From)-1].Token = g.tokenMatch()
+		}
+	}
+	if tokens && g.chance(25) {
+		r.From = append(r.From, wire.AuthorizationSource{Token: g.tokenMatch()})
+	}
+	for g.chance(12) {
+		r.Conditions = append(r.Conditions, pick(g, conditions))
 	}
 	for range g.IntN(3) {
 		r.To = append(r.To, g.operation())
@@ -173,5 +201,6 @@ func (g generator) request() reference.Request {
 			r.Headers = append(r.Headers, [2]string{name, pick(g, values)})
 		}
 	}
+	g.present(&r)
 	return r
 }

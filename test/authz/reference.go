@@ -24,71 +24,119 @@ type Request struct {
 	Host    string
 	Path    string
 	Headers [][2]string
+
+	// claims are those of the token that has been verified for the policy that is looked at, nil without one.
+	claims map[string]any
 }
 
-// Reference returns "unconcerned", "allowed", "would_deny" or "denied" for a request to the namespace of the
-// policies.
-func Reference(policies []*wire.Authorization, r Request) string {
+// Outcome is what becomes of a request.
+type Outcome struct {
+	// Verdict is "unconcerned", "allowed", "would_deny" or "denied".
+	Verdict string
+	// Challenge is "missing" or "invalid" if a token has to do with a denial.
+	Challenge string
+	// Headers are those that the application gets.
+	Headers [][2]string
+}
+
+// Reference tells what becomes of a request to the namespace of the policies.
+func Reference(policies []*wire.Authorization, r Request, facts Facts) Outcome {
 	var enforced []*wire.Authorization
 	for _, p := range policies {
 		if !p.Audit {
 			enforced = append(enforced, p)
 		}
 	}
-	now, then := judge(enforced, r), judge(policies, r)
-	switch {
-	case now == "denied":
-		return "denied"
-	case then == "denied":
-		return "would_deny"
-	case then == "unconcerned":
-		return "unconcerned"
-	default:
-		return "allowed"
+	seen := r
+	if !r.TCP {
+		seen.Headers = withClaims(enforced, r, facts)
 	}
+	out := Outcome{Headers: seen.Headers}
+	now, challenge := judge(enforced, r, seen, facts)
+	if now == "denied" {
+		out.Verdict, out.Challenge = "denied", challenge
+		return out
+	}
+	switch then, challenge := judge(policies, r, seen, facts); then {
+	case "denied":
+		out.Verdict, out.Challenge = "would_deny", challenge
+	case "unconcerned":
+		out.Verdict = "unconcerned"
+	default:
+		out.Verdict = "allowed"
+	}
+	return out
 }
 
-// judge takes every policy for one that is enforced.
-func judge(policies []*wire.Authorization, r Request) string {
-	verdict := "unconcerned"
-	allows, allowed := false, false
+// judge takes every policy for one that is enforced. received is the request as it came, seen as the application
+// gets it.
+func judge(policies []*wire.Authorization, received, seen Request, facts Facts) (verdict, challenge string) {
+	verdict = "unconcerned"
+	denied, allows, allowed, asked := false, false, false, false
 	for _, p := range policies {
-		if !isFor(p, r) {
+		if !isFor(p, seen, true) {
 			continue
 		}
 		verdict = "allowed"
-		for _, rule := range p.Rules {
-			if p.Action == wire.AuthorizationDeny && holds(rule, r, true) {
-				return "denied"
+		r := seen
+		presented := false
+		if p.Tokens != nil && !received.TCP {
+			var valid bool
+			presented, valid, _, r.claims = token(p, received, facts)
+			if presented && !valid {
+				return "denied", "invalid"
 			}
-			if p.Action == wire.AuthorizationAllow && holds(rule, r, false) {
+		}
+		for _, rule := range p.Rules {
+			if p.Action == wire.AuthorizationDeny && holds(rule, r, p, true) {
+				denied = true
+			}
+			if p.Action == wire.AuthorizationAllow && isFor(p, r, false) && holds(rule, r, p, false) {
 				allowed = true
 			}
 		}
 		if p.Action == wire.AuthorizationAllow {
 			allows = true
+			for _, rule := range p.Rules {
+				for _, s := range rule.From {
+					asked = asked || s.Token != nil && !presented && !received.TCP
+				}
+			}
 		}
 	}
-	if allows && !allowed {
-		// A policy later in the list may still deny, which is the same.
-		return "denied"
+	switch {
+	case denied:
+		return "denied", ""
+	case allows && !allowed && asked:
+		return "denied", "missing"
+	case allows && !allowed:
+		return "denied", ""
 	}
-	return verdict
+	return verdict, ""
 }
 
-func isFor(p *wire.Authorization, r Request) bool {
+// isFor tells whether a policy is for a request in some way to understand it, or in all.
+func isFor(p *wire.Authorization, r Request, some bool) bool {
 	if len(p.Targets) == 0 {
 		return true
 	}
 	for _, t := range p.Targets {
-		if t.Service == r.Service && (t.Port == 0 || t.Port == r.Port) {
+		if t.Service != r.Service || t.Port != 0 && t.Port != r.Port {
+			continue
+		}
+		if len(t.Requests) == 0 {
 			return true
+		}
+		for _, o := range t.Requests {
+			if toHolds(o, r, some) {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-func holds(rule wire.AuthorizationRule, r Request, deny bool) bool {
+func holds(rule wire.AuthorizationRule, r Request, p *wire.Authorization, deny bool) bool {
 	from := len(rule.From) == 0
 	for _, s := range rule.From {
 		from = from || fromHolds(s, r, deny)
@@ -97,10 +145,19 @@ func holds(rule wire.AuthorizationRule, r Request, deny bool) bool {
 	for _, o := range rule.To {
 		to = to || toHolds(o, r, deny)
 	}
-	return from && to
+	when := true
+	for _, text := range rule.Conditions {
+		when = when && conditionHolds(text, r, p, deny)
+	}
+	return from && to && when
 }
 
 func fromHolds(s wire.AuthorizationSource, r Request, deny bool) bool {
+	if s.Token != nil {
+		if r.TCP && !deny || !r.TCP && !claimsHold(s.Token, r.claims) {
+			return false
+		}
+	}
 	if s.ServiceAccounts != nil {
 		found := false
 		for _, sa := range s.ServiceAccounts {
@@ -229,8 +286,8 @@ func toHolds(o wire.AuthorizationOperation, r Request, deny bool) bool {
 	return true
 }
 
-// inReadings tells whether something holds of some reading of a path, or of all.
-func inReadings(path string, some bool, holds func(read func(string) string, path string) bool) bool {
+// readings are the ways in which applications read a path.
+func readings() []func(string) string {
 	decode := func(p string) string {
 		decoded, err := url.PathUnescape(p)
 		if err != nil {
@@ -252,19 +309,23 @@ func inReadings(path string, some bool, holds func(read func(string) string, pat
 		}
 		return strings.Join(segments, "/")
 	}
-	readings := []func(string) string{
+	return []func(string) string{
 		func(p string) string { return p },
 		func(p string) string { return dots(decode(p)) },
 		func(p string) string { return dots(slashes(decode(p))) },
 		func(p string) string { return dots(slashes(parameters(decode(p)))) },
 	}
+}
+
+// inReadings tells whether something holds of some reading of a path, or of all.
+func inReadings(path string, some bool, holds func(read func(string) string, path string) bool) bool {
 	count := 0
-	for _, read := range readings {
+	for _, read := range readings() {
 		if path == "*" && holds(func(p string) string { return p }, path) || path != "*" && holds(read, read(path)) {
 			count++
 		}
 	}
-	return some && count > 0 || count == len(readings)
+	return some && count > 0 || count == len(readings())
 }
 
 // dots resolves "." and "..".
