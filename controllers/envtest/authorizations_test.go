@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/go-jose/go-jose/v4"
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
@@ -14,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/proxy/jwt/jwttest"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -94,6 +96,36 @@ var _ = Describe("A MeshAuthorization", func() {
 		Eventually(proxy.keys).WithArguments(wire.KindAuthorization).Should(BeEmpty())
 	})
 
+	It("says whether the keys of its issuers are at hand", func(ctx SpecContext) {
+		namespace := enrolled(ctx)
+		proxy := newProxy(ctx, namespace, "one")
+		object := newAuthorization(ctx, namespace, "tokens", `{action: Allow, rules: [{from: [{jwt: {}}]}],
+			jwt: {issuers: [{issuer: id, audiences: [a], jwks: {configMapRef: {name: keys}}}]}}`)
+		const unavailable = "Accepted=True/Accepted Programmed=True/Programmed Enforced=False/Bypassable KeysAvailable=False/Unavailable"
+		Eventually(authorizationVerdict(ctx, object)).Should(Equal(unavailable))
+		set := jwttest.Set(jwttest.New("one", jose.ES256))
+		Expect(user.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "keys"}, Data: map[string]string{"jwks.json": set},
+		})).To(Succeed())
+		Eventually(authorizationVerdict(ctx, object), "60s").Should(HaveSuffix(" KeysAvailable=True/Available"))
+		Eventually(func() string {
+			return proxy.has(wire.KindAuthorization, namespace+"/tokens").Authorization.Tokens.Issuers[0].Keys
+		}).Should(Equal(set))
+
+		By("fetching from nowhere inside of the cluster")
+		inside := newAuthorization(ctx, namespace, "inside", `{action: Allow, jwt: {issuers: [{issuer: id, audiences: [a], jwks: {url: "https://127.0.0.1/keys"}}]}}`)
+		Eventually(func() string {
+			there := &meshv1alpha1.MeshAuthorization{}
+			if err := user.Get(ctx, client.ObjectKeyFromObject(inside), there); err != nil {
+				return err.Error()
+			}
+			if c := meta.FindStatusCondition(there.Status.Conditions, meshv1alpha1.AuthorizationKeysAvailable); c != nil {
+				return c.Message
+			}
+			return ""
+		}).Should(ContainSubstring("no public address"))
+	})
+
 	It("says why it is not in force", func(ctx SpecContext) {
 		namespace, outside := enrolled(ctx), newNamespace(ctx)
 		object := newAuthorization(ctx, namespace, "later", `{targetRefs: [{group: "", kind: Service, name: later}], action: Allow}`)
@@ -111,7 +143,7 @@ var _ = Describe("A MeshAuthorization", func() {
 			`{}`:                           "spec.action",
 			`{action: Deny}`:               "a Deny policy without rules denies nothing",
 			`{action: Allow, mode: Maybe}`: "spec.mode",
-			`{action: Allow, targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}]}`:             "a target must be a Service",
+			`{action: Allow, targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: g}]}`:               "a target must be a Service",
 			`{action: Allow, targetRefs: [{group: "", kind: Service, name: a}, {group: "", kind: Service, name: a}]}`: "a target must be named once",
 			`{action: Allow, rules: [{from: [{}]}]}`:                                                                  "spec.rules[0].from[0]",
 			`{action: Allow, rules: [{to: [{}]}]}`:                                                                    "spec.rules[0].to[0]",
@@ -126,6 +158,15 @@ var _ = Describe("A MeshAuthorization", func() {
 			`{action: Allow, rules: [{to: [{grpc: [{}]}]}]}`:                                                          "spec.rules[0].to[0].grpc[0]",
 			`{action: Allow, rules: [{to: [{headers: [{name: a, type: Exact}]}]}]}`:                                   "value is for Exact and Prefix",
 			`{action: Allow, rules: [{to: [{headers: [{name: a, type: Present, value: b}]}]}]}`:                       "value is for Exact and Prefix",
+			`{action: Allow, jwt: {}}`:                                                                                           "spec.jwt.issuers",
+			`{action: Allow, jwt: {issuers: [{issuer: a, jwks: {}}]}}`:                                                           "name one of url, secretRef and configMapRef",
+			`{action: Allow, jwt: {issuers: [{issuer: a, jwks: {url: "https://a", secretRef: {name: a}}}]}}`:                     "name one of url, secretRef and configMapRef",
+			`{action: Allow, jwt: {issuers: [{issuer: a, jwks: {url: "file:///a"}}]}}`:                                           "spec.jwt.issuers[0].jwks.url",
+			`{action: Allow, jwt: {issuers: [{issuer: a, jwks: {url: "https://a", refreshInterval: 1s}}]}}`:                      "refreshInterval must be between",
+			`{action: Allow, jwt: {issuers: [{issuer: a, jwks: {url: "https://a"}}, {issuer: a, jwks: {url: "https://b"}}]}}`:    "Duplicate value",
+			`{action: Allow, jwt: {issuers: [{issuer: a, jwks: {url: "https://a"}}], from: [{header: a, cookie: b}]}}`:           "name a header or a cookie",
+			`{action: Allow, jwt: {issuers: [{issuer: a, jwks: {url: "https://a"}}]}, rules: [{from: [{jwt: {claims: [{}]}}]}]}`: "spec.rules[0].from[0].jwt.claims[0].path",
+			`{action: Allow, rules: [{conditions: [""]}]}`:                                                                       "spec.rules[0].conditions[0]",
 		} {
 			err := user.Create(ctx, authorizationOf(namespace, "refused", spec))
 			Expect(err).To(MatchError(ContainSubstring(message)), spec)
