@@ -137,13 +137,16 @@ const decisionHeader = "Weft-Authorization"
 
 // asksForDecision tells whether a client wants to know what decides about its request. One that was forwarded from
 // elsewhere does not: who is outside of the mesh does not learn about it.
-func asksForDecision(header http.Header) bool {
-	for _, forwarded := range []string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "Via"} {
-		if header[forwarded] != nil {
+// received are its fields where the header of net/http does not hold all of them.
+func asksForDecision(r *http.Request, received phttp.Header) bool {
+	if received == nil {
+		if r.Header[upstream.FieldDebug] == nil {
 			return false
 		}
+		received = listed(r.Header)
 	}
-	return slices.Contains(header[upstream.FieldDebug], upstream.DebugDecisions)
+	return slices.Contains(received.Values(upstream.FieldDebug), upstream.DebugDecisions) &&
+		!slices.ContainsFunc([]string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "Via"}, received.Has)
 }
 
 // explain keeps what has decided about the request for its answer, if the client has asked.

@@ -96,7 +96,6 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		series:      d.plain,
 		policy:      d.policy,
 		grpc:        isGRPC(r),
-		curious:     asksForDecision(r.Header),
 	}
 	x.own, _ = w.(*h1.ResponseWriter)
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || x.own == nil && ambiguous(c, r)
@@ -131,7 +130,9 @@ func (e *Engine) chooser(cfg *config, d *destination) chooser {
 
 // serve passes the request through the gate, the routes and filters of its destination, to a backend.
 func (x *exchange) serve(d *destination) {
-	head, why, err := gate(x.r, x.receivedFields())
+	received := x.receivedFields()
+	x.curious = asksForDecision(x.r, received)
+	head, why, err := gate(x.r, received)
 	if why != "" {
 		x.engine.options.Log.Debug("Refused a request", "reason", string(why), "error", err)
 		// What follows on the connection may not be what it seems.
@@ -220,6 +221,9 @@ func (x *exchange) hopped() bool { return x.received.Backend != "" }
 // writeHead writes the head of the answer.
 func (x *exchange) writeHead(res *phttp.Response) {
 	x.status = res.Status
+	if x.decided != "" {
+		res.Header.Set(decisionHeader, x.decided)
+	}
 	if x.own != nil {
 		if x.closing {
 			res.Header.Add("Connection", "close")
@@ -239,9 +243,6 @@ func (x *exchange) writeHead(res *phttp.Response) {
 			o.NotProcessed = why
 		}
 		upstream.SetOutcome(header, o)
-	}
-	if x.decided != "" {
-		header[decisionHeader] = []string{x.decided}
 	}
 	if _, ok := header["Content-Type"]; !ok {
 		// net/http would guess one.
