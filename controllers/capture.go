@@ -131,12 +131,7 @@ func (w *World) inputs() captureInputs {
 	}
 	now.authorized = compile.Authorized(authorizations, now.destinations)
 	maps.Copy(now.authorized, w.strictKeys())
-	now.strict = make(map[string]bool)
-	for namespace := range w.exposures {
-		if w.strictIn(namespace) {
-			now.strict[namespace] = true
-		}
-	}
+	now.strict = w.strictNamespaces
 	slices.SortFunc(now.destinations, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
 	return now
 }

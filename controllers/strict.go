@@ -48,16 +48,33 @@ type strictVersion struct {
 	ports   []uint16
 }
 
-// setExposures takes what a pass has compiled and tells whether it is something else than before.
+// setExposures takes what a pass has compiled and tells whether it is something else than before. Those of a
+// namespace that are the same stay the same slice, which is quickly compared.
 func (w *World) setExposures(exposures []compile.Exposure) bool {
 	next := make(map[string][]compile.Exposure)
+	var strict []compile.ServicePort
 	for i := range exposures {
-		next[exposures[i].Namespace] = append(next[exposures[i].Namespace], exposures[i])
+		e := &exposures[i]
+		next[e.Namespace] = append(next[e.Namespace], *e)
+		if e.Strict {
+			strict = append(strict, e.ServicePort)
+		}
+	}
+	changed := len(next) != len(w.exposures)
+	for namespace, own := range next {
+		if before := w.exposures[namespace]; reflect.DeepEqual(before, own) {
+			next[namespace] = before
+		} else {
+			changed = true
+		}
+	}
+	w.strictNamespaces = make(map[string]bool)
+	for _, port := range strict {
+		w.strictNamespaces[port.Namespace] = true
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	changed := !reflect.DeepEqual(next, w.exposures)
-	w.exposures = next
+	w.exposures, w.strict = next, strict
 	return changed
 }
 
@@ -68,17 +85,11 @@ func (w *World) Exposures() map[string][]compile.Exposure {
 	return w.exposures
 }
 
-// StrictPorts returns all ports that are strict.
+// StrictPorts returns all ports that are strict. They must not be changed.
 func (w *World) StrictPorts() []compile.ServicePort {
-	var ports []compile.ServicePort
-	for _, exposures := range w.Exposures() {
-		for i := range exposures {
-			if exposures[i].Strict {
-				ports = append(ports, exposures[i].ServicePort)
-			}
-		}
-	}
-	return ports
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.strict
 }
 
 // strictKeys are the keys of the destinations that are strict.
@@ -88,11 +99,6 @@ func (w *World) strictKeys() map[string]bool {
 		keys[port.Key()] = true
 	}
 	return keys
-}
-
-// strictIn tells that some port of a namespace is strict.
-func (w *World) strictIn(namespace string) bool {
-	return slices.ContainsFunc(w.exposures[namespace], func(e compile.Exposure) bool { return e.Strict })
 }
 
 // inbound makes the Inbounds of all enrolled namespaces anew, as far as something has changed that they are made
@@ -337,7 +343,7 @@ func (w *World) usable() map[string][]wire.Proxy {
 	out := make(map[string][]wire.Proxy, len(w.proxies))
 	known := make(map[proxyAddress]bool)
 	for namespace, proxies := range w.proxies {
-		strict := w.opened && w.strictIn(namespace)
+		strict := w.opened && w.strictNamespaces[namespace]
 		var connected, all uint64
 		if strict {
 			connected, all = w.agentsHave(namespace)
@@ -390,10 +396,16 @@ type admittance struct {
 	usable    map[proxyAddress]bool
 }
 
-type proxyAddress struct{ namespace, pod, addresses string }
+// proxyAddress is a proxy at its addresses, of which there are two at most.
+type proxyAddress struct {
+	namespace, pod string
+	addresses      [2]netip.Addr
+}
 
 func addressOf(namespace string, p wire.Proxy) proxyAddress {
-	return proxyAddress{namespace, p.Pod, fmt.Sprint(p.Addresses)}
+	at := proxyAddress{namespace: namespace, pod: p.Pod}
+	copy(at.addresses[:], p.Addresses)
+	return at
 }
 
 // since is the publication in which nodes were told of the last address of a proxy, if they were.

@@ -66,7 +66,9 @@ func TestEnforcement(t *testing.T) {
 		return p
 	}
 	proven := &wire.CanaryReport{StrictEnforced: true}
-	reported := func(version string) map[string]wire.PodReport { return map[string]wire.PodReport{"web": {UID: "web", Inbound: version}} }
+	reported := func(version string) map[string]wire.PodReport {
+		return map[string]wire.PodReport{"web": {UID: "web", Inbound: version}}
+	}
 	strict := exposureOf("web", func(e *compile.Exposure) { e.Strict = true })
 	version := compile.Inbounds([]*corev1.Pod{pod(nil)}, []compile.Exposure{strict}, nil)[0].Version
 	permissive := compile.Inbounds([]*corev1.Pod{pod(nil)}, []compile.Exposure{exposureOf("web", nil)}, nil)[0].Version

@@ -100,11 +100,14 @@ type World struct {
 	captured    map[string]captured
 	capturing   captureInputs
 	capturedSeq uint64
-	// exposures are those of each namespace, inbounds what comes of them and of pods.
-	exposures       map[string][]compile.Exposure
-	inbounds        map[string]*inbounds
-	inboundsChanged bool
-	admitted        admittance
+	// exposures are those of each namespace, replaced under mu and only by the worker like the strict ones among
+	// them; inbounds is what comes of them and of pods.
+	exposures        map[string][]compile.Exposure
+	strict           []compile.ServicePort
+	strictNamespaces map[string]bool
+	inbounds         map[string]*inbounds
+	inboundsChanged  bool
+	admitted         admittance
 	// unused tells since when a number has no destination.
 	unused  map[compile.NumberKey]time.Time
 	started time.Time
