@@ -88,9 +88,23 @@ func (w *world) policyStatuses(routes []*route, resources []wire.Resource, expos
 		}
 		s.Effective = s.Effective[:min(len(s.Effective), maxEffective)]
 		s.Accepted = p.acceptedOverall(s.Targets)
+		if shut := w.unreachable(s.Strict); len(shut) > 0 {
+			s.Accepted.Message += "; only mtls.allowFrom gets through to " + some(shut) + ", which no proxy leads to"
+		}
 		statuses = append(statuses, s)
 	}
 	return statuses
+}
+
+// unreachable names the Services of strict ports that are not captured.
+func (w *world) unreachable(ports []ServicePort) []string {
+	var names []string
+	for _, p := range ports {
+		if svc := w.services[types.NamespacedName{Namespace: p.Namespace, Name: p.Service}]; svc != nil && w.uncaptured(svc) != nil {
+			names = append(names, "Service "+p.Service)
+		}
+	}
+	return names
 }
 
 // byTarget gives each target of a policy, without its section, those resources that the policy is part of.
