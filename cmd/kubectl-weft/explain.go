@@ -19,7 +19,7 @@ import (
 )
 
 func (a *app) routesCommand() *cobra.Command {
-	return group("routes", "Try requests on routes", a.explainCommand())
+	return group("routes", "Try requests on routes", a.explainCommand(), a.routesTestCommand())
 }
 
 func (a *app) explainCommand() *cobra.Command {

@@ -120,7 +120,7 @@ func (r *reader) file(name string, data []byte) error {
 			return nil
 		}
 		if err != nil {
-			return syntaxError(name, err)
+			return Located(name, err)
 		}
 		if len(document.Content) == 0 || document.Content[0].ShortTag() == "!!null" {
 			continue

@@ -9,8 +9,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// syntaxError says where a parser has stopped.
-func syntaxError(file string, err error) error {
+// Located makes an error of the YAML parser one that names its place in a file.
+func Located(file string, err error) error {
 	var one *yaml.LoadError
 	if many, ok := errors.AsType[*yaml.LoadErrors](err); ok && len(many.Errors) > 0 {
 		one = many.Errors[0]

@@ -33,7 +33,7 @@ func (s *source) read() error {
 	asKubectl(s.root)
 	var value any
 	if err := s.root.Decode(&value); err != nil {
-		return syntaxError(s.file, err)
+		return Located(s.file, err)
 	}
 	data, err := json.Marshal(value)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -83,7 +85,7 @@ func (f *Forward) open(ctx context.Context, pod types.NamespacedName, port int) 
 	case <-ready:
 	case err := <-ended:
 		end()
-		return 0, nil, errors.Join(err, ctx.Err())
+		return 0, nil, refused(pod, err)
 	case <-ctx.Done():
 		end()
 		return 0, nil, ctx.Err()
@@ -94,6 +96,18 @@ func (f *Forward) open(ctx context.Context, pod types.NamespacedName, port int) 
 		return 0, nil, err
 	}
 	return ports[0].Local, end, nil
+}
+
+// refused tells that a right is missing from other failures. Of what the API server says, client-go passes on the
+// text alone.
+func refused(pod types.NamespacedName, err error) error {
+	if err == nil {
+		return errors.New("the port-forward has ended")
+	}
+	if strings.Contains(err.Error(), "forbidden") {
+		return apierrors.NewForbidden(schema.GroupResource{Resource: "pods/portforward"}, pod.Name, err)
+	}
+	return err
 }
 
 // forwarded is a body whose end is that of its port-forward.
