@@ -40,8 +40,8 @@ type MeshReconciler struct {
 	rotation *Rotation
 	members  *Members
 	plain    *plainCounter
-	// installed is what was found when the operator started.
-	installed installed
+	// installation knows what is installed.
+	installation *installation
 
 	started, lastWrite time.Time
 }
@@ -63,6 +63,7 @@ func (r *MeshReconciler) watchHub(ctx context.Context, queue workqueue.TypedRate
 		for {
 			clients, members := r.Hub.Changed(), r.World.Membership()
 			authority, waiting, issued := r.keeper.Changed(), r.rotation.Changed(), r.members.changed()
+			definitions := r.installation.Changed()
 			queue.AddAfter(theMesh, meshInterval)
 			select {
 			case <-ctx.Done():
@@ -72,6 +73,7 @@ func (r *MeshReconciler) watchHub(ctx context.Context, queue workqueue.TypedRate
 			case <-authority:
 			case <-waiting:
 			case <-issued:
+			case <-definitions:
 			}
 		}
 	}()
@@ -114,7 +116,7 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	}
 	grace := r.World.ConnectGrace - time.Since(r.started)
 	o := observation{
-		enrolled: r.World.served(), joined: r.World.memberships(), reports: r.Hub.Nodes(), installed: r.installed, fresh: grace > 0,
+		enrolled: r.World.served(), joined: r.World.memberships(), reports: r.Hub.Nodes(), installed: r.installation.now(), fresh: grace > 0,
 		certificates: certificateState{
 			authority: r.keeper.Authority(), fault: r.keeper.Fault(), waiting: r.rotation.Waiting(), found: r.rotation.Found(),
 			request: mesh.Annotations[meshv1alpha1.RotateRootAnnotation],

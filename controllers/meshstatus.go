@@ -38,6 +38,9 @@ type observation struct {
 	fresh bool
 }
 
+// reasonOutdated is the one reason for a condition of the Mesh to be False that keeps it from nothing.
+const reasonOutdated = "Outdated"
+
 // meshStatus computes the status of a Mesh. Nodes that take no pods and run none of the mesh's need
 // no agent. Times of conditions move only with their status.
 func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus {
@@ -66,7 +69,11 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 		Message: "bundle version " + o.installed.version}
 	if missing := o.installed.missingOf(gwv1.GroupName); len(missing) > 0 {
 		api.Status, api.Reason = metav1.ConditionFalse, "Missing"
-		api.Message = "install the Gateway API, standard channel: missing " + strings.Join(missing, ", ")
+		api.Message = "install the Gateway API " + oldestName + " or later, standard channel: missing " + strings.Join(missing, ", ")
+	} else if o.installed.outdated() {
+		api.Status, api.Reason = metav1.ConditionFalse, reasonOutdated
+		api.Message = "bundle version " + o.installed.version + " is older than " + oldestName +
+			": Weft works, without the fields that are missing there; install it, standard channel"
 	}
 	own := metav1.Condition{Status: metav1.ConditionTrue}
 	if missing := o.installed.missingOf(meshv1alpha1.GroupVersion.Group); len(missing) > 0 {
@@ -76,7 +83,7 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 	ready := metav1.Condition{Type: meshv1alpha1.MeshReady, Status: metav1.ConditionTrue, Reason: "Ready",
 		Message: "the control plane serves and capture is proven"}
 	for _, c := range []metav1.Condition{own, captured, api} {
-		if c.Status != metav1.ConditionTrue {
+		if c.Status != metav1.ConditionTrue && c.Reason != reasonOutdated {
 			ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, c.Reason, c.Message
 			break
 		}

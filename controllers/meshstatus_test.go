@@ -71,6 +71,12 @@ func TestMeshStatus(t *testing.T) {
 			wantReason:   "Missing",
 			wantCaptured: "0/0",
 		},
+		"an old Gateway API": {
+			observation:  observation{installed: installed{version: "v1.4.1"}},
+			wantReady:    metav1.ConditionTrue,
+			wantReason:   "Ready",
+			wantCaptured: "0/0",
+		},
 		"an operator that is newer than its CustomResourceDefinitions": {
 			observation:  observation{installed: installed{missing: needed[2:]}},
 			wantReady:    metav1.ConditionFalse,

@@ -67,6 +67,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 		return err
 	}
 	log := mgr.GetLogger()
+	installation := newInstallation(direct, log.WithName("installation"), found)
 	world := NewWorld()
 	hub := distribute.NewHub(distribute.HubOptions{
 		Layers: []distribute.Layer{
@@ -90,7 +91,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	rotation := newRotation(mgr, direct, keeper, world, members, hub, opts.Namespace)
 	plain := newPlainCounter()
 	mesh := &MeshReconciler{
-		Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, plain: plain, installed: found,
+		Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, plain: plain, installation: installation,
 	}
 	if err := ctrl.NewControllerManagedBy(mgr).Named("mesh").
 		For(&meshv1alpha1.Mesh{}).
@@ -104,8 +105,11 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 			return fmt.Errorf("add the node agents: %w", err)
 		}
 	}
+	if err := mgr.Add(installation); err != nil {
+		return fmt.Errorf("follow what is installed: %w", err)
+	}
 	if len(found.missing) > 0 {
-		return mgr.Add(&installation{reader: direct, log: log})
+		return nil
 	}
 	if err := addController(mgr, "world", world, world.sources(mgr.GetCache())); err != nil {
 		return err

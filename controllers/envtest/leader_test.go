@@ -2,6 +2,8 @@ package envtest_test
 
 import (
 	"path/filepath"
+	"slices"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -93,7 +95,21 @@ var _ = Describe("The leader", func() {
 		ready := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, meshv1alpha1.MeshReady)
 		Expect(ready.Message).To(ContainSubstring("of this release of Weft: missing meshpolicies, meshauthorizations"))
 
-		_, err := envtest.InstallCRDs(userConfig, gatewayAPI)
+		By("installing all but GRPCRoute")
+		missing := func() string {
+			c := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, meshv1alpha1.MeshGatewayAPI)
+			_, names, _ := strings.Cut(c.Message, ": missing ")
+			return names
+		}
+		Expect(missing()).To(Equal("httproutes, grpcroutes"))
+		part := gatewayAPI
+		part.Paths, part.CRDs = slices.DeleteFunc(slices.Clone(part.Paths), func(path string) bool { return strings.Contains(path, "grpcroutes") }), nil
+		_, err := envtest.InstallCRDs(userConfig, part)
+		Expect(err).NotTo(HaveOccurred())
+		Eventually(missing).Should(Equal("grpcroutes"))
+
+		By("installing the rest")
+		_, err = envtest.InstallCRDs(userConfig, gatewayAPI)
 		Expect(err).NotTo(HaveOccurred())
 		_, err = envtest.InstallCRDs(userConfig, own)
 		Expect(err).NotTo(HaveOccurred())
