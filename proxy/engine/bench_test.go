@@ -16,7 +16,7 @@ import (
 func BenchmarkForward(b *testing.B) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))
 	defer backend.Close()
-	e := New(Options{Namespace: namespace, Source: &wire.Workload{}, LeaveGrace: time.Nanosecond})
+	e := New(Options{Namespace: namespace, Source: &wire.Workload{}, LeaveGrace: time.Nanosecond, HTTP: tested})
 	defer func() { _ = e.Shutdown(b.Context()) }()
 	e.Apply(wire.Delta{Seq: 1, Upserted: append(service("cart", wire.ProtocolHTTP, backend.Listener.Addr().String()),
 		route("r", "cart", func(r *wire.Route) { r.Backends = to("cart") }))})

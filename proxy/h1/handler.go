@@ -15,8 +15,8 @@ import (
 	phttp "weft.dev/weft/proxy/http"
 )
 
-// HTTP returns the exchange under way as net/http's types, for handlers that need those. The request's URL is not
-// set: it is for handlers that go by RequestURI. Its context is ctx; to end it when the client has gone is for
+// HTTP returns the exchange under way as net/http's types, for handlers that need those. The request's URL and
+// RemoteAddr are not set: it is for handlers that go by RequestURI and know the connection. Its context is ctx; to end it when the client has gone is for
 // OnGone. What the writer has been given is complete once the handler returns and EndHTTP was called.
 //
 // The writer supports http.ResponseController in all it can do, and WriteFields.
@@ -27,7 +27,7 @@ func (c *Conn) HTTP(ctx context.Context) (*ResponseWriter, *http.Request) {
 	req := &http.Request{
 		Method: r.Method, RequestURI: r.Target, Host: r.Authority, Header: header,
 		Proto: "HTTP/1." + string('0'+r.Minor), ProtoMajor: 1, ProtoMinor: int(r.Minor),
-		ContentLength: r.ContentLength, RemoteAddr: c.conn.RemoteAddr().String(),
+		ContentLength: r.ContentLength,
 	}
 	if announced := header["Trailer"]; len(announced) > 0 && r.ContentLength == lengthChunked {
 		req.Trailer = trailerOf(announced)
@@ -132,18 +132,21 @@ func (w *ResponseWriter) EndHTTP() {
 		w.WriteHeader(http.StatusOK)
 	}
 	var trailer phttp.Header
-	for name := range trailerOf(w.announced) {
-		for _, value := range w.header[name] {
-			trailer.Add(name, value)
+	if len(w.announced) > 0 {
+		for name := range trailerOf(w.announced) {
+			for _, value := range w.header[name] {
+				trailer.Add(name, value)
+			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(w.header)) {
+	for name, values := range w.header {
 		if plain, ok := strings.CutPrefix(name, http.TrailerPrefix); ok {
-			for _, value := range w.header[name] {
+			for _, value := range values {
 				trailer.Add(plain, value)
 			}
 		}
 	}
+	slices.SortStableFunc(trailer, func(a, b phttp.Field) int { return strings.Compare(a.Name, b.Name) })
 	w.conn.SetTrailer(trailer)
 }
 

@@ -62,14 +62,14 @@ func (r *Request) parse(head string) *Error {
 	if length == lengthNone {
 		r.ContentLength = 0
 	}
+	if f.expectBad {
+		return errExpect
+	}
 	if r.Minor == 0 {
 		// A proxy does not keep connections of HTTP/1.0 (RFC 9112 section 9.3), and ignores what that version
 		// does not know (RFC 9110 sections 7.8 and 10.1.1).
 		r.Close = true
 		return nil
-	}
-	if f.expectBad {
-		return errExpect
 	}
 	r.Close = f.closing
 	r.Continue = f.expects && r.ContentLength != 0

@@ -81,8 +81,8 @@ func TestRequest(t *testing.T) {
 			Request{Method: "GET", Target: "/", Authority: "a", Minor: 1, Upgrade: true, Header: fields("Connection", "keep-alive, Upgrade", "Upgrade", "websocket")},
 		},
 		"an old version has no connection to keep, no expectations and no upgrades": {
-			head("GET / HTTP/1.0", "Connection: keep-alive, Upgrade", "Upgrade: websocket", "Expect: other"),
-			Request{Method: "GET", Target: "/", Close: true, Header: fields("Connection", "keep-alive, Upgrade", "Upgrade", "websocket", "Expect", "other")},
+			head("GET / HTTP/1.0", "Connection: keep-alive, Upgrade", "Upgrade: websocket", "Expect: 100-continue"),
+			Request{Method: "GET", Target: "/", Close: true, Header: fields("Connection", "keep-alive, Upgrade", "Upgrade", "websocket", "Expect", "100-continue")},
 		},
 		"an empty host": {
 			head("GET / HTTP/1.1", "Host:"),

@@ -93,7 +93,7 @@ func (t *Transport) RoundTripFields(req *http.Request, fields phttp.Header) (*ht
 		closeBody(req)
 		return nil, err
 	}
-	e := &outgoing{Transport: t, req: req, upgrade: upgrade, ctx: req.Context(), sent: make(chan struct{}), proceed: make(chan struct{})}
+	e := &outgoing{Transport: t, req: req, upgrade: upgrade, ctx: req.Context()}
 	e.stop = context.AfterFunc(e.ctx, t.interrupt)
 	res, err := e.send(&head)
 	if err != nil {
@@ -127,7 +127,7 @@ type outgoing struct {
 	// upgrade tells that the request asks for another protocol.
 	upgrade bool
 	stop    func() bool
-	// sent is closed when nothing more of the request will be sent; whole tells that all of it was, last that
+	// sent is closed when nothing more of the body will be sent; whole tells that all of it was, last that
 	// all of it was given to the connection, which may still be busy with it.
 	sent        chan struct{}
 	whole, last atomic.Bool
@@ -144,14 +144,13 @@ func (e *outgoing) send(head *phttp.Request) (*http.Response, error) {
 		length = lengthChunked // net/http: a body without a length
 	}
 	if err := e.client.Write(head, length, e.upgrade, nil); err != nil {
-		close(e.sent)
 		return nil, err
 	}
 	if length == 0 {
 		e.whole.Store(true)
-		close(e.sent)
 		closeBody(e.req)
 	} else {
+		e.sent, e.proceed = make(chan struct{}), make(chan struct{})
 		go e.upload(length)
 	}
 	for count := 0; ; count++ {
@@ -165,7 +164,7 @@ func (e *outgoing) send(head *phttp.Request) (*http.Response, error) {
 		if count == maxInformational {
 			return nil, e.client.fail(errInformational)
 		}
-		if r.Status == http.StatusContinue {
+		if r.Status == http.StatusContinue && e.proceed != nil {
 			e.asked.Do(func() { close(e.proceed) })
 		}
 		if trace := httptrace.ContextClientTrace(e.ctx); trace != nil && trace.Got1xxResponse != nil {
@@ -383,7 +382,10 @@ func requestHead(req *http.Request, fields phttp.Header) (head phttp.Request, up
 	for i := range fields {
 		upgrade = upgrade || equalFold(fields[i].Name, "upgrade")
 	}
-	head.Header = slices.DeleteFunc(slices.Clone(fields), func(f phttp.Field) bool { return equalFold(f.Name, "connection") })
+	if fields.Has("Connection") {
+		head.Header = fields.Clone()
+		head.Header.Del("Connection")
+	}
 	return head, upgrade
 }
 
