@@ -202,7 +202,7 @@ func dropPart(p *meshv1alpha1.TrafficPolicy, part string) {
 // onlyMode is what is left of what is said about mTLS when something of it is at fault: nobody is let in by a
 // mistake.
 func onlyMode(said *meshv1alpha1.MTLS) *meshv1alpha1.MTLS {
-	if said.Mode == "" || said.Mode == meshv1alpha1.MTLSPermissive {
+	if said == nil || said.Mode == "" || said.Mode == meshv1alpha1.MTLSPermissive {
 		return nil
 	}
 	return &meshv1alpha1.MTLS{Mode: meshv1alpha1.MTLSStrict}
