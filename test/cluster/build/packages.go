@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// DebianPackages are what the cluster and the race detector need and Go modules cannot give. The
-// iptables package is there for the portmap plugin.
+// DebianPackages are what the cluster, the race detector and tests against servers of others need and Go modules
+// cannot give. The iptables package is there for the portmap plugin.
 var DebianPackages = []string{
 	"runc", "containernetworking-plugins", "nftables", "iptables", "iproute2", "conntrack",
-	"gcc", "libc6-dev", "ca-certificates",
+	"gcc", "libc6-dev", "ca-certificates", "nginx", "apache2-bin",
 }
 
 // InstallPackages installs those of DebianPackages that are missing; it does not touch the network
