@@ -210,7 +210,7 @@ conformance: mesh ## Gateway API conformance, upstream suite; EXPECT=FILE holds 
 
 .PHONY: e2e
 e2e: mesh ## end-to-end tests on the local cluster; EXPECT=FILE holds them to a list, RUN=REGEX runs some
-	@mkdir -p build/test && go test -tags e2e -json -timeout 30m -run '$(RUN)' ./test/e2e/... \
+	@mkdir -p build/test && go test -tags e2e -json -p 1 -timeout 30m -run '$(RUN)' ./test/e2e/... \
 		| go run ./test/report -name e2e -out build/test/e2e.txt $(if $(EXPECT),-expect $(EXPECT))
 
 ##@ Benches

@@ -35,9 +35,15 @@ func (dir strictFile) read() ([]string, error) {
 	return namespaces, nil
 }
 
-// write replaces the file in one step.
+// write replaces the file in one step. Of nothing there is no file.
 func (dir strictFile) write(namespaces []string) error {
 	if dir == "" {
+		return nil
+	}
+	if len(namespaces) == 0 {
+		if err := os.Remove(dir.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("strict namespaces: %w", err)
+		}
 		return nil
 	}
 	data, err := json.Marshal(namespaces)

@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
+	"github.com/google/nftables"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -62,4 +64,50 @@ func ReuseAddresses(node string, addresses []netip.Addr) error {
 		}
 	}
 	return nil
+}
+
+// Tables names the nftables tables of Weft in the network namespace of a pod that runs on this machine.
+func Tables(pod types.UID) ([]string, error) {
+	pid, err := process(pod)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	defer file.Close()
+	conn, err := nftables.New(nftables.WithNetNSFd(int(file.Fd())))
+	if err != nil {
+		return nil, fmt.Errorf("netfilter socket: %w", err)
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	var names []string
+	for _, table := range tables {
+		if strings.HasPrefix(table.Name, "weft") {
+			names = append(names, table.Name)
+		}
+	}
+	return names, nil
+}
+
+// process finds a process of a pod.
+func process(pod types.UID) (int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return 0, fmt.Errorf("processes: %w", err)
+	}
+	for _, file := range files {
+		groups, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(groups, []byte("pod"+string(pod))) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
+			return pid, nil
+		}
+	}
+	return 0, errors.New("the pod has no processes on this machine")
 }
