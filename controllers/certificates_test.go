@@ -61,6 +61,25 @@ func TestCertificatesValid(t *testing.T) {
 	}
 }
 
+// What is asked of a root that the operator does not have is answered with where that is.
+func TestTheRootOfASecretIsChangedThere(t *testing.T) {
+	state := certificateState{
+		authority: newKeeper(t, issuedAt).Authority(), request: "now",
+		found: identity.Found{Source: "secret/corp-ca", Name: "Secret weft-system/corp-ca", RootElsewhere: true},
+	}
+	if c := rootRotating(state); c.Reason != "Steady" || !strings.Contains(c.Message, "Secret weft-system/corp-ca has the root") {
+		t.Errorf("%s: %s", c.Reason, c.Message)
+	}
+	if c := authorityAccepted(state); c.Status != "True" || c.Reason != "Exchanging" {
+		t.Errorf("%s/%s: %s, want it to be on its way", c.Status, c.Reason, c.Message)
+	}
+	state.found.Source = ""
+	state.found.RootElsewhere = false
+	if c := rootRotating(state); strings.Contains(c.Message, "has the root") {
+		t.Errorf("the operator's own: %s", c.Message)
+	}
+}
+
 func TestWhoHasAcknowledged(t *testing.T) {
 	proxy := func(pod string, seq uint64) distribute.Client {
 		return distribute.Client{Identity: distribute.Identity{Kind: distribute.ClientProxy, Namespace: "shop", Pod: pod}, Seq: seq}

@@ -2,6 +2,7 @@ package envtest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -52,7 +53,20 @@ type operator struct {
 	passes int
 	// before, if set, is called before each request.
 	before func(*http.Request)
+	// crashing, if set, tells at which request the operator dies, crashed is closed when it has.
+	crashing *crash
+	crashed  chan struct{}
 }
+
+// crash is the death of an operator at the nth of the requests that match: before it reaches the API server, or
+// after that and before its answer comes back.
+type crash struct {
+	match   func(*http.Request) bool
+	nth     int
+	written bool
+}
+
+var errCrashed = errors.New("the operator has crashed")
 
 // current is the operator that leads, also between specs. One that has known node agents is spent: it
 // would wait for their return.
@@ -83,6 +97,11 @@ var _ = BeforeEach(func() {
 var _ = AfterEach(func() {
 	if o := leader(); o != nil {
 		o.intercept(nil)
+		select {
+		case <-o.crashed:
+			spent = true
+		default:
+		}
 	}
 })
 
@@ -90,7 +109,7 @@ var _ = AfterSuite(func() { succeed(nil) })
 
 // startOperator starts an operator that stands for election. It does not wait for anything.
 func startOperator(change ...func(*controllers.Options)) *operator {
-	o := &operator{address: freeAddress(), webhook: freeAddress(), metrics: prometheus.NewRegistry(), tried: &journal{}, requests: &journal{}, done: make(chan struct{})}
+	o := &operator{address: freeAddress(), webhook: freeAddress(), metrics: prometheus.NewRegistry(), tried: &journal{}, requests: &journal{}, crashed: make(chan struct{}), done: make(chan struct{})}
 	o.name = "weft-operator-" + o.address[strings.LastIndex(o.address, ":")+1:]
 	settings := rest.CopyConfig(operatorConfig)
 	settings.Wrap(func(next http.RoundTripper) http.RoundTripper { return &auditor{o, next} })
@@ -150,6 +169,34 @@ func (o *operator) intercept(before func(*http.Request)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.before = before
+}
+
+// crash lets the operator die at a request: nothing that it asks from then on reaches the API server.
+func (o *operator) crash(at crash) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.crashing = &at
+}
+
+// dies tells whether the operator has crashed, or does so at this request.
+func (o *operator) dies(r *http.Request) (now, afterwards bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case <-o.crashed:
+		return true, false
+	default:
+	}
+	if o.crashing == nil || !o.crashing.match(r) {
+		return false, false
+	}
+	if o.crashing.nth--; o.crashing.nth > 0 {
+		return false, false
+	}
+	if !o.crashing.written {
+		close(o.crashed)
+	}
+	return !o.crashing.written, o.crashing.written
 }
 
 // compiled returns how many passes have compiled.
@@ -220,7 +267,18 @@ func (a *auditor) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Method != http.MethodGet {
 		a.operator.tried.add(r.Method + " " + r.URL.Path)
 	}
+	now, afterwards := a.operator.dies(r)
+	if now {
+		return nil, errCrashed
+	}
 	response, err := a.next.RoundTrip(r)
+	if afterwards {
+		if err == nil {
+			err = errors.Join(errCrashed, response.Body.Close())
+		}
+		close(a.operator.crashed)
+		return nil, err
+	}
 	if r.Method != http.MethodGet && err == nil {
 		entry := fmt.Sprintf("%s %s %d", r.Method, r.URL.Path, response.StatusCode)
 		a.operator.requests.add(entry)
