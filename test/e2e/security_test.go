@@ -4,9 +4,7 @@ package e2e
 
 import (
 	"fmt"
-	"strconv"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -75,46 +73,4 @@ spec:
 	testbed.Update(t, bed, policy, func(a *meshv1alpha1.MeshAuthorization) { a.Spec.Mode = "Audit" })
 	testbed.Await(t, bed, policy, programmed)
 	always(t, w.abroadClient, closed, from("v1"))
-}
-
-// TestRootRotation exchanges the root of all trust while requests go between namespaces. None may fail, and
-// in the end there is another root and nothing else is trusted. It is not parallel: an exchange waits for
-// proxies and agents that other tests take away.
-func TestRootRotation(t *testing.T) {
-	s := newSite(t)
-	authority := func() meshv1alpha1.CertificateAuthorityStatus {
-		mesh := &meshv1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Name: meshv1alpha1.MeshName}}
-		testbed.Await(t, bed, mesh, func(m *meshv1alpha1.Mesh) string {
-			if len(m.Status.CertificateAuthority.Roots) == 0 {
-				return "no root is shown"
-			}
-			return ""
-		})
-		return mesh.Status.CertificateAuthority
-	}
-	before := authority()
-	loads := s.load(t)
-	mesh := &meshv1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Name: meshv1alpha1.MeshName}}
-	value := strconv.FormatInt(time.Now().UnixNano(), 36)
-	testbed.Update(t, bed, mesh, func(m *meshv1alpha1.Mesh) {
-		if m.Annotations == nil {
-			m.Annotations = map[string]string{}
-		}
-		m.Annotations[meshv1alpha1.RotateRootAnnotation] = value
-	})
-	begun := time.Now()
-	testbed.Await(t, bed, mesh, func(m *meshv1alpha1.Mesh) string {
-		ca := m.Status.CertificateAuthority
-		if ca.RotateRoot != value || ca.Rotation != "Steady" {
-			return fmt.Sprintf("the exchange is not over: %+v, %+v", ca, meta.FindStatusCondition(m.Status.Conditions, meshv1alpha1.MeshRootRotating))
-		}
-		return ""
-	})
-	t.Logf("the exchange took %s", time.Since(begun).Round(time.Second))
-	more(loads)
-	after := authority()
-	if len(after.Roots) != 1 || after.Roots[0].Fingerprint == before.Roots[0].Fingerprint {
-		t.Errorf("roots before %+v and after %+v, want another one alone", before.Roots, after.Roots)
-	}
-	unharmed(t, loads)
 }
