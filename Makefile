@@ -63,7 +63,7 @@ $(LINT):
 	@echo "building the linter"
 	@mkdir -p $(@D) && cd tools/lint && go build -o $@ .
 
-GENERATED := api config controllers bundle catalog docs go.mod go.sum
+GENERATED := api config controllers bundle docs go.mod go.sum
 .PHONY: verify
 verify: ## generated files equal the committed ones
 	@$(MAKE) --no-print-directory generate manifests golden
@@ -121,7 +121,7 @@ bundle: ## regenerate the bundle for the Operator Lifecycle Manager
 		esac; done; } > build/bundle/kustomization.yaml
 	@$(KUSTOMIZE) build build/bundle | go run ./tools/bundle -version $(VERSION) -icon config/manifests/icon.svg -out $(BUNDLE_DIR) $(if $(BUNDLE_RELEASED),-released)
 catalog: bundle ## regenerate the file-based catalog
-	@go run ./tools/bundle -out $(BUNDLE_DIR) -catalog catalog/weft/catalog.yaml -image $(BUNDLE_IMAGE)
+	@go run ./tools/bundle -out $(BUNDLE_DIR) -catalog config/catalog/weft/catalog.yaml -image $(BUNDLE_IMAGE)
 bundle-build: ## build the bundle's image with a container engine
 	$(CONTAINER_TOOL) build -f bundle/bundle.Dockerfile -t $(BUNDLE_IMAGE) bundle
 

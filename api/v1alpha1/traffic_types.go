@@ -63,7 +63,7 @@ type MTLS struct {
 	// scrapers, ingress, the API server on its way to a webhook. It is inherited as a whole, and {} ends what is
 	// inherited.
 	// +optional
-	AllowFrom *MTLSAllowFrom `json:"allowFrom,omitempty"` //nolint:kubeapilinter // an empty one is not the same as none
+	AllowFrom *MTLSAllowFrom `json:"allowFrom,omitempty"`
 }
 
 // MTLSMode says what happens to callers that the mesh has not identified.

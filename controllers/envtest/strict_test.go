@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -46,11 +47,11 @@ func (g *guard) port(agent *peer) func() string {
 		if in == nil {
 			return "nothing"
 		}
-		var text string
+		var text strings.Builder
 		for _, p := range in.Ports {
-			text += fmt.Sprintf("%d %v %v", p.Port, p.Strict, p.Allowed)
+			fmt.Fprintf(&text, "%d %v %v", p.Port, p.Strict, p.Allowed)
 		}
-		return text
+		return text.String()
 	}
 }
 

@@ -3,7 +3,7 @@
 // decided in package olm.
 //
 //	kustomize build config/manifests | bundle -version v0.1.0 -icon icon.svg -out bundle/
-//	bundle -out bundle -catalog catalog/weft/catalog.yaml -image example/weft-bundle:v0.1.0
+//	bundle -out bundle -catalog config/catalog/weft/catalog.yaml -image example/weft-bundle:v0.1.0
 //
 // It exits with 1 when the result breaks a rule of OLM; -released asks for images by digest.
 package main

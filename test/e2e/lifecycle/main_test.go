@@ -225,7 +225,7 @@ func (w *town) nothingRemains(t *testing.T, bed *testbed.Bed, certificates bool)
 			_, secrets := list.(*corev1.SecretList)
 			if err := meta.EachListItem(list, func(o runtime.Object) error {
 				object, err := meta.Accessor(o)
-				if err == nil && !(secrets && certificates) {
+				if err == nil && (!secrets || !certificates) {
 					found = append(found, fmt.Sprintf("%T %s/%s", o, object.GetNamespace(), object.GetName()))
 				}
 				return err

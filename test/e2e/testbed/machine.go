@@ -76,7 +76,7 @@ func Tables(pod types.UID) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	conn, err := nftables.New(nftables.WithNetNSFd(int(file.Fd())))
 	if err != nil {
 		return nil, fmt.Errorf("netfilter socket: %w", err)

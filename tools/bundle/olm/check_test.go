@@ -18,7 +18,7 @@ import (
 
 const (
 	bundleDir   = "../../../bundle"
-	catalogFile = "../../../catalog/weft/catalog.yaml"
+	catalogFile = "../../../config/catalog/weft/catalog.yaml"
 )
 
 var readCommitted = sync.OnceValues(func() ([]byte, error) {
