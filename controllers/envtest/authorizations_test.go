@@ -98,6 +98,7 @@ var _ = Describe("A MeshAuthorization", func() {
 
 	It("says whether the keys of its issuers are at hand", func(ctx SpecContext) {
 		namespace := enrolled(ctx)
+		newService(ctx, namespace, "web", nil)
 		proxy := newProxy(ctx, namespace, "one")
 		object := newAuthorization(ctx, namespace, "tokens", `{action: Allow, rules: [{from: [{jwt: {}}]}],
 			jwt: {issuers: [{issuer: id, audiences: [a], jwks: {configMapRef: {name: keys}}}]}}`)
