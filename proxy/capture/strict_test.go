@@ -31,7 +31,7 @@ func inbound(uid string, ports ...wire.InboundPort) wire.Resource {
 
 var strictPort = wire.InboundPort{Port: 8080, Strict: true}
 
-// callers returns what is in force for callers of a pod.
+// inbound returns what is in force for callers of a pod.
 func (n *netns) inbound() rules.Inbound {
 	n.mu.Lock()
 	defer n.mu.Unlock()
