@@ -236,18 +236,5 @@ func (w *World) SetPlain(calls []plainCall) {
 	before := w.plain
 	w.plain = next
 	w.mu.Unlock()
-	changed := make(map[string]bool)
-	for port, names := range next {
-		if !slices.Equal(names, before[port]) {
-			changed[port.Namespace] = true
-		}
-	}
-	for port := range before {
-		if _, still := next[port]; !still {
-			changed[port.Namespace] = true
-		}
-	}
-	if len(changed) > 0 {
-		w.Status.EnforcementChanged(changed)
-	}
+	w.enforcementChanged(differing(before, next, slices.Equal[[]string]))
 }

@@ -236,20 +236,30 @@ func (w *World) enforce() {
 	before := w.enforcements
 	w.enforcements = next
 	w.mu.Unlock()
-	changed := make(map[string]bool)
-	for port, e := range next {
-		if before[port] != e {
-			changed[port.Namespace] = true
+	w.enforcementChanged(differing(before, next, func(a, b status.Enforcement) bool { return a == b }))
+}
+
+// enforcementChanged wakes the status writer if what is known of strict ports has changed in a namespace.
+func (w *World) enforcementChanged(namespaces map[string]bool) {
+	if len(namespaces) > 0 {
+		w.Status.EnforcementChanged(namespaces)
+	}
+}
+
+// differing returns the namespaces of the ports of which something else is known than before.
+func differing[V any](before, next map[compile.ServicePort]V, equal func(a, b V) bool) map[string]bool {
+	namespaces := make(map[string]bool)
+	for port, now := range next {
+		if was, known := before[port]; !known || !equal(was, now) {
+			namespaces[port.Namespace] = true
 		}
 	}
 	for port := range before {
 		if _, still := next[port]; !still {
-			changed[port.Namespace] = true
+			namespaces[port.Namespace] = true
 		}
 	}
-	if len(changed) > 0 {
-		w.Status.EnforcementChanged(changed)
-	}
+	return namespaces
 }
 
 // enforcement tells how many of the pods behind a port refuse whom they should, as their nodes report and
