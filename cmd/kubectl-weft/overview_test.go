@@ -151,7 +151,7 @@ spec: {ports: [{port: 5432}]}
 	if got := w.run(t, "analyze", "-f", "-", "--fail-on", "info", "-o", "wide"); got.code != exitNo || !strings.HasPrefix(got.out, "stdin:2:1: info WEFT135: Service shop/db: ") {
 		t.Errorf("with --fail-on info: exit code %d, %q", got.code, got.out)
 	}
-	for _, dir := range []string{"canary", "release", "environments", "demo"} {
+	for _, dir := range []string{"canary", "release", "environments", "authorization", "demo"} {
 		if got := w.run(t, "analyze", "-f", "../../examples/"+dir, "--fail-on", "warning"); got.code != exitOK {
 			t.Errorf("examples/%s: exit code %d, %s%s", dir, got.code, got.out, got.err)
 		}
