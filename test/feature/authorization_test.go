@@ -2,7 +2,14 @@ package feature_test
 
 import (
 	"bufio"
+	"context"
+	"errors"
+	"os"
+	"syscall"
 	"testing"
+	"time"
+
+	"weft.dev/weft/test/feature/harness"
 )
 
 // TestAuthorizationOfTCP: connections of opaque bytes are decided by who opens them and by their port. Rules about
@@ -41,15 +48,33 @@ spec:
 		"of a caller who is not denied":     {"bank", "ledger:5432", "ledger"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := dial(t, m, tc.from, tc.to)
-			from := bufio.NewReader(c)
-			if tc.want != "" {
-				exchange(t, c, from, tc.want)
+			if tc.want == "" {
+				refused(t, m, tc.from, tc.to)
 				return
 			}
-			if got, err := from.ReadString('\n'); err == nil {
-				t.Errorf("greeted with %q", got)
-			}
+			c := dial(t, m, tc.from, tc.to)
+			exchange(t, c, bufio.NewReader(c), tc.want)
 		})
+	}
+}
+
+// refused expects that a connection ends before a pod has greeted, which may be while it is being opened.
+func refused(t *testing.T, m *harness.Mesh, from, to string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := m.Dial(ctx, from, to)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatal(err)
+	}
+	if err != nil {
+		return
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := bufio.NewReader(c).ReadString('\n'); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("greeted with %q, %v", got, err)
 	}
 }

@@ -152,6 +152,11 @@ func flaws(result compile.Result) []string {
 			out = append(out, fmt.Sprintf("MeshPolicy %s: %s=%s %s", policy.Name, c.Type, c.Status, c.Reason))
 		}
 	}
+	for _, policy := range result.Authorizations {
+		if c := policy.Accepted; c.Status != metav1.ConditionTrue {
+			out = append(out, fmt.Sprintf("MeshAuthorization %s: %s=%s %s", policy.Name, c.Type, c.Status, c.Reason))
+		}
+	}
 	return out
 }
 

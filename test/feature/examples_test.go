@@ -8,7 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	jose "github.com/go-jose/go-jose/v4"
+
 	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/proxy/jwt/jwttest"
 	"weft.dev/weft/test/feature/harness"
 )
 
@@ -148,4 +151,73 @@ func TestEnvironmentTwins(t *testing.T) {
 	requests["another Service"] = request{From: "store", To: "cart", Headers: map[string]string{"x-environment": "staging"}, Want: want{Pod: "cart-staging"}}
 	requests["no twin"] = request{From: "store", To: "catalog", Headers: map[string]string{"x-environment": "staging"}, Want: want{Pod: "catalog"}}
 	try(t, m, objects, requests)
+}
+
+// TestAuthorizationExample: each policy of examples/authorization lets in whom it says, and nobody else.
+func TestAuthorizationExample(t *testing.T) {
+	signer := jwttest.New("one", jose.ES256)
+	get := func(from, to, path string, status int) request {
+		r := request{From: from, To: to + ".market", Path: path, Want: want{Status: status}}
+		if status == 403 {
+			r.Want.Reason = "authorization_denied"
+		}
+		return r
+	}
+	with := func(r request, method string, headers map[string]string) request {
+		r.Method, r.Headers = method, headers
+		return r
+	}
+	user, roles := "ann", `["clerk","auditor"]`
+	clerk := with(get("front", "accounts", "/ann", 200), "GET", asUser(signer, user, "clerk", "auditor"))
+	clerk.Want.Saw = &saw{Headers: map[string]*string{"X-User": &user, "X-Roles": &roles}}
+	nobody := get("front", "accounts", "/ann", 401)
+	nobody.Want.Reason = "token_required"
+	m := start(t)
+	steps := []struct {
+		file     string
+		requests map[string]request
+	}{
+		{"1-audit.yaml", map[string]request{
+			"what will be allowed": get("front", "orders", "/orders/1", 200),
+			"what will be refused": get("market", "orders", "/orders/1", 200),
+		}},
+		{"2-enforce.yaml", map[string]request{
+			"reads":             get("front", "orders", "/orders/1", 200),
+			"another namespace": get("market", "orders", "/orders/1", 403),
+			"an order":          with(get("front", "orders", "/orders", 200), "POST", nil),
+			"another path":      with(get("front", "orders", "/orders/1", 403), "POST", nil),
+			"another method":    with(get("front", "orders", "/orders", 403), "DELETE", nil),
+		}},
+		{"token.yaml", map[string]request{
+			"a clerk":       clerk,
+			"a user":        with(get("front", "accounts", "/ann", 403), "GET", asUser(signer, "bob", "guest")),
+			"what they see": with(get("front", "accounts", "/public/a", 200), "GET", asUser(signer, "bob", "guest")),
+			"nobody":        nobody,
+		}},
+		{"condition.yaml", map[string]request{
+			"their own":             get("front", "reports", "/reports/front/1", 200),
+			"others'":               get("front", "reports", "/reports/market/1", 403),
+			"past their own":        get("front", "reports", "/reports/front/..%2fmarket/1", 403),
+			"to write":              with(get("front", "reports", "/reports/front/1", 403), "PUT", nil),
+			"to write with a cause": with(get("market", "reports", "/x", 200), "PUT", map[string]string{"X-Change": "CHG-17"}),
+			"with another cause":    with(get("market", "reports", "/x", 403), "PUT", map[string]string{"X-Change": "just so"}),
+			"without one":           with(get("market", "reports", "/x", 403), "PUT", nil),
+		}},
+		{"route.yaml", map[string]request{
+			"the rest":              get("front", "catalog", "/items", 200),
+			"the rule":              get("front", "catalog", "/admin/users", 403),
+			"what may be the rule":  get("front", "catalog", "/items/..%2fadmin", 403),
+			"the rule, for the one": get("market", "catalog", "/admin/users", 200),
+		}},
+	}
+	for _, step := range steps {
+		objects := example(t, "authorization", "app.yaml", "standalone/*.yaml", step.file)
+		objects.KeySets = map[compile.KeySource]compile.KeySet{{URL: issuer + "/keys"}: {Keys: jwttest.Set(signer)}}
+		try(t, m, objects, step.requests)
+		if step.file == "1-audit.yaml" {
+			if got := decided(t, m, "market", "market/orders:80", "would_deny"); got != 1 {
+				t.Errorf("%v calls are counted as refused in future, want 1", got)
+			}
+		}
+	}
 }

@@ -110,13 +110,19 @@ spec:
 // requests sums the counters of requests that have all labels.
 func requests(t *testing.T, m *harness.Mesh, labels map[string]string) float64 {
 	t.Helper()
-	families, err := m.Metrics("shop").Gather()
+	return counted(t, m, "shop", "http_server_requests_total", labels)
+}
+
+// counted sums the counters of that name of a namespace's proxy that have all labels.
+func counted(t *testing.T, m *harness.Mesh, namespace, name string, labels map[string]string) float64 {
+	t.Helper()
+	families, err := m.Metrics(namespace).Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	sum := 0.0
 	for _, family := range families {
-		if family.GetName() != "http_server_requests_total" {
+		if family.GetName() != name {
 			continue
 		}
 		for _, metric := range family.GetMetric() {
