@@ -318,7 +318,7 @@ func TestTap(t *testing.T) {
 		p.exchanges.Add(failedExchange())
 	})
 	got := w.run(t, "tap", "shop/web", "--limit", "2", "-o", "wide")
-	one := "12:00:00.000 captured 503 GET web/a 12ms connect_failure -> shop/web:80 from spiffe://cluster.local/ns/shop/sa/front\n    accept: */*\n"
+	one := "12:00:00.000 captured 503 GET web/a 12ms connect_failure -> shop/web:80 from spiffe://cluster.local/ns/shop/sa/front id r1\n    accept: */*\n"
 	if got.code != exitOK || got.out != one+one {
 		t.Errorf("exit code %d, %q%s", got.code, got.out, got.err)
 	}

@@ -52,6 +52,12 @@ type world struct {
 // run runs a command line in the world.
 func (w *world) run(t *testing.T, args ...string) ran {
 	t.Helper()
+	return w.runIn(t.Context(), t, args...)
+}
+
+// runIn is run until ctx ends.
+func (w *world) runIn(ctx context.Context, t *testing.T, args ...string) ran {
+	t.Helper()
 	var out, errOut bytes.Buffer
 	a := &app{in: strings.NewReader(w.input), out: &out, errOut: &errOut, now: func() time.Time { return today }, terminal: w.terminal}
 	a.connect = func() (*connection, error) {
@@ -65,7 +71,7 @@ func (w *world) run(t *testing.T, args ...string) ran {
 		return &connection{reader: w.client, writer: w.client, namespace: namespace, version: func() (string, error) { return "v1.36.3", nil },
 			way: func() (proxies.Way, error) { return w.way, nil }}, nil
 	}
-	code := a.run(t.Context(), args)
+	code := a.run(ctx, args)
 	return ran{code, out.String(), errOut.String()}
 }
 

@@ -38,7 +38,7 @@ func (a *app) tapCommand() *cobra.Command {
 the proxies of all namespaces do. A request that crosses namespaces passes a proxy on each side.
 
 Queries are left out, values of headers that may be secrets are not shown, and each proxy tells of at most --rate
-requests a second. Without a port it is the Service's only one.`,
+requests a second. Without a port it is the Service's only one. What is behind id is what kubectl weft why takes.`,
 		Example: `  kubectl weft tap shop/cart --status 500
   kubectl weft tap shop/cart:80 --path /api -o json`,
 		Args: usage(cobra.ExactArgs(1)),
@@ -167,6 +167,9 @@ func (a *app) showSeen(s seen) error {
 	}
 	if s.Source != "" {
 		text += " from " + s.Source
+	}
+	if s.ID != "" {
+		text += " id " + s.ID
 	}
 	if _, err := fmt.Fprintln(a.out, text); err != nil || !a.wide() {
 		return err

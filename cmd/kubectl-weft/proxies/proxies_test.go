@@ -119,7 +119,7 @@ func TestTraffic(t *testing.T) {
 	hop.Request(500, time.Hour)
 	for name, by := range groups {
 		got := Between(before[name], sample(by), 10*time.Second)
-		want := []Traffic{{Name: name, PerSecond: 10, Success: 95, P50: 7.6, P95: 10, P99: 95}}
+		want := []Traffic{{Name: name, Requests: 100, PerSecond: 10, Success: 95, P50: 7.6, P95: 10, P99: 95}}
 		if diff := cmp.Diff(want, got, cmpopts.EquateApprox(0, 0.4)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}

@@ -103,8 +103,9 @@ func (s Sample) Merge(other Sample) {
 // Traffic is what happened between two samples.
 type Traffic struct {
 	Name string `json:"name"`
-	// PerSecond counts requests, Success is the share in percent that was neither answered 5xx nor left by its
+	// Requests are all, PerSecond those of a second, Success is the share in percent that was neither answered 5xx nor left by its
 	// client.
+	Requests  int64   `json:"requests"`
 	PerSecond float64 `json:"perSecond"`
 	Success   float64 `json:"success"`
 	// P50, P95 and P99 are latencies in milliseconds, 0 if there was no request.
@@ -126,7 +127,7 @@ func Between(before, after Sample, apart time.Duration) []Traffic {
 		if requests == 0 {
 			continue
 		}
-		t := Traffic{Name: name, PerSecond: requests / apart.Seconds(), Success: 100 * (1 - max(now.failed-was.failed, 0)/requests)}
+		t := Traffic{Name: name, Requests: int64(requests), PerSecond: requests / apart.Seconds(), Success: 100 * (1 - max(now.failed-was.failed, 0)/requests)}
 		buckets := map[float64]float64{}
 		for bound, n := range now.buckets {
 			buckets[bound] = max(n-was.buckets[bound], 0)
