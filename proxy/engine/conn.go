@@ -32,6 +32,8 @@ type conn struct {
 	// spoiled tells that it has not, so that what comes is no request.
 	drainBy atomic.Int64
 	spoiled atomic.Bool
+	// last tells that no request after the present one can be served.
+	last atomic.Bool
 
 	accepted time.Time
 	// lifetime spreads the maximum connection age, as a factor around 1, so that connections which
@@ -86,6 +88,19 @@ func (c *conn) drain(r *http.Request) {
 	_ = c.Conn.SetReadDeadline(by)
 }
 
+// leave ends the reading of a request's body, which net/http must not find under way when its handler has returned:
+// if that read meets the end of the body just then, net/http begins to look for the end of the connection, and takes
+// the next request for a second read at the same time. A client that has not sent all of the body by now is
+// answered, but net/http takes an interrupted read for the end of the connection, and would serve later requests as
+// those of a client that has gone.
+func (c *conn) leave(body *replay, rc *http.ResponseController) {
+	// Deadlines fail to be set only if the connection has ended.
+	if body.join(func() { _ = rc.SetReadDeadline(time.Unix(1, 0)) }) {
+		c.last.Store(true)
+		_ = rc.SetReadDeadline(time.Time{})
+	}
+}
+
 // SetReadDeadline implements net.Conn. net/http takes deadlines away before it waits for the rest of a body, and
 // sets one of its own when it waits for the next request.
 func (c *conn) SetReadDeadline(t time.Time) error {
@@ -95,6 +110,7 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 		t = time.Unix(0, by)
 	case t.After(time.Now()):
 		c.drainBy.Store(0)
+		c.spoiled.Store(c.spoiled.Load() || c.last.Load())
 	}
 	return c.Conn.SetReadDeadline(t)
 }

@@ -135,7 +135,11 @@ func TestTimeoutsOfThePolicyEject(t *testing.T) {
 					req.Header.Set("Content-Type", "application/grpc")
 					req.Header.Set("Grpc-Timeout", tc.grpc)
 				}
-				do(t, client(t, h2c), req)
+				// So short a time may be over between head and body of the other endpoint's answers.
+				if res, err := client(t, h2c).Do(req); err == nil {
+					_, _ = io.ReadAll(res.Body)
+					_ = res.Body.Close()
+				}
 			}
 			if got := p.metric("weft_upstream_ejections_total", "cause", "consecutive_failures") > 0; got != tc.want {
 				t.Errorf("ejected: %v", got)

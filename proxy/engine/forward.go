@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -43,7 +44,7 @@ func (x *exchange) forward() {
 	defer copies.end()
 	t.body = newReplay(x.r, copies.send)
 	t.body.idle = t.idle
-	defer t.body.close()
+	defer t.endBody()
 	if t.body.empty() {
 		copies.send(nil)
 	} else if x.r.ProtoMajor == 1 {
@@ -66,6 +67,14 @@ func (x *exchange) forward() {
 			t.conclude(&attempt{ctx: t.ctx})
 			return
 		}
+	}
+}
+
+// endBody lets go of the request's body.
+func (t *tries) endBody() {
+	t.body.close()
+	if c, ok := t.r.Context().Value(connKey{}).(*conn); ok && t.own == nil && t.r.ProtoMajor == 1 {
+		c.leave(t.body, t.rc)
 	}
 }
 
@@ -275,7 +284,8 @@ func (t *tries) conclude(a *attempt) {
 		t.answer(a.why)
 		return
 	}
-	why := endReason(a.ctx)
+	// A try that has used up the time of the whole request has done more than take too long itself.
+	why := cmp.Or(endReason(t.ctx), endReason(a.ctx))
 	// What is left of the body is not awaited.
 	t.closing = t.closing || !t.body.ended()
 	switch {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 )
 
 const (
@@ -22,7 +23,7 @@ const (
 // A goroutine reads ahead, because a transport that gives a try up closes the body and waits for its
 // reads to return, while a read of the request itself cannot be interrupted. It begins with the first
 // read of a try, so that nothing is asked of a client that expects 100 Continue before a backend wants
-// it, and it ends with the body or with the request, whose reads net/http lets fail then.
+// it, and it ends with the body or with the request.
 type replay struct {
 	r *http.Request
 	// whole is called once with the body, if that has ended before the request and did not exceed maxReplay.
@@ -36,10 +37,11 @@ type replay struct {
 	buf  []byte
 	base int
 	// err is how the body ended.
-	err     error
-	reading bool
-	closed  bool
-	current *replayBody
+	err error
+	// begun tells that the reading goroutine has been started, reading that it has not ended.
+	begun, reading bool
+	closed         bool
+	current        *replayBody
 }
 
 func newReplay(r *http.Request, whole func(body []byte)) *replay {
@@ -89,7 +91,7 @@ func (b *replay) open(trailer http.Header) io.ReadCloser {
 	return b.current
 }
 
-// close ends the body for all tries.
+// close ends the body for all tries. A read of the request that is under way goes on.
 func (b *replay) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -97,10 +99,40 @@ func (b *replay) close() {
 	b.changed.Broadcast()
 }
 
+// joinPatience is how long a read of the request may take to end by itself once the exchange is over.
+const joinPatience = 50 * time.Millisecond
+
+// join waits until nobody reads the request any more, after close. A read that waits for the client for longer than
+// joinPatience is made to fail with interrupt; interrupted tells whether it was.
+func (b *replay) join(interrupt func()) (interrupted bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.reading {
+		return false
+	}
+	done := make(chan struct{})
+	timer := time.AfterFunc(joinPatience, func() {
+		defer close(done)
+		interrupt()
+	})
+	for b.reading {
+		b.changed.Wait()
+	}
+	if timer.Stop() {
+		return false
+	}
+	<-done
+	return true
+}
+
 // readAhead reads the request's body until it or the request ends.
 func (b *replay) readAhead() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer func() {
+		b.reading = false
+		b.changed.Broadcast()
+	}()
 	for b.makeRoom() {
 		room := b.buf[len(b.buf):cap(b.buf)]
 		b.mu.Unlock()
@@ -171,8 +203,8 @@ func (t *replayBody) Read(p []byte) (int, error) {
 				t.trailer[name] = b.r.Trailer[name]
 			}
 			return 0, b.err
-		case !b.reading:
-			b.reading = true
+		case !b.begun:
+			b.begun, b.reading = true, true
 			go b.readAhead()
 		}
 		b.changed.Wait()

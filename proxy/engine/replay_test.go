@@ -124,3 +124,30 @@ func TestBodyErrorReachesEveryTry(t *testing.T) {
 		}
 	}
 }
+
+// TestNobodyReadsWhenTheExchangeIsOver: net/http panics when a read of its body lasts longer than the handler.
+func TestNobodyReadsWhenTheExchangeIsOver(t *testing.T) {
+	reader, writer := io.Pipe()
+	reads := make(chan struct{}, 1)
+	b := newReplay(bodyRequest(readerFunc(func(p []byte) (int, error) {
+		reads <- struct{}{}
+		return reader.Read(p)
+	})), func([]byte) {})
+	try := b.open(nil)
+	go func() { _, _ = try.Read(make([]byte, 1)) }()
+	<-reads
+	b.close()
+	if !b.join(func() { _ = writer.CloseWithError(errors.New("interrupted")) }) {
+		t.Error("a read that waits for the client was not interrupted")
+	}
+	if b.reading {
+		t.Error("somebody still reads")
+	}
+	if b.join(func() { t.Error("nobody reads, but somebody was interrupted") }) {
+		t.Error("the end was taken for an interruption")
+	}
+}
+
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -260,18 +260,23 @@ func (c *Conn) abort() {
 	_ = c.conn.Close()
 }
 
-// Trailer returns what followed the request's body, once that is complete.
+// Trailer returns what followed the request's body, once that is complete. It is for the handler's goroutine.
 func (c *Conn) Trailer() phttp.Header { return c.reading.trailer }
 
 // ReadBody reads the request's body; io.EOF means that it is complete. Any goroutine may call it until the
 // exchange ends, which lets it fail.
-func (c *Conn) ReadBody(p []byte) (int, error) { return c.reading.Read(p) }
+func (c *Conn) ReadBody(p []byte) (int, error) {
+	n, _, err := c.reading.readTrailed(p, c.reading.exchange)
+	return n, err
+}
 
 // bodyReader reads the body of the request under way, perhaps in another goroutine than that of the handler.
 type bodyReader struct {
 	conn *Conn
 
 	mu sync.Mutex
+	// exchange counts them.
+	exchange uint64
 	body
 	// waits tells that the client waits for 100 Continue.
 	waits bool
@@ -284,33 +289,37 @@ type bodyReader struct {
 var errBodyEnded = errors.New("the exchange is over")
 
 func (r *bodyReader) begin(length int64, waits bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.exchange++
 	r.body.begin(&r.conn.source, length)
 	r.waits, r.ended, r.done = waits, false, r.complete()
 	r.returned.L = &r.mu
 }
 
-// Read implements io.Reader.
-func (r *bodyReader) Read(p []byte) (int, error) {
+// readTrailed reads the body of an exchange, and returns with its end what followed it. A goroutine that is still
+// about to read when its exchange is over, and the next has perhaps begun, gets nothing of that one's.
+func (r *bodyReader) readTrailed(p []byte, exchange uint64) (n int, trailer phttp.Header, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for r.blocked {
 		r.returned.Wait()
 	}
-	if r.ended {
-		return 0, errBodyEnded
+	if r.ended || r.exchange != exchange {
+		return 0, nil, errBodyEnded
 	}
 	if r.err != nil {
-		return 0, r.err
+		return 0, r.trailer, r.err
 	}
 	if r.waits {
 		r.waits = false
 		if err := r.conn.answer.proceed(r.conn.conn); err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 	}
 	r.blocked = true
 	r.mu.Unlock()
-	n, err := r.read(p)
+	n, err = r.read(p)
 	r.mu.Lock()
 	r.blocked = false
 	r.returned.Broadcast()
@@ -318,7 +327,7 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 		r.done = true
 		r.conn.client.resume()
 	}
-	return n, err
+	return n, r.trailer, err
 }
 
 // finished tells whether the body is complete.

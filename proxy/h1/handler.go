@@ -33,26 +33,23 @@ func (c *Conn) HTTP(ctx context.Context) (*ResponseWriter, *http.Request) {
 		req.Trailer = trailerOf(announced)
 	}
 	delete(header, "Trailer")
-	req.Body = &requestBody{conn: c, request: req}
+	req.Body = &requestBody{conn: c, request: req, exchange: c.reading.exchange}
 	return &ResponseWriter{conn: c, header: http.Header{}}, req.WithContext(ctx)
 }
 
 // requestBody is the body of a request.
 type requestBody struct {
-	conn    *Conn
-	request *http.Request
+	conn     *Conn
+	request  *http.Request
+	exchange uint64
 }
 
 // Read implements io.Reader.
 func (b *requestBody) Read(p []byte) (int, error) {
-	n, err := b.conn.ReadBody(p)
-	if errors.Is(err, io.EOF) {
-		if trailer := b.conn.Trailer(); len(trailer) > 0 {
-			// The announced names are in a map that the request's copies share.
-			if b.request.Trailer != nil {
-				maps.Copy(b.request.Trailer, headerOf(trailer))
-			}
-		}
+	n, trailer, err := b.conn.reading.readTrailed(p, b.exchange)
+	if errors.Is(err, io.EOF) && len(trailer) > 0 && b.request.Trailer != nil {
+		// The announced names are in a map that the request's copies share.
+		maps.Copy(b.request.Trailer, headerOf(trailer))
 	}
 	return n, err
 }

@@ -326,6 +326,53 @@ func TestReadOfTheBodyEndsWithTheExchange(t *testing.T) {
 	ended(t, r)
 }
 
+// A reader that comes when its exchange is over gets nothing of the next one's body.
+func TestBodyBelongsToItsExchange(t *testing.T) {
+	var late io.Reader
+	address := start(t, &Server{Handle: func(c *Conn) {
+		_, req := c.HTTP(t.Context())
+		if late == nil {
+			late = req.Body
+			_ = c.WriteHead(&phttp.Response{Status: http.StatusOK}, 0)
+			return
+		}
+		if n, err := late.Read(make([]byte, 10)); n > 0 || err == nil {
+			t.Errorf("the late reader had %d bytes, %v", n, err)
+		}
+		if body, err := io.ReadAll(req.Body); err != nil || string(body) != "second" {
+			t.Errorf("body = %q, %v", body, err)
+		}
+		_ = c.WriteHead(&phttp.Response{Status: http.StatusNoContent}, 0)
+	}})
+	_, r := dial(t, address, head("POST / HTTP/1.1", "Host: a", "Content-Length: 5")+"first"+
+		head("POST / HTTP/1.1", "Host: a", "Content-Length: 6")+"second")
+	for _, want := range []int{http.StatusOK, http.StatusNoContent} {
+		if res, _ := readAnswer(t, r, "POST"); res.StatusCode != want {
+			t.Errorf("answer = %d, want %d", res.StatusCode, want)
+		}
+	}
+}
+
+// A handler that answers before its helper has read the body leaves nothing for the two exchanges to share: the race
+// detector sees it if it does.
+func TestBodyReadBesideTheHandler(t *testing.T) {
+	var readers sync.WaitGroup
+	address := start(t, &Server{Handle: func(c *Conn) {
+		w, req := c.HTTP(t.Context())
+		readers.Go(func() { _, _ = io.ReadAll(req.Body) })
+		w.WriteHeader(http.StatusNoContent)
+		w.EndHTTP()
+	}})
+	const requests = 20
+	_, r := dial(t, address, strings.Repeat(head("POST / HTTP/1.1", "Host: a", "Content-Length: 5")+"hello", requests))
+	for range requests {
+		if res, _ := readAnswer(t, r, "POST"); res.StatusCode != http.StatusNoContent {
+			t.Fatalf("answer = %d", res.StatusCode)
+		}
+	}
+	readers.Wait()
+}
+
 func TestAnswersThatAreNotWhole(t *testing.T) {
 	address := start(t, &Server{Handle: func(c *Conn) {
 		switch c.Request.Target {

@@ -101,7 +101,8 @@ spec:
 		"the whole request":               {path: "/request", pod: "web-v1", hang: true, want: 504, reason: "deadline_exceeded", most: 1},
 		"one try":                         {path: "/backend", pod: "web-v1", hang: true, want: 504, reason: "backend_timeout", most: 1},
 		"a try that timed out is retried": {path: "/retried", pod: "web-v1", hang: true, want: 504, reason: "backend_timeout", most: 3},
-		// The wait doubles until the request's timeout would end in it; what the backend has said last is passed on.
+		// The wait doubles until the request's timeout would end in it; what the backend has said last is passed on. On a
+		// busy machine the timeout may end in a try.
 		"the request bounds all tries": {path: "/whole", pod: "web-v1", busy: true, want: 503, most: 20},
 		"in another namespace":         {path: "/far", pod: "ledger", hang: true, want: 504, reason: "deadline_exceeded", most: 1},
 		"an answer in time":            {path: "/long", pod: "web-v2", want: 200, most: 1},
@@ -119,7 +120,8 @@ spec:
 			}
 			before := p.Requests()
 			a := must(t, m.HTTP("shop"), get(t, "http://web"+tc.path))
-			if a.status != tc.want || a.header.Get("weft-reason") != tc.reason {
+			late := tc.busy && a.status == 504 && a.header.Get("weft-reason") == "deadline_exceeded"
+			if (a.status != tc.want || a.header.Get("weft-reason") != tc.reason) && !late {
 				t.Errorf("answer %d %q, want %d %q", a.status, a.header.Get("weft-reason"), tc.want, tc.reason)
 			}
 			reached := p.Requests() - before
