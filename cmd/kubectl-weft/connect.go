@@ -3,9 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,6 +29,8 @@ type connection struct {
 	// version returns that of the API server, way leads to proxies.
 	version func() (string, error)
 	way     func() (proxies.Way, error)
+	// logs returns the end of a container's log, or of the one before it.
+	logs func(ctx context.Context, pod types.NamespacedName, container string, previous bool) (io.ReadCloser, error)
 }
 
 // connectCluster reads the kubeconfig. It asks the cluster nothing.
@@ -51,7 +57,7 @@ func (a *app) connectCluster() (*connection, error) {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
 	return &connection{
-		reader: c, writer: c, namespace: namespace,
+		reader: c, writer: c, namespace: namespace, logs: logsOf(config),
 		way: func() (proxies.Way, error) { return proxies.NewForward(config) },
 		version: func() (string, error) {
 			d, err := discovery.NewDiscoveryClientForConfig(config)
@@ -65,6 +71,21 @@ func (a *app) connectCluster() (*connection, error) {
 			return info.GitVersion, nil
 		},
 	}, nil
+}
+
+// maxLogLines bounds what is asked of a log.
+const maxLogLines = 5000
+
+func logsOf(config *rest.Config) func(context.Context, types.NamespacedName, string, bool) (io.ReadCloser, error) {
+	return func(ctx context.Context, pod types.NamespacedName, container string, previous bool) (io.ReadCloser, error) {
+		clients, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+		lines := int64(maxLogLines)
+		options := &corev1.PodLogOptions{Container: container, Previous: previous, TailLines: &lines, Timestamps: true}
+		return clients.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, options).Stream(ctx)
+	}
 }
 
 // unreadable is an error of the kubeconfig.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -47,6 +49,9 @@ type world struct {
 	input     string
 	terminal  bool
 	way       proxies.Way
+	// logText is the log of every container; logs is an error instead.
+	logText string
+	logs    error
 }
 
 // run runs a command line in the world.
@@ -69,7 +74,13 @@ func (w *world) runIn(ctx context.Context, t *testing.T, args ...string) ran {
 			namespace = metav1.NamespaceDefault
 		}
 		return &connection{reader: w.client, writer: w.client, namespace: namespace, version: func() (string, error) { return "v1.36.3", nil },
-			way: func() (proxies.Way, error) { return w.way, nil }}, nil
+			way: func() (proxies.Way, error) { return w.way, nil },
+			logs: func(_ context.Context, _ types.NamespacedName, _ string, previous bool) (io.ReadCloser, error) {
+				if previous {
+					return io.NopCloser(strings.NewReader("previous\n" + w.logText)), w.logs
+				}
+				return io.NopCloser(strings.NewReader(w.logText)), w.logs
+			}}, nil
 	}
 	code := a.run(ctx, args)
 	return ran{code, out.String(), errOut.String()}

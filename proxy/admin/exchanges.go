@@ -195,6 +195,12 @@ func (x *Exchanges) listen(rate int, wants func(*Exchange) bool) (*listener, fun
 // secretWords are parts of the names of headers whose values are never shown.
 var secretWords = []string{"auth", "cookie", "token", "secret", "key", "password", "session", "credential", "signature", "cert"}
 
+// Secret tells whether the value of a header, or of anything else that has a name, may be one.
+func Secret(name string) bool {
+	name = strings.ToLower(name)
+	return slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(name, word) })
+}
+
 // Redact writes a header for people, sorted: the values of those that may be secrets are left out, long ones
 // shortened.
 func Redact(h map[string][]string) []string {
@@ -202,7 +208,7 @@ func Redact(h map[string][]string) []string {
 	for name, values := range h {
 		name = strings.ToLower(name)
 		for _, value := range values {
-			if slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(name, word) }) {
+			if Secret(name) {
 				value = "(redacted)"
 			}
 			out = append(out, bound(name)+": "+bound(value))
