@@ -223,6 +223,12 @@ bench-propagation: mesh ## from an edit of an HTTPRoute to its first effect, bes
 bench-resilience: ## slow instances, retry storms, overload and splits, in this process; BENCHFLAGS=-short for a minute
 	@go run ./test/bench/resilience $(BENCHFLAGS)
 
+ROUNDS ?= 5
+SCENARIOS ?=
+.PHONY: bench-proxy
+bench-proxy: packages ## cost of our proxies beside HAProxy, nginx and Envoy; ROUNDS=3 SCENARIOS=h1-1k for a few minutes
+	@go build -o build/bench-proxy ./test/bench/proxy && build/bench-proxy -rounds $(ROUNDS) -scenarios '$(SCENARIOS)'
+
 .PHONY: bench-nodeloss
 bench-nodeloss: mesh ## how long requests fail after a node is lost without notice
 	@go test -tags e2e -count=1 -v -run '^TestNodeLoss$$' ./test/e2e -args -figures $(CURDIR)/build/bench/nodeloss.json
