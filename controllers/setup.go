@@ -153,6 +153,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	return nil
 }
 
+// DescribeMetrics sends the descriptions of all metrics of the operator that are Weft's own, for documentation.
+func DescribeMetrics(all chan<- *prometheus.Desc) {
+	distribute.Describe(all)
+	(&expiry{}).Describe(all)
+	newPlainCounter().connections.Describe(all)
+}
+
 // addController adds a controller with one worker: its topics are handled one after the other.
 func addController[T comparable](mgr ctrl.Manager, name string, r reconciler[T], sources []source.TypedSource[T]) error {
 	c, err := controller.NewTyped(name, mgr, controller.TypedOptions[T]{

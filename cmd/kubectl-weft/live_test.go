@@ -255,14 +255,15 @@ func TestStat(t *testing.T) {
 	w := liveWorld()
 	p := w.proxyPod(t, "weft-proxy-1", wire.Delta{Seq: 1})
 	series := p.metrics.Series(telemetry.Labels{Listener: "captured", Destination: "shop/web:80"})
-	series.Request(200, time.Millisecond)
-	w.answered(t, func() { series.Request(200, time.Millisecond) })
+	request := &telemetry.Outcome{Status: 200, Took: time.Millisecond}
+	series.Request(request)
+	w.answered(t, func() { series.Request(request) })
 	got := w.run(t, "stat", "--window", "1ms")
 	if got.code != exitOK || !strings.HasPrefix(got.out, "SERVICE") || !strings.Contains(got.out, "\nshop/web:80 ") || !strings.Contains(got.out, "100.00 %") {
 		t.Errorf("exit code %d, %s%s", got.code, got.out, got.err)
 	}
 	for args, want := range map[string]string{
-		"stat --by pod":     `error: --by "pod" is not one of service, backend, route or namespace`,
+		"stat --by pod":     `error: --by "pod" is not one of service, backend, route, namespace (of the caller) or caller`,
 		"stat --window 0s":  "error: --window must be longer than 0",
 		"top --window -1ms": "error: --window must be longer than 0",
 	} {

@@ -160,7 +160,8 @@ func TestWatchSplit(t *testing.T) {
 		return telemetry.Labels{Listener: "captured", Destination: "shop/web:80", Route: "HTTPRoute/shop/web", Rule: rule, Backend: backend}
 	}
 	v1, v2, other := p.metrics.Series(labels("everybody", "shop/web-v1:80")), p.metrics.Series(labels("everybody", "shop/web-v2:80")), p.metrics.Series(labels("0", "shop/web-v1:80"))
-	v1.Request(200, time.Millisecond)
+	request := &telemetry.Outcome{Status: 200, Took: time.Millisecond}
+	v1.Request(request)
 	looks := 0
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -169,11 +170,11 @@ func TestWatchSplit(t *testing.T) {
 			cancel()
 		}
 		for range 60 {
-			v1.Request(200, time.Millisecond)
-			other.Request(200, time.Millisecond)
+			v1.Request(request)
+			other.Request(request)
 		}
 		for range 40 {
-			v2.Request(200, time.Millisecond)
+			v2.Request(request)
 		}
 	})
 	got := w.runIn(ctx, t, "split", "shop/web", "--watch", "--window", "1ms")

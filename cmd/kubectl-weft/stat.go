@@ -20,9 +20,10 @@ import (
 // groupings are what stat and top can show.
 var groupings = map[string]proxies.By{
 	"service": proxies.ByService, "backend": proxies.ByBackend, "route": proxies.ByRoute, "namespace": proxies.ByNamespace,
+	"caller": proxies.ByCaller,
 }
 
-const groupingUsage = "service, backend, route or namespace (of the caller)"
+const groupingUsage = "service, backend, route, namespace (of the caller) or caller (its ServiceAccount)"
 
 func (a *app) statCommand() *cobra.Command {
 	by, window := "service", 5*time.Second
@@ -152,7 +153,7 @@ func (a *app) showTraffic(w io.Writer, by string, traffic []proxies.Traffic) err
 		}
 		rows[i] = []string{t.Name, fmt.Sprintf("%.1f", t.PerSecond), success, millis(t.P50), millis(t.P95), millis(t.P99)}
 	}
-	return table(w, []string{map[string]string{"service": "SERVICE", "backend": "BACKEND", "route": "ROUTE", "namespace": "CALLERS"}[by], "REQ/S", "SUCCESS", "P50", "P95", "P99"}, rows)
+	return table(w, []string{map[string]string{"service": "SERVICE", "backend": "BACKEND", "route": "ROUTE", "namespace": "CALLERS", "caller": "CALLER"}[by], "REQ/S", "SUCCESS", "P50", "P95", "P99"}, rows)
 }
 
 func millis(ms float64) string { return strconv.FormatFloat(ms, 'f', 1, 64) + "ms" }

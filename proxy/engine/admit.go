@@ -9,14 +9,15 @@ import (
 	"time"
 
 	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
 )
 
 // Names of listeners in metrics.
 const (
-	listenerCaptured = "captured"
-	listenerHop      = "hop"
+	listenerCaptured = telemetry.ListenerCaptured
+	listenerHop      = telemetry.ListenerHop
 )
 
 // admit finds out what a connection is for and who sent it, and passes it on. What is to be done after
@@ -69,6 +70,7 @@ func (e *Engine) identify(l Listener, c *conn) reason.Reason {
 		return reason.UnknownDestination
 	}
 	if c.source = e.options.Source; c.source != nil {
+		c.caller = e.metrics.Caller(c.source.Namespace, c.source.ServiceAccount)
 		return ""
 	}
 	ctx, cancel = context.WithTimeout(e.base, e.options.SourceWait)
@@ -81,6 +83,7 @@ func (e *Engine) identify(l Listener, c *conn) reason.Reason {
 		return reason.ForeignSource
 	}
 	c.source = source
+	c.caller = e.metrics.Caller(source.Namespace, source.ServiceAccount)
 	return ""
 }
 

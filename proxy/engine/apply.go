@@ -321,6 +321,7 @@ func (c *change) updateIdentity(resources []*wire.Resource) {
 		return
 	}
 	failed := c.engine.identity.Update(mesh, c.certificates.publish())
+	c.engine.metrics.Certificates(c.engine.identity.Ends())
 	if failed[wire.Ref{Kind: wire.KindMesh, Key: "mesh"}] == nil {
 		c.mesh = mesh
 	}

@@ -88,7 +88,7 @@ func (e *Engine) record(cfg *config, c caller, decision authz.Decision) {
 	if !cfg.inbound.has(c.backend) {
 		destination = unknownDestination
 	}
-	e.metrics.Decided(telemetry.Decision{Destination: destination, Verdict: decision.Verdict.String(), Policy: decision.Policy})
+	e.metrics.Decided(telemetry.Decision{Destination: destination, Verdict: decision.Verdict.String(), Policy: decision.Policy, Rule: decision.Rule})
 	if decision.Verdict == authz.Allowed {
 		return
 	}

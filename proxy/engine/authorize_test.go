@@ -62,9 +62,9 @@ func TestAuthorizationOfOwnClients(t *testing.T) {
 		}
 	}
 	want := map[string]float64{
-		"destination=shop/web:80 policy=shop/web verdict=allowed":     1,
-		"destination=shop/web:80 policy=shop/late verdict=would_deny": 1,
-		"destination=shop/web:80 policy=shop/web verdict=denied":      2,
+		"mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/web rule=0 verdict=allowed":     1,
+		"mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/late rule=0 verdict=would_deny": 1,
+		"mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/web rule= verdict=denied":       2,
 	}
 	if diff := cmp.Diff(want, metrics(t, p.engine, decisions)); diff != "" {
 		t.Errorf("decisions (-want +got):\n%s", diff)
@@ -74,9 +74,9 @@ func TestAuthorizationOfOwnClients(t *testing.T) {
 	if got := get(t, address, "/shut").String(); got != `200  "web"` {
 		t.Errorf("%s, although the policy is gone", got)
 	}
-	delete(want, "destination=shop/web:80 policy=shop/web verdict=allowed")
-	delete(want, "destination=shop/web:80 policy=shop/web verdict=denied")
-	want["destination=shop/web:80 policy= verdict=allowed"] = 1
+	delete(want, "mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/web rule=0 verdict=allowed")
+	delete(want, "mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/web rule= verdict=denied")
+	want["mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy= rule= verdict=allowed"] = 1
 	if diff := cmp.Diff(want, metrics(t, p.engine, decisions)); diff != "" {
 		t.Errorf("decisions without the policy (-want +got):\n%s", diff)
 	}
@@ -185,7 +185,7 @@ func TestAuthorizationOfUnknownBackends(t *testing.T) {
 	if err := try(t, h.listen(stockKey), "x"); err == nil {
 		t.Error("a connection was served")
 	}
-	want := map[string]float64{"destination=_other policy=stock/a verdict=denied": 1}
+	want := map[string]float64{"mesh_dst_namespace= mesh_dst_port= mesh_dst_service=_other policy=stock/a rule= verdict=denied": 1}
 	if diff := cmp.Diff(want, metrics(t, peer.engine, decisions)); diff != "" {
 		t.Errorf("decisions (-want +got):\n%s", diff)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -23,6 +24,8 @@ type conn struct {
 	// target is the destination as it was when the connection came.
 	target *destination
 	source *wire.Workload
+	// caller is the source in metrics.
+	caller *telemetry.Caller
 	// refused says why no request of this connection is served; empty if they are.
 	refused reason.Reason
 	client  netip.AddrPort

@@ -180,7 +180,10 @@ func (e *Engine) Ready() bool {
 func (e *Engine) Accepting() bool { return e.Ready() && !e.draining.Load() }
 
 // SetDisconnected tells whether the stream of configuration is lost; see upstream.Set.SetDisconnected.
-func (e *Engine) SetDisconnected(disconnected bool) { e.upstream.SetDisconnected(disconnected) }
+func (e *Engine) SetDisconnected(disconnected bool) {
+	e.upstream.SetDisconnected(disconnected)
+	e.metrics.Connected(!disconnected)
+}
 
 // Metrics returns the engine's metrics.
 func (e *Engine) Metrics() *telemetry.Metrics { return e.metrics }

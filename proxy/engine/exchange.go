@@ -11,6 +11,7 @@ import (
 	"weft.dev/weft/proxy/h1"
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
 )
@@ -66,6 +67,13 @@ type exchange struct {
 	// answered, or cut the answer.
 	status int
 	why    reason.Reason
+	// code is the status of a gRPC call, as far as its answer has told; switched is when the protocol was, of a request
+	// that asked for another one.
+	code     string
+	switched time.Time
+	// caller is who sends the request, for metrics; overHop tells that it has come from another proxy.
+	caller  *telemetry.Caller
+	overHop bool
 	// sent counts the tries, and last is where the last of them went.
 	sent int
 	last upstream.Endpoint
@@ -97,6 +105,8 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		policy:      d.policy,
 		grpc:        isGRPC(r),
 	}
+	e.metrics.Active(listenerCaptured, 1)
+	x.caller = c.caller
 	x.own, _ = w.(*h1.ResponseWriter)
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || x.own == nil && ambiguous(c, r)
 	defer x.finish()
@@ -258,10 +268,35 @@ func (x *exchange) writeHead(res *phttp.Response) {
 // finish measures the request at its end, and remembers it.
 func (x *exchange) finish() {
 	took := time.Since(x.start)
-	x.series.at(x.backend).Request(x.status, took)
+	x.measure(took)
 	if x.engine.options.Exchanges != nil {
 		x.engine.options.Exchanges.Add(x.record(took))
 	}
+}
+
+// measure counts the request in metrics.
+func (x *exchange) measure(took time.Duration) {
+	listener := listenerCaptured
+	if x.overHop {
+		listener = listenerHop
+	}
+	o := telemetry.Outcome{
+		Caller: x.caller, Secure: x.overHop, GRPC: x.grpc, RPC: x.code, Status: x.status, Error: string(x.why), Took: took,
+	}
+	if !x.switched.IsZero() {
+		o.Took = x.switched.Sub(x.start)
+	}
+	if o.Status == 0 && o.Error == "" {
+		o.Error = telemetry.ErrorClientGone
+	}
+	if o.GRPC && o.RPC == "" {
+		o.RPC = phttp.GRPCCancelled.String()
+	}
+	if traceparent := x.r.Header["Traceparent"]; len(traceparent) == 1 {
+		o.Trace = telemetry.SampledTrace(traceparent[0])
+	}
+	x.series.at(x.backend).Request(&o)
+	x.engine.metrics.Active(listener, -1)
 }
 
 // record is what is remembered of the request.

@@ -177,13 +177,15 @@ func (t *tries) try() *attempt {
 	}
 	t.made++
 	t.sent, t.last = t.made, endpoint
-	t.series.at(t.backend).Try()
+	sent := time.Now()
 	a.response, err = set.RoundTrip(req.Context(), endpoint, call, req) //nolint:bodyclose // deliver or discard does
 	hints.end()
+	took := time.Since(sent)
 	if err != nil {
 		if !errors.As(err, &a.failure) {
 			a.failure = &upstream.Error{Reason: upstream.ReasonProtocol, Err: err}
 		}
+		t.measureTry(a, took)
 		t.reached = t.reached || !a.failure.NotSent
 		t.engine.options.Log.Debug("A try failed", "backend", t.key, "endpoint", endpoint.Address().String(), "error", err)
 		return a
@@ -193,10 +195,22 @@ func (t *tries) try() *attempt {
 		a.told = upstream.TakeOutcome(a.response.Header)
 		a.far = reason.Named(a.response.Header.Get(reason.Header))
 	}
+	t.measureTry(a, took)
 	if t.grpc {
 		t.learnStatus(a)
 	}
 	return a
+}
+
+// measureTry counts a try that was sent in metrics.
+func (t *tries) measureTry(a *attempt, took time.Duration) {
+	o := telemetry.Outcome{Secure: a.to.Kind() == upstream.KindHop, GRPC: t.grpc, Error: string(a.far), Took: took}
+	if a.failure != nil {
+		o.Error = a.failure.Reason.String()
+	} else {
+		o.Status = a.response.StatusCode
+	}
+	t.series.at(t.backend).Try(&o)
 }
 
 // awaitCertificate waits until the client can be proven to the other side of the hop, as long as for its

@@ -49,6 +49,24 @@ func grpcStatus(fields http.Header) (phttp.GRPCCode, bool) {
 	return phttp.GRPCCode(n), true
 }
 
+// rpcStatus names the status of a gRPC response that has been read to its end. What is none of gRPC's is "_OTHER", so
+// that applications do not make names up.
+func rpcStatus(res *http.Response) string {
+	code, ok := grpcStatus(res.Header)
+	if !ok {
+		code, ok = grpcStatus(res.Trailer)
+	}
+	switch {
+	case !ok && res.StatusCode != http.StatusOK:
+		code = phttp.GRPCCodeOf(res.StatusCode)
+	case !ok:
+		code = phttp.GRPCUnknown
+	case code > phttp.GRPCUnauthenticated:
+		return "_OTHER"
+	}
+	return code.String()
+}
+
 // heldBody is a body whose first read is under way before anybody asks for it.
 type heldBody struct {
 	io.ReadCloser

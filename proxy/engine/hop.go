@@ -15,6 +15,7 @@ import (
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/tcp"
+	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/upstream"
 )
 
@@ -22,6 +23,8 @@ import (
 type hopConn struct {
 	*tls.Conn
 	peer identity.PeerID
+	// caller is the peer in metrics.
+	caller *telemetry.Caller
 	// untrusted tells that the root of the peer was dropped: what is under way has a grace to finish, and
 	// nothing new begins.
 	untrusted atomic.Bool
@@ -57,6 +60,7 @@ func (e *Engine) admitHop(raw net.Conn) (serve func()) {
 		_ = raw.Close()
 		return nil
 	}
+	c.caller = e.metrics.Caller(c.peer.Namespace, c.peer.ServiceAccount)
 	protocol := secured.ConnectionState().NegotiatedProtocol
 	opened := e.metrics.ConnectionOpened(listenerHop, protocol)
 	c.release = sync.OnceFunc(func() {
@@ -95,8 +99,13 @@ func (e *Engine) relayHop(c *hopConn) {
 	}
 	cfg := e.config.Load()
 	call := caller{c.peer, receivedSource(m), m.Backend, nil}
+	series := cfg.strays.unanswered
+	if inbound := cfg.inbound.get(m.Backend); inbound != nil {
+		series = inbound.at(0)
+	}
 	if e.decide(cfg, call).Verdict == authz.Denied {
 		e.metrics.ConnectionRefused(listenerHop, string(reason.AuthorizationDenied))
+		series.Refuse(c.caller, true, protocolTCP, string(reason.AuthorizationDenied))
 		e.logFailure(reason.AuthorizationDenied, "backend", m.Backend)
 		_ = upstream.WriteReject(c, string(reason.AuthorizationDenied))
 		_ = c.Close()
@@ -104,6 +113,7 @@ func (e *Engine) relayHop(c *hopConn) {
 	}
 	if e.tooMany(cfg, c, m.Backend) {
 		e.metrics.ConnectionRefused(listenerHop, string(reason.RateLimited))
+		series.Refuse(c.caller, true, protocolTCP, string(reason.RateLimited))
 		// Each proxy has its own part of a limit, so that the sender may try another one.
 		_ = upstream.WriteReject(c, string(reason.RateLimited))
 		_ = c.Close()
@@ -115,6 +125,7 @@ func (e *Engine) relayHop(c *hopConn) {
 	if err != nil {
 		why := dialReason(err)
 		e.metrics.ConnectionRefused(listenerHop, string(why))
+		series.Refuse(c.caller, true, protocolTCP, string(why))
 		// If it cannot be written, the other side takes the end of the connection for the same.
 		_ = upstream.WriteReject(c, string(why))
 		_ = c.Close()
@@ -125,7 +136,9 @@ func (e *Engine) relayHop(c *hopConn) {
 		_ = c.Close()
 		return
 	}
-	e.relay(cfg, call, protocolTCP, c, backend, tcp.Options{})
+	end := series.Relay(c.caller, true, protocolTCP)
+	moved, cut := e.relay(cfg, call, protocolTCP, c, backend, tcp.Options{})
+	end(moved.Sent, moved.Received, string(cut))
 }
 
 // localChooser returns how requests of the hop find endpoints: in this namespace and nowhere else.
@@ -158,10 +171,16 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		series:  cfg.strays,
 		policy:  defaultPolicy,
 		grpc:    isGRPC(r),
+		overHop: true,
 		choose:  e.localChooser(cfg),
 	}
+	e.metrics.Active(listenerHop, 1)
 	defer x.finish()
-	if c, ok := r.Context().Value(connKey{}).(*hopConn); ok && c.untrusted.Load() {
+	c, ok := r.Context().Value(connKey{}).(*hopConn)
+	if ok {
+		x.caller = c.caller
+	}
+	if ok && c.untrusted.Load() {
 		w.Header().Set("Connection", "close")
 		x.notProcessed(reason.UntrustedPeer)
 		return
@@ -208,5 +227,7 @@ func (x *exchange) notProcessed(why reason.Reason) {
 		header[name] = values
 	}
 	x.status = upstream.StatusNotProcessed
+	said := reason.Of(why)
+	x.code = said.GRPC().String()
 	x.w.WriteHeader(x.status)
 }

@@ -85,6 +85,10 @@ func (x *exchange) say(said *reason.Entry, more ...phttp.Field) {
 func (x *exchange) writeAnswer(why reason.Reason, res phttp.Response, body string) {
 	x.engine.metrics.LocalResponse(string(why))
 	x.logAnswer(why, res.Status)
+	if x.grpc {
+		said := reason.Of(why)
+		x.code = said.GRPC().String()
+	}
 	header := x.w.Header()
 	clear(header)
 	x.writeHead(&res)

@@ -9,6 +9,7 @@ import (
 
 	"weft.dev/weft/proxy/h1"
 	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/telemetry"
 )
 
 // newOwnServer returns the server of HTTPWeft. The exchanges are those of net/http's server: package h1 speaks the
@@ -70,6 +71,7 @@ func (e *Engine) refuseOwn(hc *h1.Conn, failed *h1.Error) {
 	said := reason.Of(why)
 	e.metrics.LocalResponse(string(why))
 	e.logFailure(why, "destination", c.target.key, "status", said.Status)
+	c.target.plain.unanswered.Request(&telemetry.Outcome{Caller: c.caller, Status: said.Status, Error: string(why)})
 	res, body := localResponse(&said, false)
 	if err := hc.WriteHead(&res, int64(len(body))); err == nil {
 		// The client may have gone; there is nobody to tell.

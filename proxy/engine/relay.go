@@ -19,8 +19,8 @@ import (
 
 // Names of relayed protocols in metrics.
 const (
-	protocolTCP       = "TCP"
-	protocolWebSocket = "WebSocket"
+	protocolTCP       = "tcp"
+	protocolWebSocket = "websocket"
 )
 
 // relayTCP connects a connection to an opaque port with an endpoint and relays until both have ended.
@@ -34,8 +34,10 @@ func (e *Engine) relayTCP(c *conn) {
 	}
 	source := c.upstreamSource(e.options.Zone)
 	call := caller{c.peer(cfg), source, c.target.key, nil}
+	series := c.target.plain.at(0)
 	if e.decide(cfg, call).Verdict == authz.Denied {
 		e.metrics.ConnectionRefused(listenerCaptured, string(reason.AuthorizationDenied))
+		series.Refuse(c.caller, false, protocolTCP, string(reason.AuthorizationDenied))
 		e.logFailure(reason.AuthorizationDenied, "backend", c.target.key)
 		c.abort()
 		return
@@ -45,13 +47,16 @@ func (e *Engine) relayTCP(c *conn) {
 	if err != nil {
 		why := dialReason(err)
 		e.metrics.ConnectionRefused(listenerCaptured, string(why))
+		series.Refuse(c.caller, false, protocolTCP, string(why))
 		e.logFailure(why, "backend", c.target.key, "error", err)
 		c.abort()
 		return
 	}
 	defer func() { _ = c.Close() }()
 	// The relay gets the socket itself, which the kernel can splice.
-	e.relay(cfg, call, protocolTCP, c.Conn, backend, options)
+	end := series.Relay(c.caller, false, protocolTCP)
+	moved, cut := e.relay(cfg, call, protocolTCP, c.Conn, backend, options)
+	end(moved.Sent, moved.Received, string(cut))
 }
 
 // dial opens a connection for opaque bytes, to another endpoint if the first choices fail, as often as
@@ -96,22 +101,27 @@ func dialReason(err error) reason.Reason {
 }
 
 // relay copies between two connections until both have ended, the engine does, the options say so or the call is not
-// allowed any more, which cfg has allowed, and closes them.
-func (e *Engine) relay(cfg *config, call caller, protocol string, client, backend io.ReadWriteCloser, options tcp.Options) {
+// allowed any more, which cfg has allowed, and closes them. It returns how much was moved, and why the engine has cut
+// the connections if it has.
+func (e *Engine) relay(cfg *config, call caller, protocol string, client, backend io.ReadWriteCloser, options tcp.Options) (tcp.Result, reason.Reason) {
 	ctx, leave := e.stand(cfg, call)
 	defer leave()
 	moved, err := tcp.Relay(ctx, client, backend, options)
-	e.metrics.Relayed(protocol, moved.Sent, moved.Received)
+	var why reason.Reason
 	switch {
 	case errors.Is(context.Cause(ctx), errNotAllowed):
-		e.cut(reason.AuthorizationDenied, "protocol", protocol, "backend", call.backend)
+		why = reason.AuthorizationDenied
 	case errors.Is(err, tcp.ErrIdle):
-		e.cut(reason.IdleTimeout, "protocol", protocol)
+		why = reason.IdleTimeout
 	case errors.Is(err, tcp.ErrTimeout):
-		e.cut(reason.DeadlineExceeded, "protocol", protocol)
+		why = reason.DeadlineExceeded
 	case err != nil:
 		e.options.Log.Debug("A relayed connection ended", "protocol", protocol, "error", err)
 	}
+	if why != "" {
+		e.cut(why, "protocol", protocol, "backend", call.backend)
+	}
+	return moved, why
 }
 
 // upgrade passes on a response that switches protocols, and then the bytes of both sides.
@@ -139,7 +149,7 @@ func (t *tries) upgrade(a *attempt) {
 	a.limit.lift()
 	t.limit.lift()
 	t.idle.pause()
-	t.status = res.StatusCode
+	t.status, t.switched = res.StatusCode, time.Now()
 	if err := writeSwitch(buffered.Writer, &head); err != nil {
 		_ = client.Close()
 		_ = backend.Close()
@@ -152,7 +162,9 @@ func (t *tries) upgrade(a *attempt) {
 		options.MaxDuration = max(1, time.Until(t.due.stream))
 	}
 	call := caller{t.config.peer(t.r), t.source, t.key, &t.head}
-	t.engine.relay(t.config, call, protocolWebSocket, rest(client, buffered.Reader), backend, options)
+	end := t.series.at(t.backend).Relay(t.caller, t.overHop, protocolWebSocket)
+	moved, cut := t.engine.relay(t.config, call, protocolWebSocket, rest(client, buffered.Reader), backend, options)
+	end(moved.Sent, moved.Received, string(cut))
 	// The relay may have closed only the socket inside.
 	_ = client.Close()
 }

@@ -51,6 +51,9 @@ func (t *tries) deliver(a *attempt) {
 	err := t.copyBody(a)
 	if err == nil {
 		t.copyTrailer(res)
+		if t.grpc {
+			t.code = rpcStatus(res)
+		}
 		return
 	}
 	gone := errors.Is(err, errClientGone)
@@ -171,6 +174,7 @@ func (t *tries) copyTrailer(res *http.Response) {
 // endGRPC ends a gRPC response that broke off with a status that says why, instead of resetting it.
 func (t *tries) endGRPC(why reason.Reason) {
 	said := reason.Of(why)
+	t.code = said.GRPC().String()
 	header := t.w.Header()
 	for _, f := range phttp.GRPCResponse(said.GRPC(), "weft: "+said.Text).Header {
 		if name := http.CanonicalHeaderKey(f.Name); name != "Content-Type" {

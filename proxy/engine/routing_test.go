@@ -205,23 +205,25 @@ func TestRequestsAreMeasuredByRule(t *testing.T) {
 	get(t, address, "/a")
 	get(t, address, "/a")
 	get(t, address, "/b")
-	got := metrics(t, p.engine, "http_server_requests_total")
+	got := metrics(t, p.engine, "http_server_request_duration_seconds")
 	want := map[string]float64{
-		`backend=shop/cart:80 destination=shop/cart:80 http_response_status_class=2xx listener=captured route=HTTPRoute/shop/measured rule=stable`: 2,
-		`backend= destination=shop/cart:80 http_response_status_class=4xx listener=captured route= rule=`:                                          1,
+		"http_response_status_code=200 mesh_backend=shop/cart:80 mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=cart mesh_listener=captured " +
+			"mesh_route_kind=HTTPRoute mesh_route_name=measured mesh_route_namespace=shop mesh_rule=stable mesh_src_namespace=shop mesh_src_service_account=client mesh_tls=none": 2,
+		"error_type=no_rule_matched http_response_status_code=404 mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=cart mesh_listener=captured " +
+			"mesh_src_namespace=shop mesh_src_service_account=client mesh_tls=none": 1,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 	p.delta(wire.Delta{Removed: []wire.Ref{{Kind: wire.KindRoute, Key: "HTTPRoute/shop/measured/0"}}})
-	for labels := range metrics(t, p.engine, "http_server_requests_total") {
+	for labels := range metrics(t, p.engine, "http_server_request_duration_seconds") {
 		if strings.Contains(labels, "stable") {
 			t.Errorf("the series of a rule that is gone are still there: %s", labels)
 		}
 	}
 }
 
-// metrics returns the samples of a counter or gauge by their labels.
+// metrics returns the samples of a counter or gauge by their labels, and of a histogram how much was observed.
 func metrics(t *testing.T, e *Engine, name string) map[string]float64 {
 	t.Helper()
 	families, err := e.Metrics().Gatherer().Gather()
@@ -238,7 +240,7 @@ func metrics(t *testing.T, e *Engine, name string) map[string]float64 {
 			for _, label := range metric.GetLabel() {
 				labels = append(labels, fmt.Sprintf("%s=%s", label.GetName(), label.GetValue()))
 			}
-			samples[strings.Join(labels, " ")] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
+			samples[strings.Join(labels, " ")] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
 		}
 	}
 	return samples

@@ -249,3 +249,12 @@ func (s *Store) valid(c *credential) error {
 	}
 	return c.trust.verify(chain, usage, s.now())
 }
+
+// Ends tells when the certificates in force end, by ServiceAccount.
+func (s *Store) Ends() map[string]time.Time {
+	ends := map[string]time.Time{}
+	for _, c := range s.current.Load().credentials {
+		ends[c.id.ServiceAccount] = c.certificate.Leaf.NotAfter
+	}
+	return ends
+}

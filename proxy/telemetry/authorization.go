@@ -1,7 +1,10 @@
 package telemetry
 
 import (
+	"maps"
+	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -15,59 +18,89 @@ type Decision struct {
 	// Policy is the MeshAuthorization that decided, as "namespace/name"; empty if only Deny policies are there
 	// and none has.
 	Policy string
+	// Rule is the index of the rule that decided, negative if none has.
+	Rule int
 }
 
 // decisionSeries are the counters of decisions. Their number counts against the limit of the table; what
 // that does not admit is counted together.
 type decisionSeries struct {
 	table *seriesTable
-	vec   *prometheus.CounterVec
-	// known holds a counter for each Decision. mu is held to add and to remove.
-	known sync.Map
+	// known holds a counter for each Decision and is replaced whole. mu is held to add and to remove.
+	known atomic.Pointer[map[Decision]*atomic.Uint64]
 	mu    sync.Mutex
+	// rest are what the limit did not admit, by verdict.
+	rest map[string]*atomic.Uint64
 }
 
+var decisionsDesc = prometheus.NewDesc("weft_authorization_decisions_total",
+	"Decisions of MeshAuthorizations about requests and connections, by verdict: allowed, denied, or would_deny (audit).",
+	[]string{labelDestinationNS, labelDestination, labelPort, "verdict", "policy", "rule"}, nil)
+
 func newDecisionSeries(table *seriesTable) *decisionSeries {
-	return &decisionSeries{
-		table: table,
-		vec: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_authorization_decisions_total",
-			Help: "Decisions of MeshAuthorizations about requests and connections, by verdict: allowed, denied, or would_deny (audit).",
-		}, []string{"destination", "verdict", "policy"}),
+	d := &decisionSeries{table: table, rest: map[string]*atomic.Uint64{}}
+	d.known.Store(&map[Decision]*atomic.Uint64{})
+	return d
+}
+
+// Describe implements prometheus.Collector.
+func (d *decisionSeries) Describe(all chan<- *prometheus.Desc) { all <- decisionsDesc }
+
+// Collect implements prometheus.Collector.
+func (d *decisionSeries) Collect(metrics chan<- prometheus.Metric) {
+	show := func(of Decision, n *atomic.Uint64) {
+		rule := ""
+		if of.Rule >= 0 {
+			rule = strconv.Itoa(of.Rule)
+		}
+		namespace, service, port := splitDestination(of.Destination)
+		metrics <- prometheus.MustNewConstMetric(decisionsDesc, prometheus.CounterValue, float64(n.Load()),
+			namespace, service, port, of.Verdict, of.Policy, rule)
+	}
+	for of, n := range *d.known.Load() {
+		show(of, n)
+	}
+	d.mu.Lock()
+	rest := maps.Clone(d.rest)
+	d.mu.Unlock()
+	for verdict, n := range rest {
+		show(Decision{Destination: other, Verdict: verdict, Policy: other, Rule: -1}, n)
 	}
 }
 
-func (d *decisionSeries) counter(of Decision) prometheus.Counter {
-	if c, known := d.known.Load(of); known {
-		return c.(prometheus.Counter) //nolint:forcetypeassert // nothing else is stored
+func (d *decisionSeries) counter(of Decision) *atomic.Uint64 {
+	if n := (*d.known.Load())[of]; n != nil {
+		return n
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if c, known := d.known.Load(of); known {
-		return c.(prometheus.Counter) //nolint:forcetypeassert // nothing else is stored
+	known := *d.known.Load()
+	if n := known[of]; n != nil {
+		return n
 	}
-	if !d.table.take() {
-		return d.vec.WithLabelValues(overflow.Destination, of.Verdict, overflow.Destination)
+	n := new(atomic.Uint64)
+	if !d.table.take(1) {
+		if d.rest[of.Verdict] == nil {
+			d.rest[of.Verdict] = n
+		}
+		return d.rest[of.Verdict]
 	}
-	c := d.vec.WithLabelValues(of.Destination, of.Verdict, of.Policy)
-	d.known.Store(of, c)
-	return c
+	known = maps.Clone(known)
+	known[of] = n
+	d.known.Store(&known)
+	return n
 }
 
 // Decided counts a decision.
-func (m *Metrics) Decided(d Decision) { m.decisions.counter(d).Inc() }
+func (m *Metrics) Decided(d Decision) { m.decisions.counter(d).Add(1) }
 
 // ForgetDecisions ends the metrics of decisions whose destination or policy is not configured any longer.
 func (m *Metrics) ForgetDecisions(gone func(Decision) bool) {
 	d := m.decisions
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.known.Range(func(key, _ any) bool {
-		if of := key.(Decision); gone(of) { //nolint:forcetypeassert // nothing else is stored
-			d.known.Delete(of)
-			d.vec.DeleteLabelValues(of.Destination, of.Verdict, of.Policy)
-			d.table.giveBack()
-		}
-		return true
-	})
+	left := maps.Clone(*d.known.Load())
+	maps.DeleteFunc(left, func(of Decision, _ *atomic.Uint64) bool { return gone(of) })
+	d.table.giveBack(len(*d.known.Load()) - len(left))
+	d.known.Store(&left)
 }

@@ -2,7 +2,8 @@
 // how many of them can exist. It measures what it is told and never looks into a request.
 //
 // Labels that grow with configuration (destination, route, rule, backend) are resolved once, when a
-// configuration is built, into handles; the hot path only adds to them. Names follow OpenTelemetry's
+// configuration is built, into handles, and callers once for each connection; the hot path only adds to
+// them and allocates nothing. What is not used for half an hour is forgotten. Names follow OpenTelemetry's
 // semantic conventions in their Prometheus form where one exists, and start with weft_ elsewhere.
 package telemetry
 
@@ -18,16 +19,12 @@ import (
 // DefaultSeriesLimit bounds the time series that grow with configuration and traffic.
 const DefaultSeriesLimit = 20_000
 
-// durationBuckets are those that OpenTelemetry advises for http.server.request.duration, with two
-// finer ones in front, since calls inside a cluster often end within 5 ms.
-var durationBuckets = []float64{
-	0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10,
-}
-
 // Metrics holds every series of one proxy. It is safe for concurrent use.
 type Metrics struct {
 	registry *prometheus.Registry
-	series   *seriesTable
+	// off tells that requests are not measured.
+	off    bool
+	series *seriesTable
 	measureMetrics
 	backends  *backendSeries
 	decisions *decisionSeries
@@ -39,9 +36,12 @@ type Metrics struct {
 	cuts               *prometheus.CounterVec
 	mirrors            *prometheus.CounterVec
 	fallbacks          *prometheus.CounterVec
-	relayedBytes       *prometheus.CounterVec
+	active             *activeRequests
+	certificates       *certificates
 
 	configSequence   prometheus.Gauge
+	configAt         prometheus.Gauge
+	connected        prometheus.Gauge
 	configRejections *prometheus.CounterVec
 	configApply      prometheus.Histogram
 	ready            prometheus.Gauge
@@ -61,15 +61,15 @@ func New(seriesLimit int) *Metrics {
 		connections: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_connections_total",
 			Help: "Connections accepted, by listener and protocol.",
-		}, []string{"listener", "protocol"}),
+		}, []string{labelListener, "protocol"}),
 		connectionsActive: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weft_connections_active",
 			Help: "Connections open now, by listener and protocol.",
-		}, []string{"listener", "protocol"}),
+		}, []string{labelListener, "protocol"}),
 		connectionsRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_connections_refused_total",
 			Help: "Connections that were not served, by listener and reason.",
-		}, []string{"listener", "reason"}),
+		}, []string{labelListener, "reason"}),
 		localResponses: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_local_responses_total",
 			Help: "Answers that the proxy made itself, by the reason in their weft-reason header.",
@@ -86,14 +86,20 @@ func New(seriesLimit int) *Metrics {
 			Name: "weft_fallbacks_total",
 			Help: "Tries sent to the cluster IP of a Service instead of an endpoint, by the reason for it.",
 		}, []string{"reason"}),
-		relayedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weft_relayed_bytes_total",
-			Help: "Bytes of TCP and upgraded connections, by protocol and direction.",
-		}, []string{"protocol", "direction"}),
 		configSequence: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weft_config_sequence",
-			Help: "Sequence number of the configuration in force.",
+			Help: "Version of the configuration in force: the operator's publication that it corresponds to.",
 		}),
+		configAt: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weft_config_applied_timestamp_seconds",
+			Help: "When the configuration in force was put in force.",
+		}),
+		connected: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weft_config_connected",
+			Help: "1 while the proxy has a stream of configuration from the operator; 0 means that it serves by what it has.",
+		}),
+		active:       newActiveRequests(),
+		certificates: &certificates{},
 		configRejections: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_config_rejections_total",
 			Help: "Resources that could not be used, by kind; their previous version stays in force.",
@@ -116,20 +122,28 @@ func New(seriesLimit int) *Metrics {
 	m.decisions = newDecisionSeries(m.series)
 	m.registry.MustRegister(
 		m.connections, m.connectionsActive, m.connectionsRefused, m.localResponses, m.cuts, m.mirrors,
-		m.fallbacks, m.relayedBytes, m.configSequence, m.configRejections, m.configApply, m.ready, m.draining,
+		m.fallbacks, m.configSequence, m.configAt, m.connected, m.configRejections, m.configApply, m.ready, m.draining,
+		m.active, m.certificates, m.series, m.series.refused, m.series.expired, m.series.present,
+		m.backends, m.decisions, buildInfo(),
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	m.registry.MustRegister(m.series.collectors()...)
 	m.registry.MustRegister(m.collectors()...)
-	m.registry.MustRegister(m.backends.collectors()...)
-	m.registry.MustRegister(m.decisions.vec)
+	m.series.onBackend = m.backends.used
 	return m
 }
 
-// Handler serves the metrics in Prometheus' text formats.
+// Off returns metrics that measure no request, for comparison.
+func Off() *Metrics {
+	m := New(0)
+	m.off = true
+	return m
+}
+
+// Handler serves the metrics in Prometheus' text format, in that of OpenMetrics, which has exemplars, or as
+// protocol buffers, which have native histograms too, as the client asks.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, EnableOpenMetrics: true})
 }
 
 // Gatherer gives access to the metrics without HTTP.
@@ -163,12 +177,6 @@ const (
 // Fallback counts a try that was sent to the cluster IP of a Service.
 func (m *Metrics) Fallback(reason string) { m.fallbacks.WithLabelValues(reason).Inc() }
 
-// Relayed counts the bytes of one TCP or upgraded connection: sent came from the client.
-func (m *Metrics) Relayed(protocol string, sent, received int64) {
-	m.relayedBytes.WithLabelValues(protocol, "sent").Add(float64(sent))
-	m.relayedBytes.WithLabelValues(protocol, "received").Add(float64(received))
-}
-
 // ConnectionOpened counts an accepted connection; the function it returns is called once, at its end.
 // listener and protocol are of fixed sets.
 func (m *Metrics) ConnectionOpened(listener, protocol string) (closed func()) {
@@ -187,7 +195,17 @@ func (m *Metrics) ConnectionRefused(listener, reason string) {
 // it took to build.
 func (m *Metrics) ConfigApplied(seq uint64, took time.Duration) {
 	m.configSequence.Set(float64(seq))
+	m.configAt.SetToCurrentTime()
 	m.configApply.Observe(took.Seconds())
+}
+
+// Connected records whether there is a stream of configuration.
+func (m *Metrics) Connected(connected bool) {
+	if connected {
+		m.connected.Set(1)
+	} else {
+		m.connected.Set(0)
+	}
 }
 
 // ConfigRejected counts a resource that could not be used.

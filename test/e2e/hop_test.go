@@ -34,10 +34,9 @@ func TestHop(t *testing.T) {
 	request := traffic.Request{URL: "http://hop." + w.home}
 	captured(t, w.abroadClient, request)
 	sending, receiving := bed.Proxies(t, w.abroad), bed.Proxies(t, w.home)
-	const requests = "http_server_requests_total"
-	key := wire.ServicePortKey(w.home, "hop", testbed.PortHTTP)
-	atSender := map[string]string{"listener": "captured", "destination": key, "http_response_status_class": "2xx"}
-	atReceiver := map[string]string{"listener": "hop", "destination": key, "http_response_status_class": "2xx"}
+	const requests = "http_server_request_duration_seconds"
+	atSender := map[string]string{"mesh_listener": "captured", "mesh_dst_namespace": w.home, "mesh_dst_service": "hop", "http_response_status_code": "200"}
+	atReceiver := map[string]string{"mesh_listener": "hop", "mesh_dst_namespace": w.home, "mesh_dst_service": "hop", "http_response_status_code": "200"}
 	sent, received := bed.Metric(t, sending, requests, atSender), bed.Metric(t, receiving, requests, atReceiver)
 	for range tries {
 		a := w.abroadClient.Send(t, request)

@@ -106,7 +106,7 @@ spec:
 	proxies := bed.Proxies(t, s.home)
 	testbed.Eventually(t, func(context.Context) error {
 		for _, p := range proxies {
-			labels := map[string]string{"backend": s.home + "/web:80", "state": "ejected"}
+			labels := map[string]string{"mesh_backend": s.home + "/web:80", "state": "ejected"}
 			if n := bed.Metric(t, []*testbed.Pod{p}, "weft_upstream_endpoints", labels); n < 2 {
 				return fmt.Errorf("proxy %s has ejected %d instances", p.Name, n)
 			}

@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
-	"weft.dev/weft/proxy/wire"
 	"weft.dev/weft/test/e2e/testbed"
 	"weft.dev/weft/test/e2e/traffic"
 )
@@ -65,7 +64,7 @@ spec:
 	if a := w.abroadClient.Send(t, lines); a.Echo != nil {
 		t.Errorf("bytes of a caller that may only use HTTP paths have been let through: %s", show(&a))
 	}
-	labels := map[string]string{"destination": wire.ServicePortKey(w.home, "guarded", testbed.PortHTTP), "verdict": "denied"}
+	labels := map[string]string{"mesh_dst_namespace": w.home, "mesh_dst_service": "guarded", "verdict": "denied"}
 	if n := bed.Metric(t, bed.Proxies(t, w.home), "weft_authorization_decisions_total", labels); n < tries {
 		t.Errorf("%d denials have been counted, want at least %d", n, tries)
 	}

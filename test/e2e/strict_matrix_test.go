@@ -19,7 +19,6 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
-	"weft.dev/weft/proxy/wire"
 	"weft.dev/weft/test/e2e/testbed"
 	"weft.dev/weft/test/e2e/traffic"
 )
@@ -379,7 +378,7 @@ func (m *matrix) judge(in mode) {
 	proxies := bed.Proxies(m.t, m.home)
 	decisions := func(verdict string) int {
 		return bed.Metric(m.t, proxies, "weft_authorization_decisions_total", map[string]string{
-			"destination": wire.ServicePortKey(m.home, "web", testbed.PortHTTP), "verdict": verdict,
+			"mesh_dst_namespace": m.home, "mesh_dst_service": "web", "verdict": verdict,
 		})
 	}
 	before := map[string]int{"denied": decisions("denied"), "would_deny": decisions("would_deny")}
@@ -440,7 +439,7 @@ func (m *matrix) forged(in mode) {
 // counted is the sum of a metric of the node agents for the namespace that is called.
 func (m *matrix) counted(name string) int {
 	m.t.Helper()
-	return bed.Metric(m.t, agents(m.t), name, map[string]string{"namespace": m.home})
+	return bed.Metric(m.t, agents(m.t), name, map[string]string{"mesh_dst_namespace": m.home})
 }
 
 // grows waits until a metric has grown by at least so much: agents look at the kernel's counters every few seconds.

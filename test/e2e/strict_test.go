@@ -125,7 +125,7 @@ func TestStrictAndBack(t *testing.T) {
 	})
 	counted := func(name string) func(context.Context) error {
 		return func(context.Context) error {
-			if bed.Metric(t, agents(t), name, map[string]string{"namespace": s.home}) == 0 {
+			if bed.Metric(t, agents(t), name, map[string]string{"mesh_dst_namespace": s.home}) == 0 {
 				return fmt.Errorf("%s counts nothing of namespace %s", name, s.home)
 			}
 			return nil

@@ -215,7 +215,7 @@ func TestAuthorizationExample(t *testing.T) {
 		objects.KeySets = map[compile.KeySource]compile.KeySet{{URL: issuer + "/keys"}: {Keys: jwttest.Set(signer)}}
 		try(t, m, objects, step.requests)
 		if step.file == "1-audit.yaml" {
-			if got := decided(t, m, "market", "market/orders:80", "would_deny"); got != 1 {
+			if got := decided(t, m, "market", "orders", "would_deny"); got != 1 {
 				t.Errorf("%v calls are counted as refused in future, want 1", got)
 			}
 		}

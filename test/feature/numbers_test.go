@@ -88,13 +88,13 @@ spec:
 		must(t, client, get(t, "http://web"+path))
 	}
 	for name, labels := range map[string]map[string]string{
-		"a named rule":          {"route": "HTTPRoute/shop/web", "rule": "checkout", "backend": "shop/web-v1:80", "http_response_status_class": "2xx"},
-		"a rule without a name": {"route": "HTTPRoute/shop/web", "rule": "1", "http_response_status_class": "5xx"},
-		"no rule":               {"destination": "shop/web:80", "route": "", "http_response_status_class": "4xx"},
+		"a named rule":          {"mesh_route_name": "web", "mesh_rule": "checkout", "mesh_backend": "shop/web-v1:80", "http_response_status_code": "200"},
+		"a rule without a name": {"mesh_route_name": "web", "mesh_rule": "1", "http_response_status_code": "500", "error_type": "invalid_backend"},
+		"no rule":               {"mesh_dst_namespace": "shop", "mesh_dst_service": "web", "mesh_dst_port": "80", "mesh_route_name": "", "http_response_status_code": "404"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := 1.0
-			if labels["rule"] == "checkout" {
+			if labels["mesh_rule"] == "checkout" {
 				want = 2
 			}
 			if got := requests(t, m, labels); got != want {
@@ -107,13 +107,13 @@ spec:
 	}
 }
 
-// requests sums the counters of requests that have all labels.
+// requests counts requests that have all labels.
 func requests(t *testing.T, m *harness.Mesh, labels map[string]string) float64 {
 	t.Helper()
-	return counted(t, m, "shop", "http_server_requests_total", labels)
+	return counted(t, m, "shop", "http_server_request_duration_seconds", labels)
 }
 
-// counted sums the counters of that name of a namespace's proxy that have all labels.
+// counted sums the counters of that name, or what its histograms have observed, of a namespace's proxy that have all labels.
 func counted(t *testing.T, m *harness.Mesh, namespace, name string, labels map[string]string) float64 {
 	t.Helper()
 	families, err := m.Metrics(namespace).Gather()
@@ -127,7 +127,7 @@ func counted(t *testing.T, m *harness.Mesh, namespace, name string, labels map[s
 		}
 		for _, metric := range family.GetMetric() {
 			if hasLabels(metric, labels) {
-				sum += metric.GetCounter().GetValue()
+				sum += metric.GetCounter().GetValue() + float64(metric.GetHistogram().GetSampleCount())
 			}
 		}
 	}
@@ -136,7 +136,8 @@ func counted(t *testing.T, m *harness.Mesh, namespace, name string, labels map[s
 
 func hasLabels(metric *dto.Metric, labels map[string]string) bool {
 	for name, value := range labels {
-		if !slices.ContainsFunc(metric.GetLabel(), func(p *dto.LabelPair) bool { return p.GetName() == name && p.GetValue() == value }) {
+		i := slices.IndexFunc(metric.GetLabel(), func(p *dto.LabelPair) bool { return p.GetName() == name })
+		if i < 0 && value != "" || i >= 0 && metric.GetLabel()[i].GetValue() != value {
 			return false
 		}
 	}

@@ -37,10 +37,10 @@ func asUser(key jwttest.Key, user string, roles ...string) map[string]string {
 	return bearer(key.Token(issuer, time.Now(), map[string]any{"aud": audience, "sub": user, "realm_access": map[string]any{"roles": roles}}))
 }
 
-// decided counts the verdicts of a policy about a Service port, which the namespace's proxies keep.
-func decided(t *testing.T, m *harness.Mesh, namespace, destination, verdict string) float64 {
+// decided counts the verdicts about a Service of a namespace, which the namespace's proxies keep.
+func decided(t *testing.T, m *harness.Mesh, namespace, service, verdict string) float64 {
 	t.Helper()
-	return counted(t, m, namespace, "weft_authorization_decisions_total", map[string]string{"destination": destination, "verdict": verdict})
+	return counted(t, m, namespace, "weft_authorization_decisions_total", map[string]string{"mesh_dst_namespace": namespace, "mesh_dst_service": service, "verdict": verdict})
 }
 
 const tokens = `
@@ -129,9 +129,9 @@ func TestTokens(t *testing.T) {
 				r.Want.Headers = map[string]*string{"Weft-Authorization": &decision}
 				r.setDefaults()
 				t.Run(strings.Join([]string{name, from, protocol}, ", "), func(t *testing.T) {
-					before := decided(t, m, "shop", "shop/web:80", verdict)
+					before := decided(t, m, "shop", "web", verdict)
 					r.run(t, m)
-					if got := decided(t, m, "shop", "shop/web:80", verdict); got != before+1 {
+					if got := decided(t, m, "shop", "web", verdict); got != before+1 {
 						t.Errorf("%v decisions are counted as %s, want one more than %v", got, verdict, before)
 					}
 				})

@@ -95,6 +95,7 @@ func TestTraffic(t *testing.T) {
 	m := telemetry.New(0)
 	labels := telemetry.Labels{Listener: "captured", Destination: "shop/cart:80", Route: "HTTPRoute/shop/cart", Rule: "main", Backend: "shop/cart-v1:80"}
 	series := m.Series(labels)
+	caller := m.Caller("front", "web")
 	labels.Listener = "hop"
 	hop := m.Series(labels)
 	sample := func(by By) Sample {
@@ -103,20 +104,21 @@ func TestTraffic(t *testing.T) {
 		return s
 	}
 	for range 10 {
-		series.Request(200, 3*time.Millisecond)
+		series.Request(&telemetry.Outcome{Caller: caller, Status: 200, Took: 3 * time.Millisecond})
 	}
 	before := map[string]Sample{}
-	groups := map[string]By{"shop/cart:80": ByService, "shop/cart-v1:80": ByBackend, "HTTPRoute/shop/cart main": ByRoute, "front": ByNamespace}
+	groups := map[string]By{"shop/cart:80": ByService, "shop/cart-v1:80": ByBackend, "HTTPRoute/shop/cart main": ByRoute, "front": ByNamespace, "front/web": ByCaller}
 	for name, by := range groups {
 		before[name] = sample(by)
 	}
 	for range 95 {
-		series.Request(200, 7*time.Millisecond)
+		series.Request(&telemetry.Outcome{Caller: caller, Status: 200, Took: 7 * time.Millisecond})
 	}
-	for range 5 {
-		series.Request(503, 90*time.Millisecond)
+	for range 4 {
+		series.Request(&telemetry.Outcome{Caller: caller, Status: 503, Took: 90 * time.Millisecond})
 	}
-	hop.Request(500, time.Hour)
+	series.Request(&telemetry.Outcome{Caller: caller, GRPC: true, RPC: "UNAVAILABLE", Status: 200, Took: 90 * time.Millisecond})
+	hop.Request(&telemetry.Outcome{Caller: caller, Status: 500, Took: time.Hour})
 	for name, by := range groups {
 		got := Between(before[name], sample(by), 10*time.Second)
 		want := []Traffic{{Name: name, Requests: 100, PerSecond: 10, Success: 95, P50: 7.6, P95: 10, P99: 95}}
@@ -131,7 +133,7 @@ func TestTraffic(t *testing.T) {
 
 func TestMerge(t *testing.T) {
 	m := telemetry.New(0)
-	m.Series(telemetry.Labels{Listener: "captured", Destination: "a"}).Request(200, time.Millisecond)
+	m.Series(telemetry.Labels{Listener: "captured", Destination: "a"}).Request(&telemetry.Outcome{Status: 200, Took: time.Millisecond})
 	one, two := Sample{}, Sample{}
 	one.Add("x", exposed(t, m), ByService)
 	two.Add("x", exposed(t, m), ByService)

@@ -10,11 +10,13 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// Metric names of proxies that traffic is read from.
-const (
-	requestsMetric = "http_server_requests_total"
-	durationMetric = "http_server_request_duration_seconds"
-)
+// durationMetrics are the metrics of proxies that traffic is read from: requests, and calls of gRPC.
+var durationMetrics = []string{"http_server_request_duration_seconds", "rpc_server_call_duration_seconds"}
+
+// failedCalls are the statuses of gRPC that count as failures, as error.type of OpenTelemetry has them for servers.
+var failedCalls = map[string]bool{
+	"UNKNOWN": true, "DEADLINE_EXCEEDED": true, "UNIMPLEMENTED": true, "INTERNAL": true, "UNAVAILABLE": true, "DATA_LOSS": true,
+}
 
 // Sample is what the proxies of a mesh had counted at one moment: of requests that came from clients, by what
 // somebody groups them by.
@@ -30,18 +32,31 @@ type counted struct {
 type By func(labels map[string]string, namespace string) string
 
 // ByService is the Service port that was called, ByBackend the one that has served, ByRoute the rule that took the
-// request, ByNamespace the caller's namespace.
-func ByService(labels map[string]string, _ string) string { return labels["destination"] }
+// request, ByNamespace the caller's namespace, ByCaller its ServiceAccount.
+func ByService(labels map[string]string, _ string) string {
+	if labels["mesh_dst_namespace"] == "" {
+		return labels["mesh_dst_service"] // what the limit of series has not admitted
+	}
+	return labels["mesh_dst_namespace"] + "/" + labels["mesh_dst_service"] + ":" + labels["mesh_dst_port"]
+}
 
 // ByBackend is described at ByService.
-func ByBackend(labels map[string]string, _ string) string { return labels["backend"] }
+func ByBackend(labels map[string]string, _ string) string { return labels["mesh_backend"] }
+
+// ByCaller is described at ByService.
+func ByCaller(labels map[string]string, _ string) string {
+	if labels["mesh_src_service_account"] == "" {
+		return ""
+	}
+	return labels["mesh_src_namespace"] + "/" + labels["mesh_src_service_account"]
+}
 
 // ByRoute is described at ByService.
 func ByRoute(labels map[string]string, _ string) string {
-	if labels["route"] == "" {
+	if labels["mesh_route_name"] == "" {
 		return ""
 	}
-	return labels["route"] + " " + labels["rule"]
+	return labels["mesh_route_kind"] + "/" + labels["mesh_route_namespace"] + "/" + labels["mesh_route_name"] + " " + labels["mesh_rule"]
 }
 
 // ByNamespace is described at ByService.
@@ -49,7 +64,7 @@ func ByNamespace(_ map[string]string, namespace string) string { return namespac
 
 // Add adds the metrics of a proxy of a namespace.
 func (s Sample) Add(namespace string, families map[string]*dto.MetricFamily, by By) {
-	each := func(name string, f func(*counted, map[string]string, *dto.Metric)) {
+	for _, name := range durationMetrics {
 		for _, m := range families[name].GetMetric() {
 			labels := map[string]string{}
 			for _, l := range m.GetLabel() {
@@ -57,31 +72,35 @@ func (s Sample) Add(namespace string, families map[string]*dto.MetricFamily, by 
 			}
 			key := by(labels, namespace)
 			// Over the hop a request is counted a second time.
-			if key == "" || labels["listener"] != "captured" {
+			if key == "" || labels["mesh_listener"] != "captured" {
 				continue
 			}
 			if s[key] == nil {
 				s[key] = &counted{buckets: map[float64]float64{}}
 			}
-			f(s[key], labels, m)
+			s[key].add(m.GetHistogram(), failed(labels))
 		}
 	}
-	each(requestsMetric, func(c *counted, labels map[string]string, m *dto.Metric) {
-		n := m.GetCounter().GetValue()
-		c.requests += n
-		if class := labels["http_response_status_class"]; strings.HasPrefix(class, "5") || strings.HasPrefix(class, "0") {
-			c.failed += n
-		}
-	})
-	each(durationMetric, func(c *counted, _ map[string]string, m *dto.Metric) {
-		for _, b := range m.GetHistogram().GetBucket() {
-			if math.IsInf(b.GetUpperBound(), 1) {
-				continue // the text has it, others do not
-			}
+}
+
+// failed tells whether what these labels count was answered 5xx or with a failure of gRPC, or left by its client.
+func failed(labels map[string]string) bool {
+	return strings.HasPrefix(labels["http_response_status_code"], "5") || failedCalls[labels["rpc_status_code"]] ||
+		labels["error_type"] == "client_gone"
+}
+
+func (c *counted) add(h *dto.Histogram, failed bool) {
+	n := float64(h.GetSampleCount())
+	c.requests += n
+	if failed {
+		c.failed += n
+	}
+	for _, b := range h.GetBucket() {
+		if !math.IsInf(b.GetUpperBound(), 1) { // the text has it, others do not
 			c.buckets[b.GetUpperBound()] += float64(b.GetCumulativeCount())
 		}
-		c.buckets[math.Inf(1)] += float64(m.GetHistogram().GetSampleCount())
-	})
+	}
+	c.buckets[math.Inf(1)] += n
 }
 
 // Merge adds another sample of the same grouping.

@@ -14,7 +14,8 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// Metric returns the sum of the series of a counter or gauge with these labels over all proxies given.
+// Metric returns the sum of the series of a counter or gauge with these labels over all proxies given, and of a
+// histogram how much was observed.
 func (b *Bed) Metric(t testing.TB, proxies []*Pod, name string, labels map[string]string) int {
 	t.Helper()
 	total := 0
@@ -43,7 +44,7 @@ func (b *Bed) TryMetric(ctx context.Context, p *Pod, name string, labels map[str
 	total := 0.0
 	for _, m := range families[name].GetMetric() {
 		if labelled(m, labels) {
-			total += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			total += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	return int(total), nil
