@@ -185,8 +185,8 @@ func TestMetricOfExpiry(t *testing.T) {
 		}
 		got := map[string]time.Duration{}
 		for _, m := range families[0].GetMetric() {
-			seconds := time.Duration(m.GetGauge().GetValue()) * time.Second
-			got[m.GetLabel()[0].GetValue()] = seconds.Round(time.Hour)
+			end := time.Unix(int64(m.GetGauge().GetValue()), 0)
+			got[m.GetLabel()[0].GetValue()] = time.Until(end).Round(time.Hour)
 		}
 		return got
 	}

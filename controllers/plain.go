@@ -77,7 +77,7 @@ func newPlainCounter() *plainCounter {
 	return &plainCounter{connections: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weft_plain_connections_total",
 		Help: "Connections to ports that Services publish that came past the mesh, by what was done with them. Known to the leader alone.",
-	}, []string{"namespace", "service", "source_namespace", "source_service_account", "verdict"})}
+	}, []string{"mesh_dst_namespace", "mesh_dst_service", "mesh_src_namespace", "mesh_src_service_account", "verdict"})}
 }
 
 // take finds out who and what the entries of node agents are, and counts what is new. Agents are believed for

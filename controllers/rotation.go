@@ -447,15 +447,15 @@ func follow[T comparable](changed func() <-chan struct{}, topics func() []T) sou
 	})
 }
 
-// expiry is a metric of the seconds until certificates end, computed when it is asked for: root and
-// intermediate, and of the workloads' certificates the one that ends first. Negative when that has passed.
+// expiry is a metric of when certificates end, computed when it is asked for: root and intermediate, and of the
+// workloads' certificates the one that ends first. Proxies have one of the same name.
 type expiry struct {
 	keeper  *identity.Keeper
 	members *Members
 }
 
-var expiryDescription = prometheus.NewDesc("weft_certificate_expiry_seconds",
-	"Seconds until a certificate ends; for workloads, the one that ends first. Workloads are known to the leader alone.",
+var expiryDescription = prometheus.NewDesc("weft_certificate_expiration_timestamp_seconds",
+	"When a certificate ends, as seconds since 1970; of the workloads', the one that ends first. Those are known to the leader alone.",
 	[]string{"certificate"}, nil)
 
 // Describe implements prometheus.Collector.
@@ -469,7 +469,7 @@ func (e *expiry) Collect(c chan<- prometheus.Metric) {
 	}
 	for name, end := range ends {
 		if !end.IsZero() {
-			c <- prometheus.MustNewConstMetric(expiryDescription, prometheus.GaugeValue, time.Until(end).Seconds(), name)
+			c <- prometheus.MustNewConstMetric(expiryDescription, prometheus.GaugeValue, float64(end.Unix()), name)
 		}
 	}
 }

@@ -123,6 +123,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	if err := registerer.Register(&expiry{keeper, members}); err != nil {
 		return fmt.Errorf("metric of certificates: %w", err)
 	}
+	if err := registerer.Register(distribute.NewLag(hub)); err != nil {
+		return fmt.Errorf("metric of how far clients are behind: %w", err)
+	}
 	if err := registerer.Register(plain.connections); err != nil {
 		return fmt.Errorf("metric of callers past the mesh: %w", err)
 	}

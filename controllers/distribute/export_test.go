@@ -2,6 +2,9 @@ package distribute
 
 import (
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"weft.dev/weft/proxy/wire"
 )
@@ -14,4 +17,9 @@ func JoinNode(t *testing.T, h *Hub, node string, report wire.NodeReport) (leave 
 		t.Fatal(err)
 	}
 	return func() { h.leave(c) }
+}
+
+// NewLagAt is NewLag with another clock.
+func NewLagAt(hub *Hub, now func() time.Time) prometheus.Collector {
+	return &lag{hub: hub, now: now, behind: map[slot]behind{}}
 }

@@ -3,6 +3,7 @@ package distribute_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -71,12 +72,48 @@ func TestMetrics(t *testing.T) {
 		"weft_config_clients,proxy":                 0,
 		"weft_config_deltas_total,proxy":            2,
 		"weft_config_delta_resources_total,proxy":   4,
-		"weft_config_ack_seconds,proxy":             1,
+		"weft_config_ack_duration_seconds,proxy":    1,
 		"weft_config_rejected_total,Backend":        1,
 		"weft_config_rejected_total,unknown":        1,
 		"weft_config_refused_total,Unauthenticated": 1,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)
+	}
+}
+
+// TestLag: a client is behind from when it is first seen to owe an acknowledgement until it gives it.
+func TestLag(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	hub := newHub(distribute.LayerCompiled)
+	now := time.Unix(1000, 0)
+	registry.MustRegister(distribute.NewLagAt(hub, func() time.Time { return now }))
+	hub.Replace(distribute.LayerCompiled, backends(wire.ScopeMesh, 3))
+	m := newMesh(t, hub, func(*distribute.Server) {})
+	c := m.raw("Bearer proxy/a/p1")
+	const series = "weft_config_client_lag_seconds,proxy,a,p1"
+	acknowledge := func(d *wire.Delta) {
+		c.send(&wire.ClientMessage{Ack: &wire.Ack{Seq: d.Seq}})
+		for changed := hub.Changed(); hub.Clients()[0].Seq < d.Seq; changed = hub.Changed() {
+			<-changed
+		}
+	}
+	c.send(hello())
+	acknowledge(c.delta())
+	now = now.Add(time.Minute)
+	if got := gather(t, registry); got[series] != 0 || got["weft_config_sequence"] != float64(hub.Seq()) {
+		t.Errorf("metrics %v although nothing is owed", got)
+	}
+	hub.Patch(distribute.LayerCompiled, []wire.Resource{backend(wire.ScopeMesh, "b/new:80", 1)}, nil)
+	owed := c.delta()
+	for _, want := range []float64{0, 30, 60} {
+		if got := gather(t, registry)[series]; got != want {
+			t.Errorf("behind for %v s, want %v", got, want)
+		}
+		now = now.Add(30 * time.Second)
+	}
+	acknowledge(owed)
+	if got := gather(t, registry)[series]; got != 0 {
+		t.Errorf("behind for %v s after the acknowledgement", got)
 	}
 }
