@@ -19,7 +19,7 @@ import (
 )
 
 func (a *app) routesCommand() *cobra.Command {
-	return group("routes", "Try requests on routes", a.explainCommand(), a.routesTestCommand())
+	return group("routes", "Try requests on routes", a.explainCommand(), a.routesTestCommand(), a.routesDiffCommand())
 }
 
 func (a *app) explainCommand() *cobra.Command {
