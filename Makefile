@@ -37,7 +37,7 @@ manifests: ## regenerate CRDs and RBAC
 
 .PHONY: golden
 golden: catalog ## rewrite the golden files, bundle and catalog and the generated pages of docs
-	go test ./controllers/compile ./controllers/infra ./config ./proxy/reason ./cmd/kubectl-weft/findings ./cmd/kubectl-weft -run Golden -update
+	go test ./controllers/compile ./controllers/infra ./config ./config/observability ./proxy/reason ./cmd/kubectl-weft/findings ./cmd/kubectl-weft -run Golden -update
 
 ##@ Test
 
