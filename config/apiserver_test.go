@@ -337,6 +337,8 @@ func testBounds(t *testing.T, admin *rest.Config) {
 		"deploy something of another name": applying(`
 {apiVersion: apps/v1, kind: Deployment, metadata: {namespace: private, name: miner}, spec: {selector: {matchLabels: {a: b}},
  template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: a}]}}}}`),
+		"change a NetworkPolicy of somebody else": applying(`
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: private, name: default-deny}, spec: {podSelector: {}}}`),
 		"bind another role": applying(`
 {apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {namespace: private, name: weft-identity},
  roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: cluster-admin},

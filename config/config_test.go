@@ -20,6 +20,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,6 +32,7 @@ import (
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers"
 	"weft.dev/weft/controllers/infra"
+	"weft.dev/weft/controllers/preflight"
 	"weft.dev/weft/proxy/wire"
 	"weft.dev/weft/webhooks"
 )
@@ -309,6 +311,47 @@ func TestNames(t *testing.T) {
 		if e.Name == "WEFT_PROXY_IMAGE" && e.Value != strings.Replace(c.Image, "operator", "proxy", 1) {
 			t.Errorf("the operator runs %s and deploys %s", c.Image, e.Value)
 		}
+	}
+}
+
+// TestNetworkPolicy: the operator can be asked at each of its ports, from wherever that is done, and can ask.
+func TestNetworkPolicy(t *testing.T) {
+	policy := find[networkingv1.NetworkPolicy](t, "NetworkPolicy", "weft-operator")
+	template := find[appsv1.Deployment](t, "Deployment", "weft-operator").Spec.Template
+	selector, err := metav1.LabelSelectorAsSelector(&policy.Spec.PodSelector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !selector.Matches(labels.Set(template.Labels)) {
+		t.Errorf("the policy is not for the operator's pods: %v", policy.Spec.PodSelector)
+	}
+	agent := find[appsv1.DaemonSet](t, "DaemonSet", "weft-node").Spec.Template
+	if selector.Matches(labels.Set(agent.Labels)) {
+		t.Error("the policy is for node agents, and so, in some clusters, for their nodes")
+	}
+	var open []int32
+	for _, rule := range policy.Spec.Ingress {
+		if len(rule.From) > 0 {
+			t.Errorf("a rule is not for everybody, some of whom no selector covers: %v", rule)
+		}
+		for _, p := range rule.Ports {
+			open = append(open, p.Port.IntVal)
+		}
+	}
+	var want []int32
+	for _, p := range template.Spec.Containers[0].Ports {
+		want = append(want, p.ContainerPort)
+	}
+	slices.Sort(open)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, open); diff != "" {
+		t.Errorf("open ports (-operator's +policy's):\n%s", diff)
+	}
+	for _, f := range preflight.Find(preflight.Cluster{
+		System: "weft-system", Enrolled: []string{"shop"}, Policies: []*networkingv1.NetworkPolicy{policy},
+		Pods: []*corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Namespace: "weft-system", Name: "operator", Labels: template.Labels}, Spec: template.Spec}},
+	}) {
+		t.Error(f.String())
 	}
 }
 

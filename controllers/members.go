@@ -160,6 +160,8 @@ func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.Appl
 		OperatorAddress: fmt.Sprintf("%s.%s.svc:%d", ConfigService, m.opts.Namespace, ConfigPort),
 		Operator:        types.NamespacedName{Namespace: m.opts.Namespace, Name: operatorName},
 		TrustBundle:     m.keeper.CA().Bundle(),
+
+		WithoutNetworkPolicy: mesh.Spec.Proxy.NetworkPolicy == meshv1alpha1.NetworkPolicyNone,
 	}), nil
 }
 

@@ -23,6 +23,9 @@ package controllers
 // +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshauthorizations;meshpolicies,verbs=get;list;watch
 // +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=grpcroutes.gateway.networking.k8s.io;httproutes.gateway.networking.k8s.io;meshauthorizations.mesh.weft.dev;meshes.mesh.weft.dev;meshpolicies.mesh.weft.dev,verbs=get
 
+// Which NetworkPolicies would block meshed traffic.
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch
+
 // The Mesh, statuses and Events.
 // +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshes,verbs=create;get;list;watch
 // +kubebuilder:rbac:groups=mesh.weft.dev,resources=meshauthorizations/status;meshes/status;meshpolicies/status,verbs=update
@@ -38,6 +41,7 @@ package controllers
 // +kubebuilder:rbac:groups="",resources=serviceaccounts,resourceNames=weft-proxy,verbs=create;delete;get;list;patch;watch
 // +kubebuilder:rbac:groups=apps,resources=deployments,resourceNames=weft-proxy,verbs=create;delete;get;list;patch;watch
 // +kubebuilder:rbac:groups=policy,resources=poddisruptionbudgets,resourceNames=weft-proxy,verbs=create;delete;get;list;patch;watch
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,resourceNames=weft-proxy,verbs=create;delete;patch
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=rolebindings,resourceNames=weft-identity,verbs=create;delete;get;list;patch;watch
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterroles,resourceNames=weft-identity,verbs=bind
 

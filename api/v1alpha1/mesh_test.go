@@ -90,7 +90,7 @@ func TestMeshDefaults(t *testing.T) {
 		t.Fatalf("an empty Mesh is refused: %v", refused)
 	}
 	var want map[string]any
-	if err := yaml.Unmarshal([]byte(`{trustDomain: cluster.local, certificates: {lifetime: 24h}, proxy: {replicas: 2, maxConnectionAge: 10m}}`), &want); err != nil {
+	if err := yaml.Unmarshal([]byte(`{trustDomain: cluster.local, certificates: {lifetime: 24h}, proxy: {replicas: 2, maxConnectionAge: 10m, networkPolicy: Managed}}`), &want); err != nil {
 		t.Fatal(err)
 	}
 	normalize := func(v any) map[string]any {
@@ -139,6 +139,8 @@ func TestMeshValidation(t *testing.T) {
 		"a connection age":                   {spec: "proxy: {maxConnectionAge: 1h30m}"},
 		"a connection age that is too short": {spec: "proxy: {maxConnectionAge: 9s}", want: "maxConnectionAge must be at least 10s"},
 		"no replicas":                        {spec: "proxy: {replicas: 0}", want: "should be greater than or equal to 1"},
+		"no network policy":                  {spec: "proxy: {networkPolicy: None}"},
+		"another network policy":             {spec: "proxy: {networkPolicy: Open}", want: "Unsupported value"},
 		"too many replicas":                  {spec: "proxy: {replicas: 101}", want: "should be less than or equal to 100"},
 	}
 	for name, tc := range cases {

@@ -134,7 +134,24 @@ type ProxySpec struct {
 	// +default="10m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('10s')",message="maxConnectionAge must be at least 10s"
 	MaxConnectionAge *gwv1.Duration `json:"maxConnectionAge,omitempty"`
+
+	// networkPolicy says who limits who may connect to the proxies. Managed: the operator keeps a NetworkPolicy
+	// weft-proxy in each enrolled namespace, which admits what the mesh needs, also where other policies of the
+	// namespace would not. None: it keeps none, and those of the namespace have to admit it.
+	// +optional
+	// +default="Managed"
+	// +kubebuilder:validation:Enum=Managed;None
+	NetworkPolicy ProxyNetworkPolicy `json:"networkPolicy,omitempty"`
 }
+
+// ProxyNetworkPolicy says who limits who may connect to the proxies.
+type ProxyNetworkPolicy string
+
+// The values of ProxyNetworkPolicy.
+const (
+	NetworkPolicyManaged ProxyNetworkPolicy = "Managed"
+	NetworkPolicyNone    ProxyNetworkPolicy = "None"
+)
 
 // Condition types of a Mesh.
 const (
@@ -164,13 +181,16 @@ const (
 	MeshStrictEnforced = "StrictEnforced"
 	// MeshPlainCallers is True while callers past the mesh were seen lately; the message names some.
 	MeshPlainCallers = "PlainCallers"
+	// MeshTrafficAdmitted is True when no NetworkPolicy blocks meshed traffic of an enrolled namespace. Ready does
+	// not depend on it: the pods that the policies select are alone concerned.
+	MeshTrafficAdmitted = "TrafficAdmitted"
 )
 
 // MeshStatus is what the operator has observed.
 type MeshStatus struct {
 	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady, DefaultsAccepted,
-	// CertificatesValid, CertificateAuthorityAccepted and RootRotating, and StrictEnforced and PlainCallers where
-	// there is something to say.
+	// TrafficAdmitted, CertificatesValid, CertificateAuthorityAccepted and RootRotating, and StrictEnforced and
+	// PlainCallers where there is something to say.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

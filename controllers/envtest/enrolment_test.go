@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/gomega"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,7 @@ func belongings(namespace string) []client.Object {
 		&corev1.ServiceAccount{ObjectMeta: meta(meshv1alpha1.ProxyName)},
 		&corev1.ConfigMap{ObjectMeta: meta("weft-ca-bundle")},
 		&policyv1.PodDisruptionBudget{ObjectMeta: meta(meshv1alpha1.ProxyName)},
+		&networkingv1.NetworkPolicy{ObjectMeta: meta(meshv1alpha1.ProxyName)},
 		proxies(namespace),
 		&corev1.Secret{ObjectMeta: meta("weft-identity-weft-proxy")},
 	}

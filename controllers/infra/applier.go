@@ -11,6 +11,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -41,14 +42,14 @@ var ours = client.MatchingLabels{meshv1alpha1.ComponentLabel: component}
 func Kinds() []client.Object {
 	return []client.Object{
 		&rbacv1.RoleBinding{}, &corev1.ServiceAccount{}, &corev1.ConfigMap{},
-		&policyv1.PodDisruptionBudget{}, &appsv1.Deployment{},
+		&policyv1.PodDisruptionBudget{}, &networkingv1.NetworkPolicy{}, &appsv1.Deployment{},
 	}
 }
 
 // CacheOptions returns how the informer cache is to hold the kinds that Applier reads: our objects
 // alone, selected by name. The operator's rights are limited to these names, which RBAC accepts for a
 // list or watch only with exactly this selector; so nothing else of these kinds may be read from the
-// cache.
+// cache. NetworkPolicies are not among them: the operator looks at those of users as well.
 func CacheOptions() map[client.Object]cache.ByObject {
 	byName := func(name string) cache.ByObject {
 		return cache.ByObject{Field: fields.OneTermEqualSelector(metav1.ObjectNameField, name)}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -37,7 +39,9 @@ type recorder struct {
 func newRecorder(objects ...client.Object) *recorder {
 	r := &recorder{fail: map[string]error{}}
 	r.WithWatch = interceptor.NewClient(
-		fake.NewClientBuilder().WithObjects(objects...).WithReturnManagedFields().Build(),
+		fake.NewClientBuilder().WithObjects(objects...).WithReturnManagedFields().
+			// The client would give a NetworkPolicy a status, which it does not have by the API's own schema.
+			WithTypeConverters(managedfields.NewDeducedTypeConverter()).Build(),
 		interceptor.Funcs{
 			Apply: func(ctx context.Context, c client.WithWatch, obj runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
 				kind := obj.(interface{ GetKind() string }).GetKind()
@@ -82,7 +86,7 @@ func apply(t *testing.T, r *recorder, p infra.Params) {
 }
 
 var everything = []string{
-	"apply RoleBinding", "apply ServiceAccount", "apply ConfigMap", "apply PodDisruptionBudget", "apply Deployment",
+	"apply RoleBinding", "apply ServiceAccount", "apply ConfigMap", "apply PodDisruptionBudget", "apply NetworkPolicy", "apply Deployment",
 }
 
 func TestApplyCreatesOnceAndOwnsEverything(t *testing.T) {
@@ -94,7 +98,7 @@ func TestApplyCreatesOnceAndOwnsEverything(t *testing.T) {
 	for _, object := range []client.Object{
 		get(t, r, "weft-identity", &rbacv1.RoleBinding{}), get(t, r, "weft-proxy", &corev1.ServiceAccount{}),
 		get(t, r, "weft-ca-bundle", &corev1.ConfigMap{}), get(t, r, "weft-proxy", &policyv1.PodDisruptionBudget{}),
-		get(t, r, "weft-proxy", &appsv1.Deployment{}),
+		get(t, r, "weft-proxy", &networkingv1.NetworkPolicy{}), get(t, r, "weft-proxy", &appsv1.Deployment{}),
 	} {
 		fields := object.GetManagedFields()
 		if len(fields) != 1 || fields[0].Manager != "weft" || fields[0].Operation != metav1.ManagedFieldsOperationApply {
@@ -116,6 +120,7 @@ func TestApplyWritesWhatChanged(t *testing.T) {
 		"image":     {func(p *infra.Params) { p.Image = "weft-proxy:v2" }, []string{"apply Deployment"}},
 		"roots":     {func(p *infra.Params) { p.TrustBundle = "other" }, []string{"apply ConfigMap"}},
 		"operator":  {func(p *infra.Params) { p.Operator.Name = "other" }, []string{"apply RoleBinding"}},
+		"no policy": {func(p *infra.Params) { p.WithoutNetworkPolicy = true }, []string{"delete NetworkPolicy"}},
 		"no limits": {func(p *infra.Params) { p.Resources = &corev1.ResourceRequirements{} }, []string{"apply Deployment"}},
 	}
 	for name, tc := range cases {
@@ -185,6 +190,15 @@ func TestApplyRepairsDrift(t *testing.T) {
 				}
 				r.take()
 			}, []string{"apply PodDisruptionBudget"},
+		},
+		"proxies opened to everybody": {
+			func(t *testing.T, r *recorder) {
+				policy := get(t, r, "weft-proxy", &networkingv1.NetworkPolicy{})
+				policy.Spec.Ingress = append(policy.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{})
+				if err := r.Update(t.Context(), policy); err != nil {
+					t.Fatal(err)
+				}
+			}, []string{"apply NetworkPolicy"},
 		},
 		"roots exchanged": {
 			func(t *testing.T, r *recorder) {
@@ -319,7 +333,8 @@ func TestRemove(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"delete Deployment", "delete PodDisruptionBudget", "delete ConfigMap", "delete ServiceAccount", "delete RoleBinding",
+		"delete Deployment", "delete NetworkPolicy", "delete PodDisruptionBudget", "delete ConfigMap", "delete ServiceAccount",
+		"delete RoleBinding",
 	}
 	if diff := cmp.Diff(want, r.take()); diff != "" {
 		t.Errorf("writes (-want +got):\n%s", diff)
@@ -333,7 +348,8 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestEverythingIsCachedByName: the operator may read these kinds only by exactly these names.
+// TestEverythingIsCachedByName: the operator may read these kinds only by exactly these names, but for
+// NetworkPolicies, of which it reads all.
 func TestEverythingIsCachedByName(t *testing.T) {
 	names := map[string]string{}
 	for _, object := range infra.Objects("shop", params()) {
@@ -357,10 +373,11 @@ func TestEverythingIsCachedByName(t *testing.T) {
 		}
 		got[gvk.Kind] = name
 	}
+	delete(names, "NetworkPolicy")
 	if diff := cmp.Diff(names, got); diff != "" {
 		t.Errorf("names in the cache (-want +got):\n%s", diff)
 	}
-	if len(infra.Kinds()) != len(names) {
-		t.Errorf("%d kinds, want %d", len(infra.Kinds()), len(names))
+	if len(infra.Kinds()) != len(names)+1 {
+		t.Errorf("%d kinds, want %d", len(infra.Kinds()), len(names)+1)
 	}
 }

@@ -51,6 +51,8 @@ type Params struct {
 	Operator types.NamespacedName
 	// TrustBundle holds PEM certificates.
 	TrustBundle string
+	// WithoutNetworkPolicy leaves out the NetworkPolicy of the proxies.
+	WithoutNetworkPolicy bool
 	// Owner, if set, is what the objects go with.
 	Owner *metav1ac.OwnerReferenceApplyConfiguration
 }
@@ -63,10 +65,11 @@ func (p Params) owners() []*metav1ac.OwnerReferenceApplyConfiguration {
 	return []*metav1ac.OwnerReferenceApplyConfiguration{p.Owner}
 }
 
-// Objects returns everything an enrolled namespace needs, in the order in which it is to be applied.
+// Objects returns everything an enrolled namespace needs, in the order in which it is to be applied; the proxies
+// come last.
 // The objects name every field that Weft owns and no other.
 func Objects(namespace string, p Params) []runtime.ApplyConfiguration {
-	return []runtime.ApplyConfiguration{
+	objects := []runtime.ApplyConfiguration{
 		identityBinding(namespace, p.Operator).WithOwnerReferences(p.owners()...),
 		corev1ac.ServiceAccount(meshv1alpha1.ProxyName, namespace).
 			WithOwnerReferences(p.owners()...).
@@ -81,8 +84,11 @@ func Objects(namespace string, p Params) []runtime.ApplyConfiguration {
 				// A proxy that cannot become ready must not keep its node from being drained.
 				WithUnhealthyPodEvictionPolicy(policyv1.AlwaysAllow).
 				WithSelector(selector())),
-		deployment(namespace, p).WithOwnerReferences(p.owners()...),
 	}
+	if !p.WithoutNetworkPolicy {
+		objects = append(objects, networkPolicy(namespace).WithOwnerReferences(p.owners()...))
+	}
+	return append(objects, deployment(namespace, p).WithOwnerReferences(p.owners()...))
 }
 
 // TrustBundle returns the ConfigMap with the mesh's roots. The node agents' namespace needs it as well.

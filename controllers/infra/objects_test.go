@@ -5,17 +5,24 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
 
+	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/infra"
+	"weft.dev/weft/controllers/preflight"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -76,6 +83,63 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestNetworkPolicyAdmitsTheMesh: with it nothing blocks meshed traffic at the proxies, whatever other policies
+// there are; without it, the same policies do.
+func TestNetworkPolicyAdmitsTheMesh(t *testing.T) {
+	c := preflight.Cluster{System: "weft-system", Enrolled: []string{"bank", "shop"}}
+	var ours, others []*networkingv1.NetworkPolicy
+	for _, namespace := range c.Enrolled {
+		deployment := decode[appsv1.Deployment](t, "Deployment", infra.Objects(namespace, params()))
+		c.Pods = append(c.Pods,
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "proxy", Labels: deployment.Spec.Template.Labels}, Spec: deployment.Spec.Template.Spec},
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web", Labels: map[string]string{"app": "web"}}})
+		c.Exposures = append(c.Exposures, compile.Exposure{
+			ServicePort: compile.ServicePort{Namespace: namespace, Service: "web", Port: 80}, Selector: map[string]string{"app": "web"}, Target: intstr.FromInt32(8080),
+		})
+		ours = append(ours, decode[networkingv1.NetworkPolicy](t, "NetworkPolicy", infra.Objects(namespace, params())))
+		others = append(others, &networkingv1.NetworkPolicy{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "deny"},
+			Spec: networkingv1.NetworkPolicySpec{
+				PodSelector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpDoesNotExist}}},
+				PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress},
+			},
+		})
+	}
+	c.Policies = others
+	if found := preflight.Find(c); len(found) != 12 {
+		t.Errorf("without our policy %d findings, want 6 for each namespace: %v", len(found), found)
+	}
+	c.Policies = slices.Concat(others, ours)
+	for _, f := range preflight.Find(c) {
+		t.Errorf("%s %s", f.Policy, f.String())
+	}
+	c.Pods = nil // and proxies that are yet to come have the same labels
+	c.Policies = ours
+	for _, f := range preflight.Find(c) {
+		t.Errorf("before there are proxies: %s %s", f.Policy, f.String())
+	}
+}
+
+// decode returns the object of a kind.
+func decode[T any](t *testing.T, kind string, objects []runtime.ApplyConfiguration) *T {
+	t.Helper()
+	for _, object := range objects {
+		data, err := yaml.Marshal(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(data), "kind: "+kind+"\n") {
+			typed := new(T)
+			if err := yaml.UnmarshalStrict(data, typed); err != nil {
+				t.Fatal(err)
+			}
+			return typed
+		}
+	}
+	t.Fatalf("there is no %s", kind)
+	return nil
+}
+
 func TestObjectsKeepTheirParameters(t *testing.T) {
 	p := params()
 	p.Resources = &corev1.ResourceRequirements{
@@ -91,23 +155,7 @@ func TestObjectsKeepTheirParameters(t *testing.T) {
 // TestProxiesAreRestricted holds the proxies to what the Pod Security Standard "restricted" demands, and
 // to having no credentials for the API server.
 func TestProxiesAreRestricted(t *testing.T) {
-	var pod struct {
-		Spec struct {
-			Template struct{ Spec corev1.PodSpec }
-		}
-	}
-	for _, object := range infra.Objects("shop", params()) {
-		data, err := yaml.Marshal(object)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(data), "kind: Deployment\n") {
-			if err := yaml.Unmarshal(data, &pod); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	spec := pod.Spec.Template.Spec
+	spec := decode[appsv1.Deployment](t, "Deployment", infra.Objects("shop", params())).Spec.Template.Spec
 	if len(spec.Containers) != 1 {
 		t.Fatalf("the proxy's pod has %d containers, want 1", len(spec.Containers))
 	}

@@ -18,6 +18,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -216,7 +217,7 @@ func (w *town) nothingRemains(t *testing.T, bed *testbed.Bed, certificates bool)
 		var found []string
 		for _, list := range []client.ObjectList{
 			&corev1.NamespaceList{}, &corev1.ServiceList{}, &corev1.ServiceAccountList{}, &corev1.SecretList{}, &corev1.PodList{},
-			&appsv1.DeploymentList{}, &appsv1.DaemonSetList{}, &policyv1.PodDisruptionBudgetList{}, &rbacv1.RoleList{}, &rbacv1.ClusterRoleList{},
+			&appsv1.DeploymentList{}, &appsv1.DaemonSetList{}, &policyv1.PodDisruptionBudgetList{}, &networkingv1.NetworkPolicyList{}, &rbacv1.RoleList{}, &rbacv1.ClusterRoleList{},
 			&rbacv1.RoleBindingList{}, &rbacv1.ClusterRoleBindingList{}, definitions(),
 		} {
 			if err := bed.Client.List(ctx, list, ours); err != nil {
