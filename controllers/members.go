@@ -161,7 +161,7 @@ func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.Appl
 		Operator:        types.NamespacedName{Namespace: m.opts.Namespace, Name: operatorName},
 		TrustBundle:     m.keeper.CA().Bundle(),
 
-		WithoutNetworkPolicy: mesh.Spec.Proxy.NetworkPolicy == meshv1alpha1.NetworkPolicyNone,
+		WithoutNetworkPolicy: !managesNetworkPolicies(mesh),
 	}), nil
 }
 

@@ -40,6 +40,8 @@ type MeshReconciler struct {
 	rotation *Rotation
 	members  *Members
 	plain    *plainCounter
+	// blockNotices tells users what is new of what the status shows.
+	blockNotices blockNotices
 	// installation knows what is installed.
 	installation *installation
 
@@ -134,6 +136,10 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	if o.strict = r.World.StrictPorts(); len(o.strict) > 0 {
 		o.enforcement = r.World.Enforcement(o.strict)
 	}
+	if o.blocks, err = r.findBlocks(ctx, mesh, &o); err != nil {
+		return reconcile.Result{}, err
+	}
+	r.blockNotices.tell(mesh, o.blocks)
 	again := max(grace, 0)
 	if len(o.calls) > 0 && again == 0 {
 		again = plainExpiry

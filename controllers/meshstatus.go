@@ -34,6 +34,7 @@ type observation struct {
 	strict      []compile.ServicePort
 	enforcement status.Enforcement
 	calls       []plainCall
+	blocks      blocks
 	// fresh tells that agents may not have had the time to connect to this leader.
 	fresh bool
 }
@@ -92,6 +93,9 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 	if o.certificates.authority != nil {
 		out.CertificateAuthority = authorityStatus(o.certificates)
 		conditions = append(conditions, certificatesValid(o.certificates), authorityAccepted(o.certificates), rootRotating(o.certificates))
+	}
+	if o.blocks.known {
+		conditions = append(conditions, trafficAdmitted(o.blocks))
 	}
 	out.PlainCallers = plainStatus(o.calls)
 	if o.fresh && len(o.calls) == 0 && len(mesh.Status.PlainCallers) > 0 {

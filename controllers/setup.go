@@ -92,12 +92,16 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	plain := newPlainCounter()
 	mesh := &MeshReconciler{
 		Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, plain: plain, installation: installation,
+		blockNotices: blockNotices{recorder: mgr.GetEventRecorder("weft")},
 	}
-	if err := ctrl.NewControllerManagedBy(mgr).Named("mesh").
+	builder := ctrl.NewControllerManagedBy(mgr).Named("mesh").
 		For(&meshv1alpha1.Mesh{}).
 		WatchesRawSource(source.Func(mesh.watchHub)).
-		WatchesRawSource(mesh.watchNodes(mgr.GetCache())).
-		Complete(mesh); err != nil {
+		WatchesRawSource(mesh.watchNodes(mgr.GetCache()))
+	for _, policies := range mesh.watchPolicies(mgr.GetCache()) {
+		builder = builder.WatchesRawSource(policies)
+	}
+	if err := builder.Complete(mesh); err != nil {
 		return fmt.Errorf("mesh controller: %w", err)
 	}
 	if opts.NodeImage != "" {

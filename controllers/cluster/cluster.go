@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -92,6 +93,15 @@ func Nodes(ctx context.Context, r client.Reader) ([]*corev1.Node, error) {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	return pointers(nodes.Items), nil
+}
+
+// NetworkPolicies returns all network policies.
+func NetworkPolicies(ctx context.Context, r client.Reader) ([]*networkingv1.NetworkPolicy, error) {
+	var policies networkingv1.NetworkPolicyList
+	if err := r.List(ctx, &policies); err != nil {
+		return nil, fmt.Errorf("list network policies: %w", err)
+	}
+	return pointers(policies.Items), nil
 }
 
 func pointers[T any](items []T) []*T {

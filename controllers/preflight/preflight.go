@@ -47,16 +47,22 @@ type Flow string
 // The ways.
 const (
 	// ToProxy is from a pod to a proxy of its namespace, at any destination number.
-	ToProxy Flow = "between pods and their proxies"
+	ToProxy Flow = "ToProxy"
 	// FromProxy is from a proxy to a pod of its namespace, at a port that a Service publishes.
-	FromProxy Flow = "between proxies and the pods that are called"
+	FromProxy Flow = "FromProxy"
 	// Hop is from a proxy to one of another namespace.
-	Hop Flow = "between proxies of two namespaces"
+	Hop Flow = "Hop"
 	// Operator is from a proxy to the operator.
-	Operator Flow = "between proxies and the operator"
+	Operator Flow = "Operator"
 	// Health is from a node agent to a proxy.
-	Health Flow = "between node agents and proxies"
+	Health Flow = "Health"
 )
+
+// between says who is at the two ends.
+var between = map[Flow]string{
+	ToProxy: "pods and their proxies", FromProxy: "proxies and the pods that are called", Hop: "proxies of two namespaces",
+	Operator: "proxies and the operator", Health: "node agents and proxies",
+}
 
 // Finding is one NetworkPolicy that blocks one way in one direction. Where several isolate a pod, each is found,
 // and it is enough to change one of them.
@@ -80,17 +86,20 @@ func (f *Finding) String() string {
 		}
 	}
 	direction := strings.ToLower(string(f.Direction))
-	return fmt.Sprintf("blocks %s of %s, %s: add to spec.%s %s", direction, where, f.Flow, direction, f.Rule)
+	return fmt.Sprintf("blocks %s of %s, between %s: add to spec.%s %s", direction, where, between[f.Flow], direction, f.Rule)
 }
 
 // Find returns what NetworkPolicies block, sorted by policy.
 func Find(c Cluster) []Finding {
-	f := &finder{Cluster: c, policies: map[string][]*networkingv1.NetworkPolicy{}, labels: map[string]labels.Set{}, proxies: map[string][]*end{}, meshed: map[string][]*end{}, found: map[key]*found{}}
+	f := &finder{Cluster: c, policies: map[string][]*networkingv1.NetworkPolicy{}, labels: map[string]labels.Set{}, proxies: map[string][]*end{}, meshed: map[string][]*end{}, exposures: map[string][]*compile.Exposure{}, found: map[key]*found{}}
 	for _, p := range c.Policies {
 		f.policies[p.Namespace] = append(f.policies[p.Namespace], p)
 	}
 	for _, ns := range c.Namespaces {
 		f.labels[ns.Name] = ns.Labels
+	}
+	for i := range c.Exposures {
+		f.exposures[c.Exposures[i].Namespace] = append(f.exposures[c.Exposures[i].Namespace], &c.Exposures[i])
 	}
 	f.sort()
 	for _, namespace := range c.Enrolled {
@@ -111,6 +120,7 @@ type finder struct {
 	proxies   map[string][]*end
 	meshed    map[string][]*end
 	operators []*end
+	exposures map[string][]*compile.Exposure
 	found     map[key]*found
 }
 
@@ -189,8 +199,8 @@ func (f *finder) pods(namespace string) {
 // exposed returns the ports of a pod that its proxies call.
 func (f *finder) exposed(pod *corev1.Pod) []span {
 	var ports []span
-	for i := range f.Exposures {
-		if number, ok := f.Exposures[i].PortOf(pod); ok {
+	for _, e := range f.exposures[pod.Namespace] {
+		if number, ok := e.PortOf(pod); ok {
 			ports = append(ports, span{int32(number), int32(number)})
 		}
 	}

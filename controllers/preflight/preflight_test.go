@@ -59,8 +59,8 @@ func policy(t *testing.T, namespace, name, spec string) *networkingv1.NetworkPol
 }
 
 const (
-	egressToProxies    = "shop/p Egress between pods and their proxies [web]"
-	ingressFromProxies = "shop/p Ingress between proxies and the pods that are called [web]"
+	egressToProxies    = "shop/p Egress ToProxy [web]"
+	ingressFromProxies = "shop/p Ingress FromProxy [web]"
 )
 
 func texts(found []preflight.Finding) []string {
@@ -196,7 +196,7 @@ func TestFind(t *testing.T) {
 		},
 		"each that isolates is named": {
 			policies: []*networkingv1.NetworkPolicy{policy(t, "shop", "p", `{podSelector: {}}`), policy(t, "shop", "q", `{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: db}}}]}]}`)},
-			want:     []string{ingressFromProxies, "shop/q Ingress between proxies and the pods that are called [web]"},
+			want:     []string{ingressFromProxies, "shop/q Ingress FromProxy [web]"},
 		},
 		"pods that are not captured call nobody": {
 			change:   func(c *preflight.Cluster) { c.Pods[0].Labels["mesh.weft.dev/enabled"] = "false" },
@@ -216,7 +216,7 @@ func TestFind(t *testing.T) {
 		"before there is any pod": {
 			change:   func(c *preflight.Cluster) { c.Pods = nil },
 			policies: []*networkingv1.NetworkPolicy{policy(t, "shop", "p", deny)},
-			want:     []string{"shop/p Egress between pods and their proxies []"},
+			want:     []string{"shop/p Egress ToProxy []"},
 		},
 		"before there is any proxy, by an address": {
 			change:   func(c *preflight.Cluster) { c.Pods = c.Pods[:1] },
@@ -229,7 +229,7 @@ func TestFind(t *testing.T) {
 		},
 		"the operator's end": {
 			policies: []*networkingv1.NetworkPolicy{policy(t, "weft-system", "p", `{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: a}}}], ports: [{port: 15010}]}]}`)},
-			want:     []string{"weft-system/p Ingress between proxies and the operator [weft-operator-1]"},
+			want:     []string{"weft-system/p Ingress Operator [weft-operator-1]"},
 		},
 		"the proxies' ends where the operator keeps them open": {
 			policies: []*networkingv1.NetworkPolicy{policy(t, "shop", "p", `{podSelector: {matchLabels: {mesh.weft.dev/component: proxy}}, policyTypes: [Ingress, Egress]}`)},
@@ -238,12 +238,12 @@ func TestFind(t *testing.T) {
 			change:   func(c *preflight.Cluster) { c.Managed = false },
 			policies: []*networkingv1.NetworkPolicy{policy(t, "shop", "p", `{podSelector: {matchLabels: {mesh.weft.dev/component: proxy}}, policyTypes: [Ingress, Egress]}`)},
 			want: []string{
-				"shop/p Egress between proxies and the operator [weft-proxy-1 weft-proxy-2]",
-				"shop/p Egress between proxies and the pods that are called [weft-proxy-1 weft-proxy-2]",
-				"shop/p Egress between proxies of two namespaces [weft-proxy-1 weft-proxy-2]",
-				"shop/p Ingress between node agents and proxies [weft-proxy-1 weft-proxy-2]",
-				"shop/p Ingress between pods and their proxies [weft-proxy-1 weft-proxy-2]",
-				"shop/p Ingress between proxies of two namespaces [weft-proxy-1 weft-proxy-2]",
+				"shop/p Egress FromProxy [weft-proxy-1 weft-proxy-2]",
+				"shop/p Egress Hop [weft-proxy-1 weft-proxy-2]",
+				"shop/p Egress Operator [weft-proxy-1 weft-proxy-2]",
+				"shop/p Ingress Health [weft-proxy-1 weft-proxy-2]",
+				"shop/p Ingress Hop [weft-proxy-1 weft-proxy-2]",
+				"shop/p Ingress ToProxy [weft-proxy-1 weft-proxy-2]",
 			},
 		},
 	}

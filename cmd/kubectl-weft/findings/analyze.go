@@ -25,6 +25,7 @@ func Analyze(m *mesh.Mesh) []Finding {
 	a.authorizations()
 	a.callers()
 	a.services()
+	a.networkPolicies()
 	for i := range a.found {
 		a.found[i].Position = m.At(a.found[i].Object)
 	}

@@ -132,6 +132,34 @@ var analyzed = map[string]struct {
 		documents: []string{service("web", ""), `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: logs, namespace: shop}, spec: {template: {spec: {hostNetwork: true}}}}`},
 		want:      []string{"warning WEFT131 Pod shop/logs: it is on the host's network, so that its calls are not captured"},
 	},
+	"a network policy": {
+		documents: []string{
+			service("web", ", selector: {app: web}"),
+			`{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}, spec: {template: {metadata: {labels: {app: web}}, spec: {containers: []}}}}`,
+			`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny, namespace: shop}, spec: {podSelector: {}, policyTypes: [Ingress, Egress]}}`,
+			`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: dns, namespace: shop}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{protocol: UDP, port: 53}]}]}}`,
+		},
+		want: []string{
+			`error WEFT130 NetworkPolicy shop/deny: it blocks egress of pod web, between pods and their proxies: add to spec.egress {"to":[{"podSelector":`,
+			`error WEFT130 NetworkPolicy shop/deny: it blocks ingress of pod web, between proxies and the pods that are called: add to spec.ingress {"ports":[{"protocol":"TCP","port":80}],"from":[{"podSelector":`,
+			`error WEFT130 NetworkPolicy shop/dns: it blocks egress of pod web, between pods and their proxies: add to spec.egress {"to":[{"podSelector":`,
+		},
+	},
+	"network policies that know the mesh": {
+		documents: []string{
+			service("web", ", selector: {app: web}"),
+			`{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: shop}, spec: {template: {metadata: {labels: {app: web}}, spec: {containers: []}}}}`,
+			`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny, namespace: shop}, spec: {podSelector: {}, policyTypes: [Ingress, Egress]}}`,
+			`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: mesh, namespace: shop}, spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {matchLabels: {mesh.weft.dev/component: proxy}}}]}], egress: [{to: [{podSelector: {matchLabels: {mesh.weft.dev/component: proxy}}}]}]}}`,
+		},
+	},
+	"a Mesh without network policies for proxies": {
+		documents: []string{
+			service("web", ""), `{apiVersion: mesh.weft.dev/v1alpha1, kind: Mesh, metadata: {name: default}, spec: {proxy: {networkPolicy: None}}}`,
+			`{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny, namespace: shop}, spec: {podSelector: {matchLabels: {mesh.weft.dev/component: proxy}}, policyTypes: [Egress]}}`,
+		},
+		want: []string{`error WEFT130 NetworkPolicy shop/deny: it blocks egress of pods that it selects, between proxies and the operator: add to spec.egress {"ports":[{"protocol":"TCP","port":15010}],"to":[{"podSelector":`},
+	},
 	"a node port": {
 		documents: []string{service("web", ", type: NodePort"), httpRoute("a", `rules: [{`+toWeb+`}]`), service("plain", ", type: LoadBalancer")},
 		want:      []string{"warning WEFT132 Service shop/web: it is of type NodePort: who comes in by it passes HTTPRoute a"},

@@ -7,8 +7,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/cmd/kubectl-weft/mesh"
 	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/controllers/preflight"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -101,6 +103,19 @@ func (a *analysis) outside(object mesh.Object, svc *corev1.Service) {
 
 func concerns(a *wire.Authorization, service string) bool {
 	return len(a.Targets) == 0 || slices.ContainsFunc(a.Targets, func(t wire.AuthorizationTarget) bool { return t.Service == service })
+}
+
+// networkPolicies tells which policies block meshed traffic.
+func (a *analysis) networkPolicies() {
+	found := preflight.Find(preflight.Cluster{
+		System: a.mesh.Snapshot.SystemNamespace, Enrolled: a.mesh.Compiled.Enrolled, Namespaces: a.mesh.Snapshot.Namespaces,
+		Pods: a.mesh.Pods, Policies: a.mesh.NetworkPolicies, Exposures: a.mesh.Compiled.Exposures,
+		Managed: a.mesh.Snapshot.Mesh == nil || a.mesh.Snapshot.Mesh.Spec.Proxy.NetworkPolicy != meshv1alpha1.NetworkPolicyNone,
+	})
+	for i := range found {
+		f := &found[i]
+		a.add(PolicyBlocks, mesh.Object{Kind: "NetworkPolicy", Namespace: f.Policy.Namespace, Name: f.Policy.Name}, "it %s", f.String())
+	}
 }
 
 // Counts says how many findings there are of each severity, as "2 errors, 1 warning".

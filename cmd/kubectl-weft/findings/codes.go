@@ -45,6 +45,7 @@ const (
 	AuthzNotAccepted  Code = "WEFT121"
 	AuthzSuspicious   Code = "WEFT122"
 	Bypassable        Code = "WEFT123"
+	PolicyBlocks      Code = "WEFT130"
 	HostNetworkCaller Code = "WEFT131"
 	NodePortCallers   Code = "WEFT132"
 	PlainLegs         Code = "WEFT133"
@@ -185,6 +186,9 @@ var table = []Entry{
 		"A MeshPolicy or MeshAuthorization makes ports strict. Not every pod behind them is known to refuse callers that the mesh has not identified.",
 		"The message says which and why. Where it stays so, add a NetworkPolicy that admits only the namespace's proxies and the nodes."},
 
+	{PolicyBlocks, Error, "a NetworkPolicy blocks meshed traffic",
+		"With Weft a pod calls the proxies of its namespace instead of other pods, at a port from 16384 to 65535, and is called by them. The policy isolates pods and does not admit that, so that their calls, or calls of them, fail where the network plugin enforces policies.",
+		"Add the rule that the message shows, to this policy or to another one that selects the same pods: policies add up. Who may call whom beyond a proxy is then for a MeshAuthorization to say."},
 	{HostNetworkCaller, Warning, "a pod on the host's network is not captured",
 		"The pod shares the network of its node. What it calls does not pass a proxy: no route, no encryption, no authorization.",
 		"Run it on the pod network, or count on it."},

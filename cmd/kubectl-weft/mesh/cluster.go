@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -48,12 +47,8 @@ func Cluster(ctx context.Context, r client.Reader, system string) (*Mesh, error)
 	if m.Nodes, err = cluster.Nodes(ctx, r); err != nil {
 		return nil, err
 	}
-	var policies networkingv1.NetworkPolicyList
-	if err := r.List(ctx, &policies); err != nil {
-		return nil, fmt.Errorf("list network policies: %w", err)
-	}
-	for i := range policies.Items {
-		m.NetworkPolicies = append(m.NetworkPolicies, &policies.Items[i])
+	if m.NetworkPolicies, err = cluster.NetworkPolicies(ctx, r); err != nil {
+		return nil, err
 	}
 	// Without the roots the Mesh resource differs from what proxies have; everything else is the same.
 	bundle := &corev1.ConfigMap{}
