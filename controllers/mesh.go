@@ -40,8 +40,9 @@ type MeshReconciler struct {
 	rotation *Rotation
 	members  *Members
 	plain    *plainCounter
-	// blockNotices tells users what is new of what the status shows.
+	// blockNotices and plainNotices tell users what is new of what the status shows.
 	blockNotices blockNotices
+	plainNotices plainNotices
 	// installation knows what is installed.
 	installation *installation
 
@@ -133,6 +134,9 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	}
 	o.calls = lately(r.plain.take(o.reports, o.pods, r.World.Exposures()), time.Now())
 	r.World.SetPlain(o.calls)
+	if !o.fresh { // agents may have more to tell
+		r.plainNotices.tell(mesh, o.calls, time.Now(), r.service(ctx))
+	}
 	if o.strict = r.World.StrictPorts(); len(o.strict) > 0 {
 		o.enforcement = r.World.Enforcement(o.strict)
 	}
@@ -168,4 +172,16 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 		return reconcile.Result{}, fmt.Errorf("update mesh status: %w", err)
 	}
 	return reconcile.Result{RequeueAfter: again}, nil
+}
+
+// service returns a function that refers to a Service, by its UID as well if it exists.
+func (r *MeshReconciler) service(ctx context.Context) func(types.NamespacedName) *corev1.ObjectReference {
+	return func(name types.NamespacedName) *corev1.ObjectReference {
+		reference := &corev1.ObjectReference{APIVersion: "v1", Kind: "Service", Namespace: name.Namespace, Name: name.Name}
+		service := &corev1.Service{}
+		if r.Client.Get(ctx, name, service) == nil {
+			reference.UID = service.UID
+		}
+		return reference
+	}
 }

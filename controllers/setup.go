@@ -93,6 +93,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	mesh := &MeshReconciler{
 		Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, plain: plain, installation: installation,
 		blockNotices: blockNotices{recorder: mgr.GetEventRecorder("weft")},
+		plainNotices: plainNotices{recorder: mgr.GetEventRecorder("weft")},
 	}
 	builder := ctrl.NewControllerManagedBy(mgr).Named("mesh").
 		For(&meshv1alpha1.Mesh{}).
