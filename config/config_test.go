@@ -28,6 +28,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers"
@@ -375,6 +376,15 @@ func TestWebhook(t *testing.T) {
 		}
 		if *w.FailurePolicy != admissionregistrationv1.Ignore || *w.TimeoutSeconds > 3 || *w.SideEffects != admissionregistrationv1.SideEffectClassNone {
 			t.Errorf("%s may hold up the API server: %+v", w.Name, w)
+		}
+		// Whatever else fails, pods can be made: nobody is asked about them, nor about anything but routes and
+		// Weft's own kinds.
+		for _, rule := range w.Rules {
+			for _, group := range rule.APIGroups {
+				if group != meshv1alpha1.GroupVersion.Group && group != gwv1.GroupName {
+					t.Errorf("%s is asked about %v of %s", w.Name, rule.Resources, group)
+				}
+			}
 		}
 		selector, err := metav1.LabelSelectorAsSelector(w.NamespaceSelector)
 		if err != nil {

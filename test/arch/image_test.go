@@ -9,6 +9,42 @@ import (
 	"testing"
 )
 
+// TestImagesHaveNoShell: what is shipped is an image without a shell, and one program.
+func TestImagesHaveNoShell(t *testing.T) {
+	dockerfile, err := os.ReadFile(filepath.Join(root, "Dockerfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages := regexp.MustCompile(`(?m)^FROM `).Split(string(dockerfile), -1)[2:] // behind the comment and what builds
+	if len(stages) != 3 {
+		t.Fatalf("%d images, want the operator's, the proxy's and the node agent's", len(stages))
+	}
+	// Images of distroless/static have no shell but for the tags with "debug".
+	from := regexp.MustCompile(`^gcr\.io/distroless/static(:nonroot)? AS (weft-[a-z]+)\n`)
+	for _, stage := range stages {
+		match := from.FindStringSubmatch(stage)
+		if match == nil {
+			t.Errorf("an image begins with %q", strings.SplitN(stage, "\n", 2)[0])
+			continue
+		}
+		program := "/usr/local/bin/" + match[2]
+		want := []string{"COPY --from=build /out/" + match[2] + " " + program}
+		if match[2] != "weft-node" {
+			want = append(want, "USER 65532:65532")
+		}
+		want = append(want, `ENTRYPOINT ["`+program+`"]`)
+		var got []string
+		for _, line := range strings.Split(stage, "\n")[1:] {
+			if line != "" && !strings.HasPrefix(line, "#") {
+				got = append(got, line)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s is made by %q, want %q", match[2], got, want)
+		}
+	}
+}
+
 // TestTheImageIsBuiltOfWhatItNeeds: a container engine sees only what the Dockerfile copies, of what
 // .dockerignore lets through.
 func TestTheImageIsBuiltOfWhatItNeeds(t *testing.T) {
