@@ -46,10 +46,33 @@ func (w *World) Holds(namespace string, held []wire.Held) (n, m int) {
 	return n, m + w.absent[namespace]
 }
 
-// capture publishes what the pods of each namespace send to which proxies. A port is captured only once
-// every connected proxy of the namespace has acknowledged its destination, and stays captured while it
-// exists: proxies that come later have it before they are ready.
-func (w *World) capture() {
+// publishToNodes publishes what has changed of captures and Inbounds. Both come in one publication: a pod of a
+// namespace with strict ports whose Inbound has not come is closed, also to peers that call ports which are not
+// published; and a strict port must not learn of a proxy later than it becomes strict.
+func (w *World) publishToNodes() {
+	layers := map[distribute.Layer][]wire.Resource{}
+	captures := w.capture()
+	if captures != nil {
+		layers[distribute.LayerCapture] = captures
+	}
+	if w.inboundsChanged {
+		w.inboundsChanged = false
+		layers[distribute.LayerInbound] = w.allInbounds()
+	}
+	if len(layers) == 0 {
+		return
+	}
+	seq := w.Hub.ReplaceAll(layers)
+	if captures != nil {
+		w.capturedSeq = seq
+		w.admitted.told(w.captured, seq)
+	}
+}
+
+// capture finds out what the pods of each namespace send to which proxies, and returns all of it if something
+// has changed, else nil. A port is captured only once every connected proxy of the namespace has acknowledged its
+// destination, and stays captured while it exists: proxies that come later have it before they are ready.
+func (w *World) capture() []wire.Resource {
 	w.mu.Lock()
 	enrolled := w.enrolled
 	w.mu.Unlock()
@@ -69,14 +92,14 @@ func (w *World) capture() {
 	same := func(a, b captured) bool { return a.resource.Version == b.resource.Version }
 	changed := w.capturedSeq == 0 || !maps.EqualFunc(next, w.captured, same)
 	w.captured = next
-	if changed {
-		resources := make([]wire.Resource, 0, len(next))
-		for _, c := range next {
-			resources = append(resources, c.resource)
-		}
-		w.capturedSeq = w.Hub.Replace(distribute.LayerCapture, resources)
-		w.admitted.told(next, w.capturedSeq)
+	if !changed {
+		return nil
 	}
+	resources := make([]wire.Resource, 0, len(next))
+	for _, c := range next {
+		resources = append(resources, c.resource)
+	}
+	return resources
 }
 
 // captured is what is captured of one namespace.

@@ -19,7 +19,7 @@ import (
 // every Service of every namespace.
 func newCapturing(namespaces, services int) *World {
 	w := NewWorld()
-	w.Hub = distribute.NewHub(distribute.HubOptions{NodeLayers: []distribute.Layer{distribute.LayerCapture}})
+	w.Hub = distribute.NewHub(distribute.HubOptions{NodeLayers: []distribute.Layer{distribute.LayerCapture, distribute.LayerInbound}})
 	w.opened, w.revision = true, 1
 	w.published, w.enrolled, w.captured = map[wire.Ref]wire.Resource{}, map[string]bool{}, map[string]captured{}
 	everything := &wire.Capture{}
@@ -60,21 +60,21 @@ func (w *World) captures() map[string]*wire.Capture {
 
 func TestCapturesAreMadeAnewOnlyWhenTheyChange(t *testing.T) {
 	w := newCapturing(3, 2)
-	w.capture()
+	w.publishToNodes()
 	first, seq := w.captures(), w.capturedSeq
 	if len(first["shop-0"].Ports) != 6 {
 		t.Fatalf("%d ports are captured, want 6", len(first["shop-0"].Ports))
 	}
 
-	w.capture() // an acknowledgement
+	w.publishToNodes() // an acknowledgement
 	w.revision++
-	w.capture() // a pass that has changed no destination
+	w.publishToNodes() // a pass that has changed no destination
 	if again := w.captures(); !maps.Equal(first, again) || w.capturedSeq != seq {
 		t.Error("captures were made or published again although nothing changed")
 	}
 
 	w.ready = map[string][]wire.Proxy{"shop-1": {{Pod: "proxy"}}}
-	w.capture()
+	w.publishToNodes()
 	next := w.captures()
 	if next["shop-0"] != first["shop-0"] || next["shop-1"] == first["shop-1"] || len(next["shop-1"].Proxies) != 1 {
 		t.Error("want the capture of shop-1 made anew, and no other")
@@ -82,7 +82,7 @@ func TestCapturesAreMadeAnewOnlyWhenTheyChange(t *testing.T) {
 
 	// No proxy is connected that could have acknowledged it.
 	ref := w.publish("shop-0", "new")
-	w.capture()
+	w.publishToNodes()
 	if got := w.captured["shop-2"]; len(got.resource.Capture.Ports) != 6 || len(got.awaited) != 1 || got.awaited[0].Ref != ref {
 		t.Errorf("%d ports are captured and %v are awaited, want 6 and %v", len(got.resource.Capture.Ports), got.awaited, ref)
 	}
@@ -90,7 +90,7 @@ func TestCapturesAreMadeAnewOnlyWhenTheyChange(t *testing.T) {
 	route := wire.New("HTTPRoute/shop-0/r/0", wire.ScopeMesh, wire.Origin{}, &wire.Route{Destinations: []string{"shop-0/web-0:80"}})
 	w.published[route.Ref] = route
 	w.revision++
-	w.capture()
+	w.publishToNodes()
 	routed := 0
 	for _, port := range w.captures()["shop-1"].Ports {
 		if port.Routed {
@@ -111,7 +111,7 @@ func TestCapturesAreMadeAnewOnlyWhenTheyChange(t *testing.T) {
 		w.published[r.Ref] = r
 	}
 	w.revision++
-	w.capture()
+	w.publishToNodes()
 	routed = 0
 	for _, port := range w.captures()["shop-1"].Ports {
 		if port.Routed {
@@ -123,9 +123,33 @@ func TestCapturesAreMadeAnewOnlyWhenTheyChange(t *testing.T) {
 	}
 
 	delete(w.enrolled, "shop-2")
-	w.capture()
+	w.publishToNodes()
 	if _, stays := w.captured["shop-2"]; stays || w.capturedSeq == seq {
 		t.Error("a namespace that left is still captured")
+	}
+}
+
+// TestPodsAreNotClosedWhenTheirNamespaceIsEnrolled: agents close pods of a namespace with strict ports of which
+// they know nothing, so they must not learn of the namespace before.
+func TestPodsAreNotClosedWhenTheirNamespaceIsEnrolled(t *testing.T) {
+	w := newCapturing(1, 1)
+	w.publishToNodes()
+	before := w.Hub.Seq()
+
+	w.enrolled["strict"] = true
+	w.strictNamespaces = map[string]bool{"strict": true}
+	w.revision++
+	inbound := wire.New("uid", wire.ScopeNode("n1"), wire.Origin{}, &wire.Inbound{Namespace: "strict", UID: "uid", Ports: []wire.InboundPort{{Port: 8080, Strict: true}}})
+	w.inbounds, w.inboundsChanged = map[string]*inbounds{"strict": {resources: []wire.Resource{inbound}}}, true
+	w.publishToNodes()
+	if !w.captures()["strict"].Strict {
+		t.Fatal("the namespace has no strict port")
+	}
+	if after := w.Hub.Seq(); after != before+1 || w.capturedSeq != after {
+		t.Errorf("publications %d to %d, captures with %d; want one of both", before+1, after, w.capturedSeq)
+	}
+	if w.publishToNodes(); w.Hub.Seq() != before+1 {
+		t.Error("the same was published again")
 	}
 }
 
@@ -153,9 +177,9 @@ func TestAgents(t *testing.T) {
 // BenchmarkAcknowledgement is what an acknowledgement costs in a large mesh in which nothing is awaited.
 func BenchmarkAcknowledgement(b *testing.B) {
 	w := newCapturing(200, 10)
-	w.capture()
+	w.publishToNodes()
 	b.ReportAllocs()
 	for b.Loop() {
-		w.capture()
+		w.publishToNodes()
 	}
 }

@@ -198,18 +198,13 @@ func (i *inbounds) make(pods []*corev1.Pod, before *inbounds) {
 	}
 }
 
-// publishInbounds sends Inbounds that have changed. It comes after the captures, which say whom a strict port
-// lets in.
-func (w *World) publishInbounds() {
-	if !w.inboundsChanged {
-		return
-	}
-	w.inboundsChanged = false
+// allInbounds are those of all namespaces.
+func (w *World) allInbounds() []wire.Resource {
 	var resources []wire.Resource
 	for _, made := range w.inbounds {
 		resources = append(resources, made.resources...)
 	}
-	w.Hub.Replace(distribute.LayerInbound, resources)
+	return resources
 }
 
 // enforce finds out what is in force of strict ports, and wakes the status writer for what has changed.

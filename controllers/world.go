@@ -272,8 +272,7 @@ func (w *World) acknowledged() (reconcile.Result, error) {
 		if w.readyChanged() {
 			w.Hub.Replace(distribute.LayerProxies, compile.Proxies(w.ready, w.podsOf))
 		}
-		w.capture()
-		w.publishInbounds()
+		w.publishToNodes()
 	}
 	retired := opened && w.finishRetirement()
 	w.enforce()

@@ -149,31 +149,41 @@ func (h *Hub) completed() {
 // publication, which grows only if something changed. Clients are woken at once. The resources must not
 // be changed afterwards. A layer that was not named in HubOptions is a programmer's mistake and panics.
 func (h *Hub) Replace(name Layer, resources []wire.Resource) uint64 {
-	next := make(map[wire.Ref]wire.Resource, len(resources))
-	for _, r := range resources {
-		next[r.Ref] = r
-	}
+	return h.ReplaceAll(map[Layer][]wire.Resource{name: resources})
+}
+
+// ReplaceAll is Replace for several layers in one publication: no client is sent a part of it.
+func (h *Hub) ReplaceAll(layers map[Layer][]wire.Resource) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	l := h.layer(name)
-	old := l.resources
-	l.resources = next
-	change := h.begin()
-	for ref := range old {
-		if _, ok := next[ref]; !ok {
-			change.settle(ref)
+	var changed []wire.Ref
+	for name, resources := range layers {
+		next := make(map[wire.Ref]wire.Resource, len(resources))
+		for _, r := range resources {
+			next[r.Ref] = r
 		}
+		l := h.layer(name)
+		for ref := range l.resources {
+			if _, ok := next[ref]; !ok {
+				changed = append(changed, ref)
+			}
+		}
+		for ref, r := range next {
+			if was, ok := l.resources[ref]; !ok || !same(&was, &r) {
+				changed = append(changed, ref)
+			}
+		}
+		l.resources = next
 	}
-	for ref, r := range next {
-		if was, ok := old[ref]; !ok || !same(&was, &r) {
-			change.settle(ref)
-		}
+	change := h.begin()
+	for _, ref := range changed {
+		change.settle(ref)
 	}
 	change.end()
-	if !l.replaced {
-		l.replaced = true
-		h.completed()
+	for name := range layers {
+		h.layer(name).replaced = true
 	}
+	h.completed()
 	return h.seq
 }
 

@@ -193,6 +193,30 @@ func TestOneDeltaSpansKindsAndWhatChangedMeanwhile(t *testing.T) {
 	}
 }
 
+func TestLayersThatAreReplacedTogetherComeTogether(t *testing.T) {
+	layers := []distribute.Layer{distribute.LayerCompiled, distribute.LayerEndpoints}
+	hub := newHub(layers...)
+	if first := hub.ReplaceAll(map[distribute.Layer][]wire.Resource{distribute.LayerCompiled: nil, distribute.LayerEndpoints: nil}); first != hub.Seq() {
+		t.Errorf("sequence number %d, the hub is at %d", first, hub.Seq())
+	}
+	m := newMesh(t, hub, nil)
+	p := m.newPeer("proxy/a/p1")
+	p.start()
+	m.awaitHeld("a")
+
+	one, other := backend(wire.ScopeMesh, "b/one:80", 1), backend(wire.ScopeMesh, "b/other:80", 1)
+	before := hub.Seq()
+	hub.ReplaceAll(map[distribute.Layer][]wire.Resource{distribute.LayerCompiled: {one}, distribute.LayerEndpoints: {other}})
+	m.awaitHeld("a", one, other)
+	if hub.Seq() != before+1 {
+		t.Errorf("it took publications %d to %d, want one", before+1, hub.Seq())
+	}
+	deltas := p.received()
+	if got := len(deltas[len(deltas)-1].Upserted); got != 2 {
+		t.Errorf("the last delta brings %d resources, want both", got)
+	}
+}
+
 func TestChangeOfAnotherScopeSendsNothing(t *testing.T) {
 	hub := newHub(distribute.LayerCompiled)
 	hub.Replace(distribute.LayerCompiled, nil)
