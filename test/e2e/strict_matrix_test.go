@@ -62,7 +62,8 @@ var verdicts = map[string]string{
 	"a ServiceAccount of that name in a third place":  "++-" + "+++",
 	"another pod of the namespace":                    "++-" + "+++",
 	"a pod outside the mesh":                          "xxx" + "x++",
-	"the API server, as on its way to a webhook":      "+x+" + "+++",
+	"the API server, as a proxy":                      "+x+" + "+++",
+	"the API server on its way to a webhook":          "+x+" + "+++",
 	"a pod of the mesh by the address of the pod":     "xxx" + "x++",
 	"a pod with a forged address, that of a proxy":    "..." + "...",
 	"the same pod with its own address":               "xxx" + "x++",
@@ -82,6 +83,8 @@ type matrix struct {
 	callers map[string]func() verdict
 	// pods are those of the callers without an identity, by row.
 	pods map[string]*testbed.Pod
+	// scraper reads the operator's metrics.
+	scraper *testbed.Scraper
 }
 
 // TestIdentityMatrix states the verdict for every kind of caller in every mode, and what metrics and status say
@@ -94,8 +97,9 @@ metadata: {name: matrix}
 spec:
   mtls:
     mode: Strict
-    allowFrom: {serviceAccounts: [{namespace: %s, name: scraper}], cidrs: [%s]}
-`, m.beside, api))
+    allowFrom: {serviceAccounts: [{namespace: %s, name: scraper}]}
+`, m.beside))
+	policy.Spec.MTLS.AllowFrom.CIDRs = api
 	bed.Create(t, policy)
 	enforced(t, policy)
 	m.inherit()
@@ -109,7 +113,7 @@ spec:
 	testbed.Update(t, bed, policy, func(p *meshv1alpha1.MeshPolicy) {
 		p.Spec.MTLS.Mode = meshv1alpha1.MTLSPermissive
 		p.Spec.MTLS.AllowFrom = &meshv1alpha1.MTLSAllowFrom{
-			CIDRs:           []meshv1alpha1.CIDR{meshv1alpha1.CIDR(api)},
+			CIDRs:           api,
 			ServiceAccounts: []meshv1alpha1.ServiceAccountReference{{Namespace: gwv1.Namespace(m.beside), Name: "scraper"}},
 		}
 	})
@@ -193,9 +197,12 @@ func newMatrix(t *testing.T) *matrix {
 		"a pod of the mesh by the address of the pod":    m.by(abroad[0], m.direct()),
 		"a scraper, Prometheus say":                      m.by(beside[1], m.direct()),
 		"a peer of a headless Service in the namespace":  m.by(home, peer),
-		"the API server, as on its way to a webhook":     m.byAPIServer,
+		"the API server, as a proxy":                     m.byAPIServer,
+		"the API server on its way to a webhook":         m.byWebhook(),
 	}
+	m.scraper = bed.Scraper(t, beside[1], "scraper")
 	m.pods["a pod outside the mesh"], m.pods["a pod of the mesh by the address of the pod"] = beside[0], abroad[0]
+	m.pods["a scraper, Prometheus say"] = beside[1]
 	return m
 }
 
@@ -203,6 +210,7 @@ func newMatrix(t *testing.T) *matrix {
 func (m *matrix) serve(node string) *testbed.Pod {
 	m.t.Helper()
 	pod := bed.Object(m.home, testbed.App{Name: "v1", Version: "v1", Node: node}, "serve")
+	m.reviews(pod)
 	probe := corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: intstr.FromInt32(8080)}}
 	// Who is refused learns it at once: only a busy machine takes longer, and that is no failure.
 	const patience = 60
@@ -280,8 +288,7 @@ func (m *matrix) read(a *traffic.Answer) verdict {
 	return 0
 }
 
-// byAPIServer has the API server find an endpoint of the Service and connect to it, which it does in the same
-// way as for a webhook.
+// byAPIServer has the API server find an endpoint of the Service and connect to it.
 func (m *matrix) byAPIServer() verdict {
 	m.t.Helper()
 	data, err := bed.Clientset.CoreV1().Services(m.home).ProxyGet("http", "web", "http", "/", nil).DoRaw(m.t.Context())
@@ -295,8 +302,9 @@ func (m *matrix) byAPIServer() verdict {
 	return 0
 }
 
-// apiServer is the address that the API server comes from, as a network. It has to be let in.
-func (m *matrix) apiServer() string {
+// apiServer are the addresses that the API server comes from, as networks: as a proxy, and to a webhook, for which
+// it is a client of the Service like others. They have to be let in.
+func (m *matrix) apiServer() []meshv1alpha1.CIDR {
 	m.t.Helper()
 	var echo traffic.Echo
 	testbed.Eventually(m.t, func(ctx context.Context) error {
@@ -306,8 +314,13 @@ func (m *matrix) apiServer() string {
 		}
 		return json.Unmarshal(data, &echo)
 	})
-	peer := netip.MustParseAddr(echo.Peer).Unmap()
-	return netip.PrefixFrom(peer, peer.BitLen()).String()
+	var networks []meshv1alpha1.CIDR
+	for _, text := range []string{echo.Peer, m.reviewer()} {
+		peer := netip.MustParseAddr(text).Unmap()
+		networks = append(networks, meshv1alpha1.CIDR(netip.PrefixFrom(peer, peer.BitLen()).String()))
+	}
+	slices.Sort(networks)
+	return slices.Compact(networks)
 }
 
 // inherit runs two callers that are let in, a scraper and a Job, and gives their addresses to others.
@@ -382,6 +395,7 @@ func (m *matrix) judge(in mode) {
 		})
 	}
 	before := map[string]int{"denied": decisions("denied"), "would_deny": decisions("would_deny")}
+	plain := m.plain()
 	resets := m.counted("weft_node_refused_connections_total")
 	letIn := m.counted("weft_node_plain_connections_total")
 
@@ -417,8 +431,11 @@ func (m *matrix) judge(in mode) {
 	if want[reset] == 0 {
 		m.grows(in, "weft_node_plain_connections_total", letIn, tries)
 	}
+	m.told(in, plain)
 	for row, p := range m.pods {
-		m.named(in, row, p, verdict(verdicts[row][in]) == reset)
+		if row != "a scraper, Prometheus say" || verdict(verdicts[row][in]) == reset {
+			m.named(in, row, p, verdict(verdicts[row][in]) == reset)
+		}
 	}
 }
 

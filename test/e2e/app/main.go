@@ -39,12 +39,13 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	protocol := flags.String("protocol", string(traffic.HTTP1), "protocol to send with")
 	hop := flags.String("hop", "", "folder with tls.crt and tls.key, to serve TCP of the hop with as well")
+	webhook := flags.String("webhook", "", "folder with tls.crt and tls.key, to serve admission reviews with as well")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
 	switch {
 	case args[0] == "serve":
-		return serve(ctx, *hop)
+		return serve(ctx, *hop, *webhook)
 	case args[0] == "once" && flags.NArg() == 1:
 		client := traffic.NewClient()
 		defer client.Close()

@@ -32,6 +32,7 @@ const (
 	portGRPC        = 9000
 	portLines       = 9090
 	portServerFirst = 9091
+	portWebhook     = 8443
 )
 
 // onceTimeout bounds the one request of `app once`.
@@ -62,8 +63,9 @@ func (b *backend) admit() traffic.Behaviour {
 	return b.behaviour
 }
 
-// serve runs every server until ctx ends, that of the hop if there is a folder with its certificate.
-func serve(ctx context.Context, hop string) error {
+// serve runs every server until ctx ends, those of the hop and of admission reviews if there are folders with their
+// certificates.
+func serve(ctx context.Context, hop, webhook string) error {
 	b := &backend{seen: map[string]int{}}
 	control := (&traffic.Controller{}).Handler()
 	control.HandleFunc("GET /seen/{key}", func(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +73,7 @@ func serve(ctx context.Context, hop string) error {
 		defer b.mu.Unlock()
 		fmt.Fprint(w, b.seen[r.PathValue("key")])
 	})
-	ended := make(chan error, 6)
+	ended := make(chan error, 7)
 	port := &httpPort{handler: b, failed: ended}
 	control.HandleFunc("POST /behaviour", b.behave(port))
 	if err := port.open(); err != nil {
@@ -99,6 +101,13 @@ func serve(ctx context.Context, hop string) error {
 			return err
 		}
 		go func() { ended <- serveHop(l, hop) }()
+	}
+	if webhook != "" {
+		l, err := listen(portWebhook)
+		if err != nil {
+			return err
+		}
+		go func() { ended <- serveWebhook(l, webhook) }()
 	}
 	calls := grpc.NewServer(grpc.UnknownServiceHandler(b.call))
 	go func() { ended <- calls.Serve(l) }()

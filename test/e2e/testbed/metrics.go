@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"testing"
 
@@ -36,18 +37,34 @@ func (b *Bed) TryMetric(ctx context.Context, p *Pod, name string, labels map[str
 	if err != nil {
 		return 0, fmt.Errorf("metrics of %s: %w", p.Name, err)
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
+	metrics, err := parse(bytes.NewReader(data))
 	if err != nil {
 		return 0, fmt.Errorf("metrics of %s: %w", p.Name, err)
 	}
+	return metrics.Sum(name, labels), nil
+}
+
+// Metrics are what one process says of itself at one time, by name.
+type Metrics map[string]*dto.MetricFamily
+
+func parse(text io.Reader) (Metrics, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(text)
+	if err != nil {
+		return nil, fmt.Errorf("read metrics: %w", err)
+	}
+	return families, nil
+}
+
+// Sum adds up the series of a counter or gauge with these labels.
+func (m Metrics) Sum(name string, labels map[string]string) int {
 	total := 0.0
-	for _, m := range families[name].GetMetric() {
+	for _, m := range m[name].GetMetric() {
 		if labelled(m, labels) {
 			total += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
-	return int(total), nil
+	return int(total)
 }
 
 func labelled(m *dto.Metric, labels map[string]string) bool {
