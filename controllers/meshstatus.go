@@ -89,7 +89,10 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 			break
 		}
 	}
-	conditions := []metav1.Condition{ready, captured, api, proxiesReady(o), defaultsAccepted(mesh)}
+	conditions := append([]metav1.Condition{ready, captured, api, proxiesReady(o)}, specAccepted(mesh)...)
+	if mesh.Spec.Telemetry == (meshv1alpha1.MeshTelemetry{}) {
+		meta.RemoveStatusCondition(&out.Conditions, meshv1alpha1.MeshTelemetryAccepted)
+	}
 	if o.certificates.authority != nil {
 		out.CertificateAuthority = authorityStatus(o.certificates)
 		conditions = append(conditions, certificatesValid(o.certificates), authorityAccepted(o.certificates), rootRotating(o.certificates))
@@ -126,20 +129,29 @@ func strictEnforced(o observation) metav1.Condition {
 	return c
 }
 
-// defaultsAccepted tells what of spec.defaults cannot be put into force.
-func defaultsAccepted(mesh *meshv1alpha1.Mesh) metav1.Condition {
-	c := metav1.Condition{Type: meshv1alpha1.MeshDefaultsAccepted, Status: metav1.ConditionTrue, Reason: "Accepted",
-		Message: "spec.defaults are in force"}
+// specAccepted tells what of the parts of the spec cannot be put into force that are left out then.
+func specAccepted(mesh *meshv1alpha1.Mesh) []metav1.Condition {
 	faults := compile.Compile(compile.Snapshot{Mesh: mesh}).MeshFaults
-	if len(faults) == 0 {
-		return c
+	conditions := []metav1.Condition{partAccepted(meshv1alpha1.MeshDefaultsAccepted, "spec.defaults", faults)}
+	if mesh.Spec.Telemetry != (meshv1alpha1.MeshTelemetry{}) {
+		conditions = append(conditions, partAccepted(meshv1alpha1.MeshTelemetryAccepted, "spec.telemetry", faults))
 	}
-	texts := make([]string, len(faults))
-	for i, f := range faults {
-		texts[i] = f.Field + ": " + f.Why
+	return conditions
+}
+
+// partAccepted tells what of one part of the spec cannot be put into force.
+func partAccepted(condition, part string, faults []compile.FieldFault) metav1.Condition {
+	c := metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: "Accepted", Message: part + " is in force"}
+	var texts []string
+	for _, f := range faults {
+		if strings.HasPrefix(f.Field, part+".") {
+			texts = append(texts, f.Field+": "+f.Why)
+		}
 	}
-	c.Status, c.Reason = metav1.ConditionFalse, "Invalid"
-	c.Message = truncate(strings.Join(texts, "; ")) + "; these parts are left out of what is in force"
+	if len(texts) > 0 {
+		c.Status, c.Reason = metav1.ConditionFalse, "Invalid"
+		c.Message = truncate(strings.Join(texts, "; ")) + "; these parts are left out of what is in force"
+	}
 	return c
 }
 

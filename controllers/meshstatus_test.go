@@ -166,13 +166,41 @@ func TestMeshTellsWhatIsWrongWithItsDefaults(t *testing.T) {
 		}
 		return string(c.Status) + " " + c.Reason + ": " + c.Message
 	}
-	if diff := cmp.Diff("True Accepted: spec.defaults are in force", got()); diff != "" {
+	if diff := cmp.Diff("True Accepted: spec.defaults is in force", got()); diff != "" {
 		t.Errorf("condition (-want +got):\n%s", diff)
 	}
 	mesh.Spec.Defaults.Fault = &meshv1alpha1.Fault{}
 	want := "False Invalid: spec.defaults.fault: it needs delay or abort; these parts are left out of what is in force"
 	if diff := cmp.Diff(want, got()); diff != "" {
 		t.Errorf("condition (-want +got):\n%s", diff)
+	}
+}
+
+func TestMeshTellsWhatIsWrongWithItsCollector(t *testing.T) {
+	mesh := &meshv1alpha1.Mesh{}
+	got := func() string {
+		status := meshStatus(mesh, observation{})
+		mesh.Status = status
+		c := meta.FindStatusCondition(status.Conditions, meshv1alpha1.MeshTelemetryAccepted)
+		if c == nil {
+			return ""
+		}
+		return string(c.Status) + " " + c.Reason + ": " + c.Message
+	}
+	for _, step := range []struct{ endpoint, want string }{
+		{"", ""},
+		{"http://collector.observability:4317", "True Accepted: spec.telemetry is in force"},
+		{"collector", `False Invalid: spec.telemetry.tracing.endpoint: "collector" is not a URL with http or https and a host, ` +
+			"such as http://otel-collector.observability:4317; these parts are left out of what is in force"},
+		{"", ""},
+	} {
+		mesh.Spec.Telemetry.Tracing.Endpoint = step.endpoint
+		if diff := cmp.Diff(step.want, got()); diff != "" {
+			t.Errorf("endpoint %q: condition (-want +got):\n%s", step.endpoint, diff)
+		}
+		if c := meta.FindStatusCondition(mesh.Status.Conditions, meshv1alpha1.MeshDefaultsAccepted); c == nil || c.Status != metav1.ConditionTrue {
+			t.Errorf("endpoint %q: the defaults are not accepted", step.endpoint)
+		}
 	}
 }
 

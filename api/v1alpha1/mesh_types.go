@@ -42,6 +42,10 @@ type MeshSpec struct {
 	// +optional
 	JWKS JWKSSpec `json:"jwks,omitempty,omitzero"`
 
+	// telemetry says where proxies send what they observe; what they observe is for policies to say.
+	// +optional
+	Telemetry MeshTelemetry `json:"telemetry,omitempty,omitzero"`
+
 	// defaults are the lowest level of every MeshPolicy.
 	// +optional
 	Defaults *TrafficPolicy `json:"defaults,omitempty"`
@@ -167,6 +171,8 @@ const (
 	// MeshDefaultsAccepted is True when spec.defaults are in force as they are. Otherwise the parts that are at
 	// fault, which the message names, are left out.
 	MeshDefaultsAccepted = "DefaultsAccepted"
+	// MeshTelemetryAccepted is there while spec.telemetry says something. It is True when that is in force.
+	MeshTelemetryAccepted = "TelemetryAccepted"
 	// MeshCertificatesValid is True when root and intermediate have life enough left and every certificate
 	// that is due could be issued.
 	MeshCertificatesValid = "CertificatesValid"
@@ -189,8 +195,8 @@ const (
 // MeshStatus is what the operator has observed.
 type MeshStatus struct {
 	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady, DefaultsAccepted,
-	// TrafficAdmitted, CertificatesValid, CertificateAuthorityAccepted and RootRotating, and StrictEnforced and
-	// PlainCallers where there is something to say.
+	// TrafficAdmitted, CertificatesValid, CertificateAuthorityAccepted and RootRotating, and TelemetryAccepted,
+	// StrictEnforced and PlainCallers where there is something to say.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -48,6 +48,10 @@ type TrafficPolicy struct {
 	// mtls says who may open connections to the pods of a Service.
 	// +optional
 	MTLS *MTLS `json:"mtls,omitempty"`
+
+	// telemetry says what is told about requests.
+	// +optional
+	Telemetry *Telemetry `json:"telemetry,omitempty"`
 }
 
 // MTLS says who may open connections to the pods of a Service, on the ports that Services with a cluster IP

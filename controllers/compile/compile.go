@@ -27,7 +27,8 @@ func Compile(s Snapshot) Result {
 
 	// What is captured is known from here on.
 	uses := w.usesOf(routes)
-	resources := []wire.Resource{meshResource(s)}
+	mesh, meshFaults := meshResource(s)
+	resources := []wire.Resource{mesh}
 	backends := make(map[place]bool)
 	for _, p := range destinations {
 		if number := numbers[w.numberKey(p)]; number != 0 {
@@ -58,7 +59,7 @@ func Compile(s Snapshot) Result {
 
 	result := Result{
 		Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names, Exposures: exposures,
-		MeshFaults: fieldFaults("spec.defaults", w.policies.meshFaults),
+		MeshFaults: append(fieldFaults("spec", meshFaults), fieldFaults("spec.defaults", w.policies.meshFaults)...),
 	}
 	versions := versionsOf(resources)
 	for i := range compiled {
@@ -108,7 +109,8 @@ func newWorld(s Snapshot) *world {
 	return w
 }
 
-func meshResource(s Snapshot) wire.Resource {
+// meshResource returns what concerns everybody, and what of the Mesh's spec is at fault and left out.
+func meshResource(s Snapshot) (wire.Resource, []fault) {
 	mesh := s.Mesh
 	content := wire.Mesh{
 		TrustDomain:      defaultTrustDomain,
@@ -116,7 +118,9 @@ func meshResource(s Snapshot) wire.Resource {
 		Removed:          removed(s),
 		MaxConnectionAge: wire.Duration(defaultMaxConnectionAge),
 	}
+	var faults []fault
 	if mesh != nil {
+		content.Traces, faults = collector(&mesh.Spec.Telemetry.Tracing)
 		content.TrustDomain = cmp.Or(mesh.Spec.TrustDomain, defaultTrustDomain)
 		if age, ok := parseDuration(mesh.Spec.Proxy.MaxConnectionAge); ok && age > 0 {
 			content.MaxConnectionAge = wire.Duration(age)
@@ -127,5 +131,5 @@ func meshResource(s Snapshot) wire.Resource {
 		Kind:       "Mesh",
 		Name:       meshv1alpha1.MeshName,
 	}
-	return wire.New("mesh", wire.ScopeMesh, origin, &content)
+	return wire.New("mesh", wire.ScopeMesh, origin, &content), faults
 }

@@ -138,6 +138,10 @@ func (l level) value(f wire.PolicyField) string {
 		return toJSON(l.said.SessionPersistence)
 	case "mtls.allowFrom":
 		return toJSON(l.said.MTLS.AllowFrom)
+	case "telemetry.tracing.samplingRate":
+		return toJSON(l.said.Telemetry.Tracing.SamplingRate)
+	case "telemetry.accessLog":
+		return toJSON(l.said.Telemetry.AccessLog)
 	}
 	if d, ok := f.Value.(wire.Duration); ok {
 		return formatDuration(time.Duration(d))

@@ -196,6 +196,8 @@ func dropPart(p *meshv1alpha1.TrafficPolicy, part string) {
 		p.SessionPersistence = nil
 	case "mtls":
 		p.MTLS = onlyMode(p.MTLS)
+	case "telemetry":
+		p.Telemetry = nil
 	}
 }
 
@@ -250,7 +252,7 @@ func clientParts(p *wire.Policy) *wire.Policy {
 	if p == nil {
 		return nil
 	}
-	out := &wire.Policy{Retry: p.Retry, Fault: p.Fault}
+	out := &wire.Policy{Retry: p.Retry, Fault: p.Fault, Telemetry: p.Telemetry}
 	if p.Timeouts != nil {
 		timeouts := *p.Timeouts
 		timeouts.Connect = nil
@@ -262,12 +264,12 @@ func clientParts(p *wire.Policy) *wire.Policy {
 // backendParts is the part of a Service's policy that the proxy applies which chooses the endpoint: what a
 // Backend holds.
 func backendParts(p *wire.Policy) *wire.Policy {
-	parts := serviceParts(p)
-	if parts == nil || parts.MTLS == nil {
-		return parts
-	}
-	out := *parts
+	out := valueOr(serviceParts(p), wire.Policy{})
 	out.MTLS = nil
+	if p != nil && p.Telemetry != nil && p.Telemetry.AccessLog != nil {
+		// It writes a line of its own about what comes over the hop.
+		out.Telemetry = &wire.Telemetry{AccessLog: p.Telemetry.AccessLog}
+	}
 	return orNil(&out)
 }
 
@@ -277,7 +279,7 @@ func serviceParts(p *wire.Policy) *wire.Policy {
 		return nil
 	}
 	out := *p
-	out.Timeouts, out.Retry, out.Fault = nil, nil, nil
+	out.Timeouts, out.Retry, out.Fault, out.Telemetry = nil, nil, nil, nil
 	if p.Timeouts != nil && p.Timeouts.Connect != nil {
 		out.Timeouts = &wire.Timeouts{Connect: p.Timeouts.Connect}
 	}

@@ -14,6 +14,7 @@ import (
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -53,6 +54,9 @@ fault:
   abort: {status: 418, grpcStatus: ABORTED, percent: 5}
 sessionPersistence: {absoluteTimeout: 24h, cookie: {name: sticky, path: /app, lifetimeType: Permanent}}
 mtls: {mode: Strict, allowFrom: {cidrs: [10.0.0.0/8], serviceAccounts: [{namespace: monitoring, name: prometheus}]}}
+telemetry:
+  tracing: {samplingRate: {numerator: 1, denominator: 1000}, parentBasedSampling: Disabled}
+  accessLog: {rules: [{minStatus: 500, minDuration: 1s, reasons: [no_endpoints], samplingRate: {numerator: 1, denominator: 2}}]}
 `, `
 healthCheck: {type: HTTP, path: /ready}
 sessionPersistence: {type: Header, header: {name: session}}
@@ -162,7 +166,11 @@ func TestEffectiveIsWhatProxiesReceive(t *testing.T) {
 				policies[r.Key] = append(policies[r.Key], r.Destination.Policy.Fields()...)
 			}
 			if r.Backend != nil {
-				policies[r.Key] = append(policies[r.Key], r.Backend.Policy.Fields()...)
+				for _, f := range r.Backend.Policy.Fields() {
+					if f.Path != "telemetry.accessLog" { // the Destination has it as well
+						policies[r.Key] = append(policies[r.Key], f)
+					}
+				}
 			}
 		}
 		for _, svc := range snapshot.Services {
@@ -283,6 +291,37 @@ func TestEffectiveOfWhatDoesNotExist(t *testing.T) {
 	} {
 		if got := compile.Effective(snapshot, target); len(got) != 1 || got[0].Fields != nil {
 			t.Errorf("%+v has the effective policy %v, though nobody says anything", target, got)
+		}
+	}
+}
+
+// An access log can be asked for each reason that a proxy may have to refuse or fail a request, and for no other.
+func TestReasonsOfTheAPIAreThoseOfProxies(t *testing.T) {
+	want := map[meshv1alpha1.Reason]bool{}
+	for _, entry := range reason.All() {
+		if entry.Text != "" { // without one it is no failure
+			want[meshv1alpha1.Reason(entry.Reason)] = true
+		}
+	}
+	got := map[meshv1alpha1.Reason]bool{}
+	for _, why := range meshv1alpha1.Reasons {
+		got[why] = true
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the API knows %v, proxies %v", got, want)
+	}
+	known, err := schemas()
+	if err != nil {
+		t.Fatal(err)
+	}
+	items := known["MeshPolicy"].Properties["spec"].Properties["telemetry"].Properties["accessLog"].Properties["rules"].
+		Items.Schema.Properties["reasons"].Items.Schema
+	if len(items.Enum) != len(want) {
+		t.Errorf("the schema knows %d reasons, proxies %d", len(items.Enum), len(want))
+	}
+	for _, why := range items.Enum {
+		if name, _ := why.(string); !want[meshv1alpha1.Reason(name)] {
+			t.Errorf("the schema knows %v, which no proxy has", why)
 		}
 	}
 }

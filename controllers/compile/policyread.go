@@ -34,6 +34,7 @@ func readPolicy(in *meshv1alpha1.TrafficPolicy) (*wire.Policy, []fault) {
 		Fault:              r.fault(in.Fault),
 		SessionPersistence: r.session("sessionPersistence", in.SessionPersistence),
 		MTLS:               r.mtls(in.MTLS),
+		Telemetry:          r.telemetry(in.Telemetry),
 	}
 	return orNil(out), r.faults
 }

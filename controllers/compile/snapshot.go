@@ -80,7 +80,8 @@ type Result struct {
 	Policies []PolicyStatus
 	// Authorizations are the statuses of all MeshAuthorizations, sorted by name.
 	Authorizations []AuthorizationStatus
-	// MeshFaults are what is wrong with the Mesh's defaults. The parts that they are in are not in force.
+	// MeshFaults are what is wrong with the Mesh's defaults and telemetry. The parts that they are in are not in
+	// force.
 	MeshFaults []FieldFault
 }
 

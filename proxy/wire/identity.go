@@ -16,6 +16,8 @@ type Mesh struct {
 	MaxConnectionAge Duration `json:"maxConnectionAge,omitzero"`
 	// Removed tells node agents that Weft is being removed from the cluster: nothing of theirs must stay.
 	Removed bool `json:"removed,omitempty"`
+	// Traces is where proxies send spans; nil if nothing is traced.
+	Traces *Collector `json:"traces,omitempty"`
 }
 
 // Workload joins a pod's address with its ServiceAccount. Key: the address. A connection from an

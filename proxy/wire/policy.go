@@ -22,7 +22,8 @@ type Policy struct {
 	Fault              *Fault              `json:"fault,omitempty" inherit:"whole"`
 	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty" inherit:"whole"`
 	// MTLS is for the operator alone: it becomes Inbound.
-	MTLS *MTLS `json:"mtls,omitempty"`
+	MTLS      *MTLS      `json:"mtls,omitempty"`
+	Telemetry *Telemetry `json:"telemetry,omitempty"`
 }
 
 // MTLS says who may open connections to the pods of a Service.
@@ -335,5 +336,12 @@ func DefaultPolicy() *Policy {
 			},
 		},
 		MTLS: &MTLS{Mode: new(MTLSPermissive)},
+		Telemetry: &Telemetry{
+			Tracing: &Tracing{
+				SamplingRate:        &Fraction{Numerator: 1, Denominator: 100},
+				ParentBasedSampling: new(SamplingEnabled),
+			},
+			AccessLog: &AccessLog{},
+		},
 	}
 }
