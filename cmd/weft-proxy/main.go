@@ -20,7 +20,9 @@ import (
 	"syscall"
 	"time"
 
+	"weft.dev/weft/proxy/accesslog"
 	"weft.dev/weft/proxy/admin"
+	"weft.dev/weft/proxy/attribute"
 	"weft.dev/weft/proxy/engine"
 	"weft.dev/weft/proxy/source"
 	"weft.dev/weft/proxy/wire"
@@ -36,6 +38,8 @@ type config struct {
 	leave, drain      time.Duration
 	http              engine.HTTPEngine
 	logLevel          slog.Level
+	// accessLog is where lines about requests go; logs of the proxy itself go to standard error.
+	accessLog io.Writer
 	// listen opens one of the ports of the contract.
 	listen func(port int) (net.Listener, error)
 }
@@ -64,7 +68,7 @@ func start(args []string) int {
 }
 
 func parseFlags(args []string, output io.Writer) (config, error) {
-	c := config{listen: listen}
+	c := config{listen: listen, accessLog: os.Stdout}
 	flags := flag.NewFlagSet("weft-proxy", flag.ContinueOnError)
 	flags.SetOutput(output)
 	var addresses string
@@ -73,8 +77,8 @@ func parseFlags(args []string, output io.Writer) (config, error) {
 	flags.StringVar(&c.caFile, "ca-file", "", "file with the PEM roots that the operator's certificate must lead to; read again for each connection")
 	flags.StringVar(&c.stateDir, "state-dir", "", "directory on a memory-backed volume for the last good configuration, private keys included; empty: it is not kept")
 	flags.StringVar(&c.namespace, "namespace", "", "namespace whose pods this proxy serves")
-	flags.StringVar(&c.pod, "pod", "", "name of this pod, for logs")
-	flags.StringVar(&c.node, "node", "", "name of this pod's node, for logs")
+	flags.StringVar(&c.pod, "pod", "", "name of this pod, for logs and traces")
+	flags.StringVar(&c.node, "node", "", "name of this pod's node, for logs and traces")
 	flags.StringVar(&c.zone, "zone", "", "zone of this pod's node; proxies of the same zone are preferred")
 	flags.DurationVar(&c.leave, "leave-grace", 5*time.Second, "how long connections are still accepted after SIGTERM, so that node agents and other proxies can leave first")
 	flags.DurationVar(&c.drain, "drain-grace", 45*time.Second, "how long open connections may take to end after that")
@@ -126,7 +130,11 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 		listeners[port] = l
 	}
 	exchanges := admin.NewExchanges()
-	e := engine.New(engine.Options{Namespace: c.namespace, Zone: c.zone, LeaveGrace: c.leave, Exchanges: exchanges, Log: log, HTTP: c.http})
+	lines := accesslog.New(c.accessLog)
+	e := engine.New(engine.Options{
+		Namespace: c.namespace, Zone: c.zone, LeaveGrace: c.leave, Exchanges: exchanges, Log: log, HTTP: c.http,
+		AccessLog: lines, Resource: resource(c),
+	})
 	s := newStream(c, e, log)
 	inventory := &admin.Inventory{
 		Build: wire.Build, Namespace: c.namespace, Pod: c.pod, Ready: e.Ready, Connected: s.Connected,
@@ -168,7 +176,29 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	}
 	drain, cancel := context.WithTimeout(context.Background(), c.leave+c.drain)
 	defer cancel()
-	return errors.Join(err, e.Shutdown(drain), health.Close(), administration.Close(), metrics.Close())
+	err = errors.Join(err, e.Shutdown(drain), health.Close(), administration.Close(), metrics.Close())
+	flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	lines.Close(flush)
+	return err
+}
+
+// flushTimeout bounds how long the last lines of the access log may take.
+const flushTimeout = time.Second
+
+// resource is what spans say of this proxy, by the names of OpenTelemetry.
+func resource(c config) []attribute.Attribute {
+	out := []attribute.Attribute{
+		attribute.String(attribute.ServiceName, "weft-proxy"), attribute.String(attribute.ServiceNamespace, c.namespace),
+		attribute.String(attribute.ServiceVersion, wire.Build), attribute.String(attribute.K8sNamespace, c.namespace),
+	}
+	if c.pod != "" {
+		out = append(out, attribute.String(attribute.ServiceInstance, c.namespace+"/"+c.pod), attribute.String(attribute.K8sPod, c.pod))
+	}
+	if c.node != "" {
+		out = append(out, attribute.String(attribute.K8sNode, c.node))
+	}
+	return out
 }
 
 // probeTimeout bounds how long a prober may take to send its request.

@@ -69,7 +69,7 @@ func TestFlags(t *testing.T) {
 			if err != nil {
 				t.Fatalf("parse: %v", err)
 			}
-			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(config{}), cmpopts.IgnoreFields(config{}, "listen")); diff != "" {
+			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(config{}), cmpopts.IgnoreFields(config{}, "listen", "accessLog")); diff != "" {
 				t.Errorf("config (-want +got):\n%s", diff)
 			}
 		})

@@ -324,6 +324,9 @@ func (c *change) updateIdentity(resources []*wire.Resource) {
 	c.engine.metrics.Certificates(c.engine.identity.Ends())
 	if failed[wire.Ref{Kind: wire.KindMesh, Key: "mesh"}] == nil {
 		c.mesh = mesh
+		if mesh != nil {
+			c.engine.spans.Use(mesh.Traces)
+		}
 	}
 	for _, ref := range slices.SortedFunc(maps.Keys(failed), compareRefs) {
 		err := failed[ref]

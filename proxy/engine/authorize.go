@@ -117,6 +117,7 @@ func (x *exchange) forbids(backend string, request *phttp.Request) (authz.Decisi
 // forbidden answers a request that its client may not send to a backend.
 func (x *exchange) forbidden(backend string, request *phttp.Request) bool {
 	decision, denied := x.forbids(backend, request)
+	x.judged = decision
 	x.explain(decision)
 	if !denied {
 		return false

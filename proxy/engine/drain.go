@@ -45,6 +45,7 @@ func (e *Engine) Shutdown(ctx context.Context) error {
 	_ = e.relays.wait(context.Background())
 	e.upstream.Close()
 	e.direct.Close()
+	e.spans.Close(ctx)
 	return err
 }
 

@@ -11,10 +11,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weft.dev/weft/proxy/accesslog"
 	"weft.dev/weft/proxy/admin"
+	"weft.dev/weft/proxy/attribute"
 	"weft.dev/weft/proxy/h1"
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/telemetry"
+	"weft.dev/weft/proxy/trace"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
 )
@@ -43,6 +46,10 @@ type Options struct {
 	Metrics *telemetry.Metrics
 	// Exchanges, if set, remembers requests that have ended.
 	Exchanges *admin.Exchanges
+	// AccessLog, if set, gets lines about requests, as policies say. It belongs to the caller.
+	AccessLog *accesslog.Log
+	// Resource is what spans say of the proxy.
+	Resource []attribute.Attribute
 	// Log may be nil.
 	Log *slog.Logger
 	// Dial opens connections to endpoints and other proxies. Default: that of package upstream.
@@ -102,6 +109,7 @@ func (h HTTPEngine) MarshalText() ([]byte, error) { return []byte(h), nil }
 type Engine struct {
 	options   Options
 	metrics   *telemetry.Metrics
+	spans     *trace.Exporter
 	identity  *identity.Store
 	workloads *identity.Workloads
 	upstream  *upstream.Set
@@ -147,6 +155,7 @@ func New(options Options) *Engine {
 	e := &Engine{
 		options:   options,
 		metrics:   options.Metrics,
+		spans:     trace.NewExporter(trace.Options{Resource: options.Resource, Version: wire.Build, Log: options.Log}),
 		identity:  identity.NewStore(identity.Options{Namespace: options.Namespace}),
 		workloads: identity.NewWorkloads(),
 		builder:   newBuilder(),
@@ -157,6 +166,13 @@ func New(options Options) *Engine {
 	sets := upstream.Options{
 		Namespace: options.Namespace, Zone: options.Zone, Identity: e.identity, DialContext: options.Dial,
 		OwnHTTP1: options.HTTP == HTTPWeft,
+	}
+	e.metrics.Traces(func() (out, overflowed, failed uint64) {
+		stats := e.spans.Stats()
+		return stats.Exported, stats.Overflowed, stats.Failed
+	})
+	if log := options.AccessLog; log != nil {
+		e.metrics.AccessLog(log.Stats)
 	}
 	e.direct = upstream.NewSet(sets)
 	sets.Measures = e.metrics

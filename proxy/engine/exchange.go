@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weft.dev/weft/proxy/admin"
+	"weft.dev/weft/proxy/authz"
 	"weft.dev/weft/proxy/h1"
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
@@ -62,6 +63,14 @@ type exchange struct {
 	// curious clients want to know what has decided about the request, decided is what they are told.
 	curious bool
 	decided string
+
+	// traced is nil if the exchange is not, and until traceDecided.
+	traced       *traced
+	traceDecided bool
+	// judged is what has decided that its client may call.
+	judged authz.Decision
+	// upstream is how long the last try has waited for an answer.
+	upstream time.Duration
 
 	// status is what was answered, zero if nobody was left to answer; why says why it was this proxy that
 	// answered, or cut the answer.
@@ -269,6 +278,7 @@ func (x *exchange) writeHead(res *phttp.Response) {
 func (x *exchange) finish() {
 	took := time.Since(x.start)
 	x.measure(took)
+	x.observe(took)
 	if x.engine.options.Exchanges != nil {
 		x.engine.options.Exchanges.Add(x.record(took))
 	}
@@ -292,20 +302,27 @@ func (x *exchange) measure(took time.Duration) {
 	if o.GRPC && o.RPC == "" {
 		o.RPC = phttp.GRPCCancelled.String()
 	}
-	if traceparent := x.r.Header["Traceparent"]; len(traceparent) == 1 {
+	if traced := x.traces(); traced != nil {
+		o.Trace = telemetry.TraceID(traced.own.Trace)
+	} else if traceparent := x.r.Header["Traceparent"]; len(traceparent) == 1 {
 		o.Trace = telemetry.SampledTrace(traceparent[0])
 	}
 	x.series.at(x.backend).Request(&o)
 	x.engine.metrics.Active(listener, -1)
 }
 
-// record is what is remembered of the request.
-func (x *exchange) record(took time.Duration) admin.Exchange {
+// target is the request's path and query as the client has sent them.
+func (x *exchange) target() string {
 	target, err := originForm(x.r)
 	if err != nil {
-		target = x.r.RequestURI // it was refused for this
+		return x.r.RequestURI // it was refused for this
 	}
-	path, _, _ := strings.Cut(target, "?")
+	return target
+}
+
+// record is what is remembered of the request.
+func (x *exchange) record(took time.Duration) admin.Exchange {
+	path, _, _ := strings.Cut(x.target(), "?")
 	e := admin.Exchange{
 		ID: admin.IDOf(x.r.Header.Get), Time: x.start, Duration: took, Listener: listenerCaptured,
 		Method: x.r.Method, Authority: x.r.Host, Path: path,
@@ -320,6 +337,9 @@ func (x *exchange) record(took time.Duration) admin.Exchange {
 	}
 	if x.sent > 0 {
 		e.Endpoint = x.last.Address()
+	}
+	if e.ID == "" && x.traced != nil {
+		e.ID = x.traced.own.Trace.String()
 	}
 	if x.engine.options.Exchanges.Listening() {
 		e.Header = admin.Redact(x.r.Header)

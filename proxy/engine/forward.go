@@ -61,6 +61,7 @@ func (x *exchange) forward() {
 			t.conclude(a)
 			return
 		}
+		t.endTry(a)
 		a.discard()
 		t.idle.pause()
 		if !t.pause(wait) {
@@ -90,6 +91,8 @@ type tries struct {
 	// retries and repairs are how many of either kind are left.
 	retries, repairs int
 	budget           *budget
+	// retried is why the last try is made again, for its span.
+	retried string
 	// avoid are the endpoints that tries ended at, far those at the other end of the hop.
 	avoid, far []netip.AddrPort
 }
@@ -114,6 +117,8 @@ type attempt struct {
 	limit limit
 	// release lets go of the request's body; it may be nil.
 	release func() bool
+	// trace is nil if the request is not traced.
+	trace *tryTrace
 }
 
 // end ends what is left of an attempt.
@@ -163,6 +168,7 @@ func (t *tries) try() *attempt {
 		deadline = time.Now().Add(d)
 	}
 	a.ctx, a.limit = withLimit(t.ctx, deadline, errBackendTimeout)
+	t.beginTry(a)
 	hints := &informational{exchange: t.exchange, idle: t.idle}
 	req := t.request(httptrace.WithClientTrace(a.ctx, hints.trace()))
 	if req.Body != nil && t.bounded() {
@@ -204,6 +210,8 @@ func (t *tries) try() *attempt {
 
 // measureTry counts a try that was sent in metrics.
 func (t *tries) measureTry(a *attempt, took time.Duration) {
+	t.upstream = took
+	a.answeredTry()
 	o := telemetry.Outcome{Secure: a.to.Kind() == upstream.KindHop, GRPC: t.grpc, Error: string(a.far), Took: took}
 	if a.failure != nil {
 		o.Error = a.failure.Reason.String()
@@ -290,6 +298,7 @@ func targetURL(head *phttp.Request) *url.URL {
 // conclude passes on the outcome of the last attempt.
 func (t *tries) conclude(a *attempt) {
 	defer a.end()
+	defer t.endTry(a)
 	if a.response != nil {
 		t.deliver(a)
 		return

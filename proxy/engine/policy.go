@@ -47,5 +47,8 @@ func validatePolicy(p *wire.Policy) error {
 	if err := validateLoadBalancing(p.LoadBalancing); err != nil {
 		return err
 	}
+	if err := validateTelemetry(p.Telemetry); err != nil {
+		return err
+	}
 	return validateRetry(p.Retry)
 }

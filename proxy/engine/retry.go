@@ -148,6 +148,7 @@ func (t *tries) again(a *attempt) (wait time.Duration, again bool) {
 		t.retries--
 	}
 	t.leave(a)
+	t.retried = o.why
 	t.series.at(t.backend).Retry(o.why)
 	return wait, true
 }
