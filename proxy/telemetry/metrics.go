@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"weft.dev/weft/proxy/wire"
 )
 
 // DefaultSeriesLimit bounds the time series that grow with configuration and traffic.
@@ -117,6 +119,13 @@ func New(seriesLimit int) *Metrics {
 			Name: "weft_draining",
 			Help: "1 while the proxy waits for its connections to end.",
 		}),
+	}
+	for _, kind := range []wire.Kind{
+		wire.KindMesh, wire.KindCertificate, wire.KindDestination, wire.KindRoute, wire.KindBackend, wire.KindEndpoints,
+		wire.KindProxies, wire.KindWorkload, wire.KindAuthorization,
+	} {
+		// A counter that begins with 1 has not increased, as far as Prometheus can tell.
+		m.configRejections.WithLabelValues(string(kind))
 	}
 	m.backends = newBackendSeries(m.series)
 	m.decisions = newDecisionSeries(m.series)

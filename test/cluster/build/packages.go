@@ -13,7 +13,7 @@ import (
 // cannot give. The iptables package is there for the portmap plugin.
 var DebianPackages = []string{
 	"runc", "containernetworking-plugins", "nftables", "iptables", "iproute2", "conntrack",
-	"gcc", "libc6-dev", "ca-certificates", "nginx", "apache2-bin", "haproxy",
+	"gcc", "libc6-dev", "ca-certificates", "nginx", "apache2-bin", "haproxy", "prometheus",
 }
 
 // InstallPackages installs those of DebianPackages that are missing; it does not touch the network

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/distribute"
@@ -36,9 +37,10 @@ type control struct {
 	dir      string
 	security *tls.Config
 
-	hub    *distribute.Hub
-	cancel context.CancelFunc
-	served chan error
+	hub     *distribute.Hub
+	metrics *prometheus.Registry
+	cancel  context.CancelFunc
+	served  chan error
 
 	mu      sync.Mutex
 	address string
@@ -85,7 +87,11 @@ func (c *control) start(log *slog.Logger) error {
 	c.hub = distribute.NewHub(distribute.HubOptions{Layers: []distribute.Layer{
 		distribute.LayerCompiled, distribute.LayerCertificates, distribute.LayerProxies,
 	}})
-	server := &distribute.Server{Hub: c.hub, Authenticator: tokens{}, Log: logr.FromSlogHandler(log.Handler())}
+	c.metrics = prometheus.NewRegistry()
+	c.metrics.MustRegister(distribute.NewLag(c.hub))
+	server := &distribute.Server{
+		Hub: c.hub, Authenticator: tokens{}, Metrics: distribute.NewMetrics(c.metrics), Log: logr.FromSlogHandler(log.Handler()),
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	c.cancel, c.served = cancel, served

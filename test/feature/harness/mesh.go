@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -275,6 +276,24 @@ func (m *Mesh) Metrics(namespace string) prometheus.Gatherer {
 		return nil
 	}
 	return p.engine.Metrics().Gatherer()
+}
+
+// MetricsHandler serves what Metrics returns, as the proxy itself does, or nil if there is no proxy.
+func (m *Mesh) MetricsHandler(namespace string) http.Handler {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.proxies[namespace]
+	if p == nil {
+		return nil
+	}
+	return p.engine.Metrics().Handler()
+}
+
+// ControlMetrics returns those of the configuration server that runs now.
+func (m *Mesh) ControlMetrics() prometheus.Gatherer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.control.metrics
 }
 
 // Pod returns the pod of that name, as "namespace/name", or nil if no EndpointSlice has named it yet.
