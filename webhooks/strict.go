@@ -1,15 +1,13 @@
 package webhooks
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 )
 
-// maxNamed bounds the callers that one warning names.
+// maxNamed bounds what one warning names.
 const maxNamed = 5
 
 // refusedCallers warns of those who were seen lately to call past the mesh what is to become strict: they are
@@ -37,10 +35,7 @@ func refusedCallers(field string, mesh *meshv1alpha1.Mesh, of func(namespace, se
 	if len(named) == 0 {
 		return nil
 	}
-	if len(named) > maxNamed {
-		named = append(named[:maxNamed:maxNamed], fmt.Sprintf("%d more", len(named)-maxNamed))
-	}
-	return []string{field + " refuses callers that came past the mesh within the last hour: " + strings.Join(named, ", ") +
+	return []string{field + " refuses callers that came past the mesh within the last hour: " + some(named) +
 		"; enrol their namespaces or let them in by mtls.allowFrom (status.plainCallers of the Mesh has more about them)"}
 }
 

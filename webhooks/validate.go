@@ -38,9 +38,9 @@ func Validate(object metav1.Object, s compile.Snapshot) (field.ErrorList, []stri
 	case *meshv1alpha1.MeshAuthorization:
 		errs, warnings = validateAuthorization(o, s)
 	case *gwv1.HTTPRoute:
-		warnings = routeWarnings(wire.RouteHTTP, o, o.Spec.Hostnames, s)
+		warnings = append(routeWarnings(wire.RouteHTTP, o, o.Spec.Hostnames, s), protectionWarnings(o, s)...)
 	case *gwv1.GRPCRoute:
-		warnings = routeWarnings(wire.RouteGRPC, o, o.Spec.Hostnames, s)
+		warnings = append(routeWarnings(wire.RouteGRPC, o, o.Spec.Hostnames, s), protectionWarnings(o, s)...)
 	}
 	return errs, presentable(warnings)
 }

@@ -19,7 +19,9 @@ type attachment struct {
 	targets []*policyTarget
 }
 
-// accepted says whether the policy applies to one of its targets.
+// accepted says whether the policy applies to one of its targets. What is wrong with a spec is Invalid, also a value that
+// cannot be supported: the reasons of policies (PolicyConditionReason of the Gateway API, GEP-713) are not those of
+// routes, which have UnsupportedValue.
 func (a *attachment) accepted(t *policyTarget) metav1.Condition {
 	switch {
 	case len(a.faults) > 0:
