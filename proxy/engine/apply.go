@@ -137,7 +137,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 		e.relays.begin()
 		go func() {
 			defer e.relays.end()
-			e.reconsiderAll(next)
+			e.reconsiderAll()
 		}()
 	}
 

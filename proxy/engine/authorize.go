@@ -58,6 +58,8 @@ type caller struct {
 	source  upstream.Source
 	backend string
 	request *phttp.Request
+	// since is when it began. Tokens have to be valid then: a stream does not end with the token that has begun it.
+	since time.Time
 }
 
 // judge decides about a call. Only those to backends of this namespace are decided about, and all of them are here:
@@ -70,7 +72,7 @@ func (e *Engine) judge(cfg *config, c caller) authz.Decision {
 	}
 	return cfg.policies.Decide(&authz.Request{
 		TrustDomain: c.peer.TrustDomain, Namespace: c.peer.Namespace, ServiceAccount: c.peer.ServiceAccount,
-		Client: c.source.Address.Addr(), Service: service, Port: port, HTTP: c.request, Now: time.Now(),
+		Client: c.source.Address.Addr(), Service: service, Port: port, HTTP: c.request, Now: c.since,
 	})
 }
 
@@ -107,7 +109,7 @@ func (e *Engine) record(cfg *config, c caller, decision authz.Decision) {
 // forbids tells whether the exchange's client may not send a request to a backend. If it may, the request is changed
 // into what the application is to get.
 func (x *exchange) forbids(backend string, request *phttp.Request) (authz.Decision, bool) {
-	decision := x.engine.decide(x.config, caller{x.config.peer(x.r), x.source, backend, request})
+	decision := x.engine.decide(x.config, caller{x.config.peer(x.r), x.source, backend, request, x.start})
 	if decision.HTTP != request {
 		*request = *decision.HTTP
 	}

@@ -36,6 +36,9 @@ type Options struct {
 	// LeaveGrace is how long Shutdown goes on accepting, so that node agents can leave first: they probe
 	// every second and need to be seen to have gone. Default: 5 s.
 	LeaveGrace time.Duration
+	// DenialGrace is how long requests may take to end that are not allowed any more. Default: 30 seconds, as for
+	// those of a root that was dropped.
+	DenialGrace time.Duration
 	// SourceWait bounds the wait for a client's workload to become known. Default: 5 s.
 	SourceWait time.Duration
 	// DestinationWait bounds the wait for an unknown destination to be configured. Default: 2 s.
@@ -60,6 +63,7 @@ type Options struct {
 
 func (o *Options) setDefaults() {
 	setDefault(&o.LeaveGrace, 5*time.Second)
+	setDefault(&o.DenialGrace, identity.UntrustedGrace)
 	setDefault(&o.SourceWait, 5*time.Second)
 	setDefault(&o.DestinationWait, 2*time.Second)
 	setDefault(&o.HTTP, HTTPStd)
@@ -137,7 +141,7 @@ type Engine struct {
 	failures                  failureLog
 	// denials are by policy and verdict.
 	denials sparseLog[string]
-	// standing are the connections that go on after they have been allowed.
+	// standing are the calls that go on after they have been allowed.
 	standing standing
 	// mirroring has room for as many mirrored requests as may be under way.
 	mirroring chan struct{}

@@ -8,6 +8,7 @@ import (
 	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -45,6 +46,9 @@ func (x *exchange) forward() {
 	t.body = newReplay(x.r, copies.send)
 	t.body.idle = t.idle
 	defer t.endBody()
+	t.client.rc = x.rc
+	t.stand()
+	defer x.engine.leave(&t.call)
 	if t.body.empty() {
 		copies.send(nil)
 	} else if x.r.ProtoMajor == 1 {
@@ -95,6 +99,12 @@ type tries struct {
 	retried string
 	// avoid are the endpoints that tries ended at, far those at the other end of the hop.
 	avoid, far []netip.AddrPort
+
+	// call is what is decided about again when authorizations change, streaming that an answer of unknown length has
+	// begun; client can be kept from being written to.
+	call      connection
+	streaming atomic.Bool
+	client    interrupter
 }
 
 // attempt is the outcome of one try: a response, a failure, or the reason that there was no try. If all
@@ -313,6 +323,9 @@ func (t *tries) conclude(a *attempt) {
 	t.closing = t.closing || !t.body.ended()
 	switch {
 	case why != "":
+		if denied, ok := errors.AsType[notAllowedError](context.Cause(a.ctx)); ok {
+			t.explain(denied.Decision)
+		}
 		t.answer(why)
 	case a.ctx.Err() != nil:
 		// The client has gone. net/http would answer 200 otherwise.

@@ -98,7 +98,7 @@ func (e *Engine) relayHop(c *hopConn) {
 		return
 	}
 	cfg := e.config.Load()
-	call := caller{c.peer, receivedSource(m), m.Backend, nil}
+	call := caller{c.peer, receivedSource(m), m.Backend, nil, time.Now()}
 	series := cfg.strays.unanswered
 	if inbound := cfg.inbound.get(m.Backend); inbound != nil {
 		series = inbound.at(0)

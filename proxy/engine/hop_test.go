@@ -37,7 +37,7 @@ type hop struct {
 }
 
 // newHop returns a proxy that knows Service stock/api and as many peers, which know nothing yet.
-func newHop(t *testing.T, peers int, protocol wire.Protocol) *hop {
+func newHop(t *testing.T, peers int, protocol wire.Protocol, edit ...func(*Options)) *hop {
 	t.Helper()
 	h := &hop{ca: identitytest.NewCA(t, "cluster.local"), listeners: map[string]string{}}
 	proxies := &wire.Proxies{}
@@ -46,6 +46,9 @@ func newHop(t *testing.T, peers int, protocol wire.Protocol) *hop {
 			o.Namespace, o.Source = stock, nil
 			// The other side notices that a peer is leaving by its GOAWAY alone.
 			o.LeaveGrace = 100 * time.Millisecond
+			for _, f := range edit {
+				f(o)
+			}
 		})
 		peer.apply(resource("mesh", h.ca.Mesh()), resource("stock/weft-proxy", h.ca.IssueProxy(t, stock)))
 		l := listenLoopback(t)

@@ -32,6 +32,8 @@ func endReason(ctx context.Context) reason.Reason {
 		return reason.BackendTimeout
 	case errors.Is(cause, errIdle):
 		return reason.IdleTimeout
+	case errors.Is(cause, errNotAllowed):
+		return reason.AuthorizationDenied
 	}
 	return ""
 }
@@ -220,17 +222,23 @@ type interrupter struct {
 	ended   bool
 }
 
+// lastWrite is how long a write may still take when its context has ended, so that a client which reads is told why.
+const lastWrite = time.Second
+
 // watch interrupts writes at the end of ctx, until stop is called.
 func (i *interrupter) watch(ctx context.Context) (stop func() bool) {
-	return context.AfterFunc(ctx, func() {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		i.ended = true
-		if i.writing {
-			// A writer that cannot do it has no connection that could block.
-			_ = i.rc.SetWriteDeadline(time.Unix(1, 0))
-		}
-	})
+	return context.AfterFunc(ctx, i.interrupt)
+}
+
+// interrupt ends the write that is going on, unless it soon ends by itself, and lets no other begin.
+func (i *interrupter) interrupt() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.writing && !i.ended {
+		// A writer that cannot do it has no connection that could block.
+		_ = i.rc.SetWriteDeadline(time.Now().Add(lastWrite))
+	}
+	i.ended = true
 }
 
 // begin announces a write. It is false if there must not be another.

@@ -33,7 +33,7 @@ func (e *Engine) relayTCP(c *conn) {
 		MaxDuration: time.Duration(*policy.Timeouts.Stream),
 	}
 	source := c.upstreamSource(e.options.Zone)
-	call := caller{c.peer(cfg), source, c.target.key, nil}
+	call := caller{c.peer(cfg), source, c.target.key, nil, time.Now()}
 	series := c.target.plain.at(0)
 	if e.decide(cfg, call).Verdict == authz.Denied {
 		e.metrics.ConnectionRefused(listenerCaptured, string(reason.AuthorizationDenied))
@@ -104,7 +104,7 @@ func dialReason(err error) reason.Reason {
 // allowed any more, which cfg has allowed, and closes them. It returns how much was moved, and why the engine has cut
 // the connections if it has.
 func (e *Engine) relay(cfg *config, call caller, protocol string, client, backend io.ReadWriteCloser, options tcp.Options) (tcp.Result, reason.Reason) {
-	ctx, leave := e.stand(cfg, call)
+	ctx, leave := e.standBy(cfg, call)
 	defer leave()
 	moved, err := tcp.Relay(ctx, client, backend, options)
 	var why reason.Reason
@@ -149,6 +149,7 @@ func (t *tries) upgrade(a *attempt) {
 	a.limit.lift()
 	t.limit.lift()
 	t.idle.pause()
+	t.engine.leave(&t.call)
 	t.status, t.switched = res.StatusCode, time.Now()
 	if err := writeSwitch(buffered.Writer, &head); err != nil {
 		_ = client.Close()
@@ -161,7 +162,7 @@ func (t *tries) upgrade(a *attempt) {
 	if !t.due.stream.IsZero() {
 		options.MaxDuration = max(1, time.Until(t.due.stream))
 	}
-	call := caller{t.config.peer(t.r), t.source, t.key, &t.head}
+	call := caller{t.config.peer(t.r), t.source, t.key, &t.head, t.start}
 	end := t.series.at(t.backend).Relay(t.caller, t.overHop, protocolWebSocket)
 	moved, cut := t.engine.relay(t.config, call, protocolWebSocket, rest(client, buffered.Reader), backend, options)
 	end(moved.Sent, moved.Received, string(cut))

@@ -91,6 +91,14 @@ func (b *replay) open(trailer http.Header) io.ReadCloser {
 	return b.current
 }
 
+// giveUp ends the body of the present try.
+func (b *replay) giveUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.current = nil
+	b.changed.Broadcast()
+}
+
 // close ends the body for all tries. A read of the request that is under way goes on.
 func (b *replay) close() {
 	b.mu.Lock()

@@ -42,6 +42,7 @@ func (t *tries) deliver(a *attempt) {
 		}
 	}
 	due := t.due.whole
+	t.streaming.Store(res.ContentLength < 0)
 	if res.ContentLength < 0 && !t.due.stream.IsZero() {
 		due = t.due.stream
 		t.limit.cause = errDeadline // a stream that is long is no fault of its endpoint
@@ -95,13 +96,13 @@ var errClientGone = errors.New("client has gone")
 // attempt ends, a client that reads nothing does not keep it.
 func (t *tries) copyBody(a *attempt) error {
 	res := a.response
-	client := interrupter{rc: t.rc}
+	client := &t.client
 	if t.bounded() {
 		defer client.watch(a.ctx)()
 	}
 	if res.ContentLength < 0 {
 		// It may be long until the first byte, and the head alone can be an answer (gRPC streams).
-		if err := t.send(&client, nil, true); err != nil {
+		if err := t.send(client, nil, true); err != nil {
 			return err
 		}
 	}
@@ -114,7 +115,7 @@ func (t *tries) copyBody(a *attempt) error {
 			t.idle.moved()
 			left -= int64(n)
 			// At the end of a body of known length, net/http flushes by itself.
-			if err := t.send(&client, buf[:n], err == nil && left != 0); err != nil {
+			if err := t.send(client, buf[:n], err == nil && left != 0); err != nil {
 				return err
 			}
 		}
@@ -131,9 +132,9 @@ func (t *tries) copyBody(a *attempt) error {
 	}
 }
 
-// bounded tells whether anything but its client can end the exchange.
+// bounded tells whether anything but its client and authorizations can end the exchange.
 func (t *tries) bounded() bool {
-	return t.due != deadlines{} || t.idle != nil || *t.policy.Timeouts.BackendRequest > 0
+	return !t.due.whole.IsZero() || !t.due.stream.IsZero() || t.idle != nil || *t.policy.Timeouts.BackendRequest > 0
 }
 
 // send passes bytes on to the client, and if flush is set at once.

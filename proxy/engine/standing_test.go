@@ -82,7 +82,7 @@ func TestPolicyChangesBeforeTheRelay(t *testing.T) {
 	e := p.engine
 	before := e.config.Load()
 	p.apply(authorization(wire.Authorization{Namespace: namespace, Name: "a", Action: wire.AuthorizationAllow}))
-	ctx, leave := e.stand(before, caller{backend: key("web")})
+	ctx, leave := e.standBy(before, caller{backend: key("web")})
 	defer leave()
 	if ctx.Err() == nil {
 		t.Error("the connection goes on")
