@@ -46,6 +46,11 @@ func (w *World) Holds(namespace string, held []wire.Held) (n, m int) {
 	return n, m + w.absent[namespace]
 }
 
+// Outdated tells how many of a namespace's connected proxies leave some of what they hold out.
+func (w *World) Outdated(namespace string, held []wire.Held) int {
+	return w.Hub.Outdated(namespace, held)
+}
+
 // publishToNodes publishes what has changed of captures and Inbounds. Both come in one publication: a pod of a
 // namespace with strict ports whose Inbound has not come is closed, also to peers that call ports which are not
 // published; and a strict port must not learn of a proxy later than it becomes strict.

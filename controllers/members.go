@@ -43,10 +43,15 @@ const (
 	defaultReplicas    = 2
 )
 
-// member is a topic of Members: one namespace's objects, or all certificates when it is empty.
+// member is a topic of Members: one namespace's objects, all certificates, or the order in which namespaces are
+// given new proxies.
 type member string
 
-const certificates member = ""
+// The topics that are no namespace's name.
+const (
+	certificates member = ""
+	rollout      member = "/rollout"
+)
 
 // Members keeps what enrolled namespaces need: proxies with their accounts, and certificates.
 type Members struct {
@@ -73,6 +78,7 @@ type Members struct {
 	state struct {
 		sync.Mutex
 		issuance
+		roll    roll
 		changed chan struct{}
 	}
 }
@@ -108,8 +114,11 @@ func (m *Members) Reconcile(ctx context.Context, topic member) (reconcile.Result
 	if m.started.IsZero() {
 		m.started = time.Now()
 	}
-	if topic == certificates {
+	switch topic {
+	case certificates:
 		return m.certificates(ctx)
+	case rollout:
+		return m.roll(ctx)
 	}
 	namespace := string(topic)
 	switch m.world.Enrolment(namespace) {
@@ -122,12 +131,30 @@ func (m *Members) Reconcile(ctx context.Context, topic member) (reconcile.Result
 	}
 }
 
+// apply makes a namespace have what it needs. Proxies that serve and are to run with another template stay as
+// they are, their Deployment with them: roll says when it is their turn.
 func (m *Members) apply(ctx context.Context, namespace string) error {
-	objects, err := m.objects(ctx, namespace)
+	p, err := m.params(ctx)
 	if err != nil {
 		return err
 	}
-	if err := m.applier.Apply(ctx, namespace, objects); err != nil {
+	objects, kept := m.objects(namespace, p), []runtime.ApplyConfiguration(nil)
+	if namespace != m.opts.Namespace {
+		there, ok, err := m.applier.DeployedIn(ctx, namespace)
+		if err != nil {
+			return err
+		}
+		last := len(objects) - 1
+		switch {
+		case !ok:
+		case there.Template == infra.Template(p):
+			p.Replaces = there.Replaces
+			objects = m.objects(namespace, p)
+		case !(proxySet{Deployed: there}).idle():
+			objects, kept = objects[:last], objects[last:]
+		}
+	}
+	if err := m.applier.Apply(ctx, namespace, objects, kept...); err != nil {
 		return err
 	}
 	if !m.prepared[namespace] {
@@ -137,22 +164,20 @@ func (m *Members) apply(ctx context.Context, namespace string) error {
 	return nil
 }
 
-func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.ApplyConfiguration, error) {
+// params are what the objects of every namespace are made from.
+func (m *Members) params(ctx context.Context) (infra.Params, error) {
 	mesh, err := cluster.Mesh(ctx, m.client)
 	if err != nil {
-		return nil, err
-	}
-	if namespace == m.opts.Namespace {
-		return []runtime.ApplyConfiguration{infra.TrustBundle(namespace, m.keeper.CA().Bundle())}, nil
+		return infra.Params{}, err
 	}
 	owner, err := m.owner.of(ctx, mesh)
 	if err != nil {
-		return nil, err
+		return infra.Params{}, err
 	}
 	if mesh == nil {
 		mesh = &meshv1alpha1.Mesh{}
 	}
-	return infra.Objects(namespace, infra.Params{
+	return infra.Params{
 		Owner:           owner,
 		Image:           cmp.Or(mesh.Spec.Proxy.Image, m.opts.ProxyImage),
 		Replicas:        cmp.Or(mesh.Spec.Proxy.Replicas, defaultReplicas),
@@ -162,7 +187,15 @@ func (m *Members) objects(ctx context.Context, namespace string) ([]runtime.Appl
 		TrustBundle:     m.keeper.CA().Bundle(),
 
 		WithoutNetworkPolicy: !managesNetworkPolicies(mesh),
-	}), nil
+	}, nil
+}
+
+// objects are what a namespace needs; Weft's own needs the roots alone.
+func (m *Members) objects(namespace string, p infra.Params) []runtime.ApplyConfiguration {
+	if namespace == m.opts.Namespace {
+		return []runtime.ApplyConfiguration{infra.TrustBundle(namespace, p.TrustBundle)}
+	}
+	return infra.Objects(namespace, p)
 }
 
 // operatorName is the name of the operator's ServiceAccount.
@@ -183,10 +216,11 @@ func (m *Members) remove(ctx context.Context, namespace string) (reconcile.Resul
 		m.world.Forget(namespace)
 		return reconcile.Result{}, nil
 	}
-	objects, err := m.objects(ctx, namespace)
+	p, err := m.params(ctx)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	objects := m.objects(namespace, p)
 	withoutProxies := objects[:len(objects)-1]
 	if err := m.applier.Apply(ctx, namespace, withoutProxies); err != nil {
 		return reconcile.Result{}, err
@@ -291,7 +325,7 @@ func (m *Members) reissued(ca *identity.CA) (seq uint64, all bool) {
 	return done.seq, done.issuer == ca
 }
 
-// changed returns a channel that is closed when issuer or failure of issued change.
+// changed returns a channel that is closed when rolled, or issuer or failure of issued, change.
 func (m *Members) changed() <-chan struct{} {
 	m.state.Lock()
 	defer m.state.Unlock()
@@ -357,7 +391,7 @@ func (m *Members) sources(c cache.Cache) []source.TypedSource[member] {
 	}
 	for _, kind := range infra.Kinds() {
 		sources = append(sources, source.TypedKind(c, kind, handler.TypedEnqueueRequestsFromMapFunc(
-			func(_ context.Context, o client.Object) []member { return []member{member(o.GetNamespace())} })))
+			func(_ context.Context, o client.Object) []member { return []member{member(o.GetNamespace()), rollout} })))
 	}
 	return sources
 }
@@ -395,11 +429,11 @@ func (m *Members) followIssuer(ctx context.Context, changed <-chan struct{}, que
 	}
 }
 
-// all returns all topics; certificates come last, since they need what the others prepare.
+// all returns all topics; those of all namespaces come last, since they need what the others prepare.
 func (m *Members) all() []member {
 	all := []member{member(m.opts.Namespace)}
 	for namespace := range m.world.served() {
 		all = append(all, member(namespace))
 	}
-	return append(all, certificates)
+	return append(all, certificates, rollout)
 }

@@ -120,6 +120,7 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 	grace := r.World.ConnectGrace - time.Since(r.started)
 	o := observation{
 		enrolled: r.World.served(), joined: r.World.memberships(), reports: r.Hub.Nodes(), installed: r.installation.now(), fresh: grace > 0,
+		roll: r.members.rolled(), unfit: r.World.Unfit(),
 		certificates: certificateState{
 			authority: r.keeper.Authority(), fault: r.keeper.Fault(), waiting: r.rotation.Waiting(), found: r.rotation.Found(),
 			request: mesh.Annotations[meshv1alpha1.RotateRootAnnotation],

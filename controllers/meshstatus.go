@@ -35,6 +35,10 @@ type observation struct {
 	enforcement status.Enforcement
 	calls       []plainCall
 	blocks      blocks
+	// roll is how far the proxies of all namespaces are on the way to those that are wanted.
+	roll roll
+	// unfit are the namespaces with proxies of an earlier release that do not enforce what is asked of them.
+	unfit []string
 	// fresh tells that agents may not have had the time to connect to this leader.
 	fresh bool
 }
@@ -89,7 +93,7 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 			break
 		}
 	}
-	conditions := append([]metav1.Condition{ready, captured, api, proxiesReady(o)}, specAccepted(mesh)...)
+	conditions := append([]metav1.Condition{ready, captured, api, proxiesReady(o), proxiesCurrent(o.roll, o.unfit, o.pods)}, specAccepted(mesh)...)
 	if mesh.Spec.Telemetry == (meshv1alpha1.MeshTelemetry{}) {
 		meta.RemoveStatusCondition(&out.Conditions, meshv1alpha1.MeshTelemetryAccepted)
 	}

@@ -38,6 +38,7 @@ func (w *World) pods(ctx context.Context) (reconcile.Result, error) {
 	w.proxies = compile.ReadyProxies(pods, served, zones)
 	w.admitted.proxies = compile.AdmittedProxies(pods, reports, served)
 	w.inbound(pods, claimed)
+	w.lookAtReleases()
 	w.readyChanged()
 	w.nodes = agents(nodes, pods, w.SystemNamespace)
 	w.agentsChanged = w.lookAtAgents(ctx, pods)

@@ -343,7 +343,8 @@ func some(texts []string) string {
 // usable returns the proxies that others may send to: of a strict namespace those whose addresses the agents
 // have acknowledged that run pods there, since those pods would refuse the others. An agent that is away is waited
 // for as long as there are proxies that it knows. Once usable, a proxy stays so while it is ready; a new leader
-// takes all that are ready for usable, as the last one may have.
+// takes all that are ready for usable, as the last one may have. One that does not enforce the authorizations of its
+// namespace is never usable.
 func (w *World) usable() map[string][]wire.Proxy {
 	out := make(map[string][]wire.Proxy, len(w.proxies))
 	known := make(map[proxyAddress]bool)
@@ -360,6 +361,9 @@ func (w *World) usable() map[string][]wire.Proxy {
 				have = min(all, connected)
 			}
 			since, told := w.admitted.since(namespace, p)
+			if !w.releases.fit(namespace, p) {
+				continue
+			}
 			if key := addressOf(namespace, p); !strict || w.admitted.usable[key] || told && since <= have {
 				known[key] = true
 				out[namespace] = append(out[namespace], p)

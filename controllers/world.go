@@ -108,6 +108,7 @@ type World struct {
 	inbounds         map[string]*inbounds
 	inboundsChanged  bool
 	admitted         admittance
+	releases         releases
 	// unused tells since when a number has no destination.
 	unused  map[compile.NumberKey]time.Time
 	started time.Time
@@ -134,6 +135,8 @@ type World struct {
 	// bundle is the trust bundle that is published, bundleSeq the publication since which it is.
 	bundle    string
 	bundleSeq uint64
+	// unfit are the namespaces with proxies of an earlier release that are not used.
+	unfit []string
 	// enforcements is what is in force of strict ports, plain who calls ports past the mesh.
 	enforcements map[compile.ServicePort]status.Enforcement
 	plain        map[compile.ServicePort][]string
@@ -213,6 +216,7 @@ func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
 	w.retired = retire(w.published, next)
 	maps.Copy(next, w.retired)
 	w.published = next
+	w.releases.needed = neededFor(next)
 	w.revision++
 	w.noteNumbers(result)
 	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(next)))
@@ -267,6 +271,7 @@ func (w *World) acknowledged() (reconcile.Result, error) {
 		return reconcile.Result{}, nil
 	}
 	opened := w.open()
+	w.lookAtReleases()
 	w.Status.Acknowledged()
 	if opened {
 		if w.readyChanged() {

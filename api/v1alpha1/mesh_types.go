@@ -168,6 +168,10 @@ const (
 	// MeshProxiesReady is True when every enrolled namespace has a proxy that is ready. Ready does not depend
 	// on it: the namespaces that it names are alone concerned.
 	MeshProxiesReady = "ProxiesReady"
+	// MeshProxiesCurrent is True when the proxies of every enrolled namespace run with the image and resources that
+	// are wanted. They are replaced one namespace after the other; the message says how far that is, and with reason
+	// Stuck what keeps it from going on.
+	MeshProxiesCurrent = "ProxiesCurrent"
 	// MeshDefaultsAccepted is True when spec.defaults are in force as they are. Otherwise the parts that are at
 	// fault, which the message names, are left out.
 	MeshDefaultsAccepted = "DefaultsAccepted"
@@ -192,9 +196,12 @@ const (
 	MeshTrafficAdmitted = "TrafficAdmitted"
 )
 
+// ReasonStuck of MeshProxiesCurrent says that new proxies do not become ready, and that the old ones stay.
+const ReasonStuck = "Stuck"
+
 // MeshStatus is what the operator has observed.
 type MeshStatus struct {
-	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady, DefaultsAccepted,
+	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady, ProxiesCurrent, DefaultsAccepted,
 	// TrafficAdmitted, CertificatesValid, CertificateAuthorityAccepted and RootRotating, and TelemetryAccepted,
 	// StrictEnforced and PlainCallers where there is something to say.
 	// +optional

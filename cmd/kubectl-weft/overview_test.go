@@ -97,8 +97,8 @@ COMPONENT     READY   IMAGE
 operator      1/1     weft-operator:v1
 node agents   1/1
 
-NAMESPACE   PROXIES   SERVICES   ROUTES   POLICIES
-shop        1/1       1          2        0
+NAMESPACE   PROXIES   SERVICES   ROUTES   POLICIES   IMAGE
+shop        1/1       1          2        0          weft-proxy:v1
 
 CONDITION             STATUS   MESSAGE
 Ready                 True     it is so

@@ -62,7 +62,7 @@ by the code that the operator and the proxies run.`,
 	root.AddCommand(
 		a.checkCommand(), a.statusCommand(), a.analyzeCommand(), a.routesCommand(), a.authzCommand(), a.describeCommand(),
 		a.proxyCommand(), a.certsCommand(), a.statCommand(), a.topCommand(), a.tapCommand(), a.whyCommand(),
-		a.splitCommand(), a.environmentsCommand(), a.debugCommand(), a.runCommand(),
+		a.splitCommand(), a.environmentsCommand(), a.debugCommand(),
 		a.versionCommand(),
 	)
 	for _, cmd := range everyCommand(root) {

@@ -52,6 +52,7 @@ type namespaceStatus struct {
 	Services int    `json:"services"`
 	Routes   int    `json:"routes"`
 	Policies int    `json:"policies"`
+	Version  string `json:"version"`
 }
 
 type authorityEnd struct {
@@ -108,7 +109,8 @@ func overviewOf(m *mesh.Mesh, f findings.Facts) overview {
 		o.TrustDomain = f.Mesh.Spec.TrustDomain
 		for _, c := range f.Mesh.Status.Conditions {
 			o.Conditions = append(o.Conditions, condition{c.Type, string(c.Status), c.Message})
-			o.healthy = o.healthy && (c.Status == metav1.ConditionTrue || c.Type == meshv1alpha1.MeshRootRotating)
+			underWay := c.Type == meshv1alpha1.MeshRootRotating || c.Type == meshv1alpha1.MeshProxiesCurrent && c.Reason != meshv1alpha1.ReasonStuck
+			o.healthy = o.healthy && (c.Status == metav1.ConditionTrue || underWay)
 		}
 		o.healthy = o.healthy && meta.IsStatusConditionTrue(f.Mesh.Status.Conditions, meshv1alpha1.MeshReady)
 		o.Authority = ends(f.Mesh)
@@ -157,7 +159,7 @@ func namespaceOf(m *mesh.Mesh, name string, proxies []appsv1.Deployment) namespa
 	for i := range proxies {
 		if proxies[i].Namespace == name {
 			d := deploymentOf(name, &proxies[i])
-			n.Proxies, n.Wanted = d.Ready, d.Wanted
+			n.Proxies, n.Wanted, n.Version = d.Ready, d.Wanted, d.Version
 		}
 	}
 	for _, svc := range m.Snapshot.Services {
@@ -195,9 +197,9 @@ func (a *app) showOverview(w io.Writer, o overview) error {
 	fmt.Fprintln(w)
 	rows = nil
 	for _, n := range o.Namespaces {
-		rows = append(rows, []string{n.Name, a.ratio(n.Proxies, n.Wanted), strconv.Itoa(n.Services), strconv.Itoa(n.Routes), strconv.Itoa(n.Policies)})
+		rows = append(rows, []string{n.Name, a.ratio(n.Proxies, n.Wanted), strconv.Itoa(n.Services), strconv.Itoa(n.Routes), strconv.Itoa(n.Policies), n.Version})
 	}
-	if err := table(w, []string{"NAMESPACE", "PROXIES", "SERVICES", "ROUTES", "POLICIES"}, rows); err != nil {
+	if err := table(w, []string{"NAMESPACE", "PROXIES", "SERVICES", "ROUTES", "POLICIES", "IMAGE"}, rows); err != nil {
 		return err
 	}
 	fmt.Fprintln(w)

@@ -6,6 +6,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 )
 
 // CacheOptions keep the operator's memory in proportion to what it uses: every object loses the
@@ -35,7 +37,8 @@ func ReduceMeta(obj any) (any, error) {
 }
 
 // ReducePod keeps of a pod what identity and placement need: names, labels, owner, node,
-// ServiceAccount, addresses, phase and readiness; and the names of ports, which Services may refer to.
+// ServiceAccount, addresses, phase and readiness; and the names of ports, which Services may refer to. Of Weft's own
+// it also keeps what they wait for.
 func ReducePod(obj any) (any, error) {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
@@ -52,12 +55,31 @@ func ReducePod(obj any) (any, error) {
 	}
 	reduced.Spec.Containers = withNamedPorts(pod.Spec.Containers)
 	reduced.Spec.InitContainers = withNamedPorts(pod.Spec.InitContainers)
+	own := pod.Labels[meshv1alpha1.ComponentLabel] != ""
 	for _, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodReady {
-			reduced.Status.Conditions = []corev1.PodCondition{{Type: c.Type, Status: c.Status}}
+		switch {
+		case c.Type == corev1.PodReady:
+			reduced.Status.Conditions = append(reduced.Status.Conditions, corev1.PodCondition{Type: c.Type, Status: c.Status})
+		case own && c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse:
+			reduced.Status.Conditions = append(reduced.Status.Conditions,
+				corev1.PodCondition{Type: c.Type, Status: c.Status, Reason: c.Reason, Message: c.Message})
 		}
 	}
+	if own {
+		reduced.Status.ContainerStatuses = waiting(pod.Status.ContainerStatuses)
+	}
 	return reduced, nil
+}
+
+// waiting keeps of containers those that wait for something, and what for.
+func waiting(containers []corev1.ContainerStatus) []corev1.ContainerStatus {
+	var out []corev1.ContainerStatus
+	for i := range containers {
+		if w := containers[i].State.Waiting; w != nil {
+			out = append(out, corev1.ContainerStatus{Name: containers[i].Name, State: corev1.ContainerState{Waiting: w}})
+		}
+	}
+	return out
 }
 
 // withNamedPorts keeps of containers those with named ports, and nothing of them but these and whether they are

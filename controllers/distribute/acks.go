@@ -48,6 +48,30 @@ func (h *Hub) holds(held []wire.Held, key feedKey) (n, m int) {
 	return n, m
 }
 
+// Outdated tells how many of a namespace's connected proxies are of a revision that does not put all of the given
+// resources, as they are published, into force, whatever they acknowledge.
+func (h *Hub) Outdated(namespace string, held []wire.Held) int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	f := h.feeds[feedNamespace(namespace)]
+	if f == nil {
+		return 0
+	}
+	needed := 0
+	for _, want := range held {
+		if p := h.current[want.Ref]; p != nil {
+			needed = max(needed, p.needs)
+		}
+	}
+	outdated := 0
+	for c := range f.clients {
+		if c.revision < needed {
+			outdated++
+		}
+	}
+	return outdated
+}
+
 func (c *client) rejects(held []wire.Held) bool {
 	if len(c.rejected) == 0 {
 		return false
@@ -90,13 +114,35 @@ func (h *Hub) Gone(ref wire.Ref) bool {
 // Client is a connected proxy or node agent.
 type Client struct {
 	Identity
-	Build     string
+	Build string
+	// Revision is that of the client (wire.Revision); zero for releases before there was one.
+	Revision  int
 	Connected time.Time
 	// Seq is the publication that the client's configuration corresponds to: the hub's own when
 	// nothing is outstanding for it, zero before its first acknowledgement.
 	Seq uint64
 	// Rejected counts the resources that it was sent in a version it cannot use.
 	Rejected int
+}
+
+// Pod is a proxy's.
+type Pod struct{ Namespace, Name string }
+
+// Older returns the connected proxies of an earlier revision than this operator's, with theirs; nil if there are
+// none.
+func (h *Hub) Older() map[Pod]int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var older map[Pod]int
+	for _, c := range h.clients {
+		if c.identity.Kind == ClientProxy && c.revision < wire.Revision {
+			if older == nil {
+				older = map[Pod]int{}
+			}
+			older[Pod{c.identity.Namespace, c.identity.Pod}] = c.revision
+		}
+	}
+	return older
 }
 
 // Clients returns all connected clients, sorted by kind, namespace, node and pod.
@@ -110,7 +156,7 @@ func (h *Hub) Clients() []Client {
 			seq = h.seq
 		}
 		clients = append(clients, Client{
-			Identity: c.identity, Build: c.build, Connected: c.connected, Seq: seq, Rejected: len(c.rejected),
+			Identity: c.identity, Build: c.build, Revision: c.revision, Connected: c.connected, Seq: seq, Rejected: len(c.rejected),
 		})
 	}
 	slices.SortFunc(clients, func(a, b Client) int {

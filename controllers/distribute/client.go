@@ -28,6 +28,7 @@ var (
 type client struct {
 	identity  Identity
 	build     string
+	revision  int
 	connected time.Time
 	keys      []feedKey
 	feeds     []*feed
@@ -68,6 +69,7 @@ func (h *Hub) join(identity Identity, hello *wire.Hello) *client {
 	c := &client{
 		identity:  identity,
 		build:     hello.Build[:min(len(hello.Build), maxBuild)],
+		revision:  hello.Revision,
 		connected: time.Now(),
 		keys:      subscriptions(identity),
 		wake:      make(chan struct{}, 1),

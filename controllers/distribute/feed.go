@@ -15,13 +15,15 @@ type publication struct {
 	// seq is the publication in which clients were told of this version and scope.
 	seq   uint64
 	feeds []feedKey
+	// needs is the lowest revision of a client that puts all of it into force.
+	needs int
 
 	once    sync.Once
 	encoded []byte
 }
 
 func newPublication(r wire.Resource, seq uint64) *publication {
-	return &publication{resource: r, seq: seq, feeds: audience(&r)}
+	return &publication{resource: r, seq: seq, feeds: audience(&r), needs: r.Needs()}
 }
 
 // json returns the resource as it travels. It is made once, however many clients receive it, and must

@@ -71,11 +71,18 @@ type Applier struct {
 }
 
 // Apply applies the objects of one namespace, in order, where they differ from what is there, and
-// deletes objects of ours that are not among them. An object that is as wanted costs no request. The
-// error joins one for every object that failed.
-func (a *Applier) Apply(ctx context.Context, namespace string, objects []runtime.ApplyConfiguration) error {
+// deletes objects of ours that are not among them or among kept, which stay as they are. An object that is as
+// wanted costs no request. The error joins one for every object that failed.
+func (a *Applier) Apply(ctx context.Context, namespace string, objects []runtime.ApplyConfiguration, kept ...runtime.ApplyConfiguration) error {
 	var errs []error
 	wanted := map[string]bool{}
+	for _, object := range kept {
+		u, err := wantedObject(object)
+		if err != nil {
+			return err
+		}
+		wanted[u.GetKind()+"/"+u.GetName()] = true
+	}
 	for _, object := range objects {
 		u, err := wantedObject(object)
 		if err != nil {

@@ -381,3 +381,82 @@ func TestEverythingIsCachedByName(t *testing.T) {
 		t.Errorf("%d kinds, want %d", len(infra.Kinds()), len(names)+1)
 	}
 }
+
+func TestKeptObjectsStayAsTheyAre(t *testing.T) {
+	r := newRecorder()
+	apply(t, r, params())
+	r.take()
+	next := params()
+	next.Image, next.TrustBundle = "weft-proxy:v2", "other"
+	objects := infra.Objects("shop", next)
+	last := len(objects) - 1
+	applier := infra.Applier{Client: r}
+	if err := applier.Apply(t.Context(), "shop", objects[:last], objects[last]); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"apply ConfigMap"}, r.take()); diff != "" {
+		t.Errorf("writes (-want +got):\n%s", diff)
+	}
+	if image := get(t, r, "weft-proxy", &appsv1.Deployment{}).Spec.Template.Spec.Containers[0].Image; image != params().Image {
+		t.Errorf("the image is %s", image)
+	}
+}
+
+// TestDeployed reads Deployments as they are while their pods are replaced.
+func TestDeployed(t *testing.T) {
+	status := func(observed int64, replicas, updated, available int32) appsv1.DeploymentStatus {
+		return appsv1.DeploymentStatus{ObservedGeneration: observed, Replicas: replicas, UpdatedReplicas: updated, AvailableReplicas: available}
+	}
+	template := infra.Template(params())
+	for name, tc := range map[string]struct {
+		replaces string
+		status   appsv1.DeploymentStatus
+		want     infra.Deployed
+	}{
+		"just made":                     {status: status(0, 0, 0, 0), want: infra.Deployed{}},
+		"the first becomes ready":       {status: status(2, 2, 2, 1), want: infra.Deployed{Available: 1}},
+		"all serve":                     {status: status(2, 2, 2, 2), want: infra.Deployed{Available: 2, Complete: true}},
+		"a change that nobody has seen": {"old", status(1, 2, 2, 2), infra.Deployed{Available: 2, Replaces: "old", Replacing: true}},
+		"a new one beside the old ones": {"old", status(2, 3, 1, 2), infra.Deployed{Available: 2, Replaces: "old", Replacing: true}},
+		"the last old one ends":         {"old", status(2, 3, 2, 3), infra.Deployed{Available: 3, Replaces: "old", Replacing: true}},
+		"all are new":                   {"old", status(2, 2, 2, 2), infra.Deployed{Available: 2, Replaces: "old", Complete: true}},
+		"a new one is away":             {"old", status(2, 2, 2, 1), infra.Deployed{Available: 1, Replaces: "old"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRecorder()
+			p := params()
+			p.Replaces = tc.replaces
+			apply(t, r, p)
+			deployment := get(t, r, "weft-proxy", &appsv1.Deployment{})
+			deployment.Generation = 2
+			if err := r.Update(t.Context(), deployment); err != nil {
+				t.Fatal(err)
+			}
+			deployment.Status = tc.status
+			if err := r.Status().Update(t.Context(), deployment); err != nil {
+				t.Fatal(err)
+			}
+			applier := infra.Applier{Client: r}
+			all, err := applier.Deployed(t.Context())
+			tc.want.Template, tc.want.Image = template, p.Image
+			if diff := cmp.Diff(map[string]infra.Deployed{"shop": tc.want}, all); diff != "" || err != nil {
+				t.Errorf("error %v (-want +got):\n%s", err, diff)
+			}
+			if one, ok, err := applier.DeployedIn(t.Context(), "shop"); one != tc.want || !ok || err != nil {
+				t.Errorf("%+v %v %v", one, ok, err)
+			}
+			if _, ok, err := applier.DeployedIn(t.Context(), "till"); ok || err != nil {
+				t.Errorf("there are proxies in another namespace: %v %v", ok, err)
+			}
+		})
+	}
+}
+
+func TestTemplateIsThatOfThePodsAlone(t *testing.T) {
+	scaled, other := params(), params()
+	scaled.Replicas, scaled.TrustBundle, scaled.Replaces = 7, "other", "old"
+	other.Image = "weft-proxy:v2"
+	if infra.Template(params()) != infra.Template(scaled) || infra.Template(params()) == infra.Template(other) {
+		t.Errorf("%s, scaled %s, another image %s", infra.Template(params()), infra.Template(scaled), infra.Template(other))
+	}
+}

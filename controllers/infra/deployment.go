@@ -34,8 +34,13 @@ const (
 )
 
 func deployment(namespace string, p Params) *appsv1ac.DeploymentApplyConfiguration {
+	annotations := map[string]string{templateAnnotation: Template(p)}
+	if p.Replaces != "" {
+		annotations[replacesAnnotation] = p.Replaces
+	}
 	return appsv1ac.Deployment(meshv1alpha1.ProxyName, namespace).
 		WithLabels(labels()).
+		WithAnnotations(annotations).
 		WithSpec(appsv1ac.DeploymentSpec().
 			WithReplicas(p.Replicas).
 			WithSelector(selector()).
@@ -45,15 +50,19 @@ func deployment(namespace string, p Params) *appsv1ac.DeploymentApplyConfigurati
 				WithRollingUpdate(appsv1ac.RollingUpdateDeployment().
 					WithMaxSurge(intstr.FromInt32(1)).
 					WithMaxUnavailable(intstr.FromInt32(0)))).
-			WithTemplate(corev1ac.PodTemplateSpec().
-				WithLabels(labels()).
-				WithAnnotations(map[string]string{
-					"kubectl.kubernetes.io/default-container": component,
-					"prometheus.io/scrape":                    "true",
-					"prometheus.io/path":                      "/metrics",
-					"prometheus.io/port":                      strconv.Itoa(wire.PortMetrics),
-				}).
-				WithSpec(podSpec(p))))
+			WithTemplate(template(p)))
+}
+
+func template(p Params) *corev1ac.PodTemplateSpecApplyConfiguration {
+	return corev1ac.PodTemplateSpec().
+		WithLabels(labels()).
+		WithAnnotations(map[string]string{
+			"kubectl.kubernetes.io/default-container": component,
+			"prometheus.io/scrape":                    "true",
+			"prometheus.io/path":                      "/metrics",
+			"prometheus.io/port":                      strconv.Itoa(wire.PortMetrics),
+		}).
+		WithSpec(podSpec(p))
 }
 
 func podSpec(p Params) *corev1ac.PodSpecApplyConfiguration {

@@ -53,6 +53,8 @@ type Params struct {
 	TrustBundle string
 	// WithoutNetworkPolicy leaves out the NetworkPolicy of the proxies.
 	WithoutNetworkPolicy bool
+	// Replaces is the Template of the proxies that these are to take the place of; empty if there were none.
+	Replaces string
 	// Owner, if set, is what the objects go with.
 	Owner *metav1ac.OwnerReferenceApplyConfiguration
 }

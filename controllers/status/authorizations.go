@@ -37,7 +37,13 @@ func (a authorization) update(object client.Object, acks Acknowledgements, now m
 		panic(fmt.Sprintf("status: %T is no MeshAuthorization", object))
 	}
 	existing := &o.Status
-	conditions := append([]metav1.Condition{a.Accepted}, strict(&a.Enforced, a.Strict, existing.Conditions, acks)...)
+	enforced := strict(&a.Enforced, a.Strict, existing.Conditions, acks)
+	if progress := progressOf(acks, a.Targets...); progress.Outdated > 0 {
+		for i := range enforced {
+			enforced[i] = unknownTo(progress, enforced[i])
+		}
+	}
+	conditions := append([]metav1.Condition{a.Accepted}, enforced...)
 	if a.Keys != nil {
 		conditions = append(conditions, *a.Keys)
 	}
@@ -52,6 +58,18 @@ func (a authorization) update(object client.Object, acks Acknowledgements, now m
 			}
 		},
 	}
+}
+
+// unknownTo makes the condition Enforced of a policy that proxies of an earlier release do not know. They get no new
+// connections, and decide about those that they have without it.
+func unknownTo(progress Progress, c metav1.Condition) metav1.Condition {
+	if c.Status == metav1.ConditionTrue {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, compile.ReasonBypassable, ""
+	} else {
+		c.Message += "; "
+	}
+	c.Message += progress.outdated() + ": no new connections are sent to them, and those that they have are not subject to it"
+	return c
 }
 
 func timelessAuthorization(status *meshv1alpha1.MeshAuthorizationStatus, withoutCounts bool) *meshv1alpha1.MeshAuthorizationStatus {

@@ -24,11 +24,17 @@ const (
 	ReasonNotAccepted = "NotAccepted"
 )
 
-// Progress says how many of the ready proxies concerned have acknowledged something.
-type Progress struct{ Acknowledged, Proxies int }
+// Progress says how many of the ready proxies concerned have acknowledged something, and how many of them are of an
+// earlier release that leaves some of it out, whether they have acknowledged it or not.
+type Progress struct{ Acknowledged, Proxies, Outdated int }
 
-// Done reports whether all of them have. Nobody to acknowledge means that nothing serves it.
-func (p Progress) Done() bool { return p.Proxies > 0 && p.Acknowledged == p.Proxies }
+// Done reports whether all of them have it in force. Nobody to acknowledge means that nothing serves it.
+func (p Progress) Done() bool { return p.Proxies > 0 && p.Acknowledged == p.Proxies && p.Outdated == 0 }
+
+// outdated says what proxies of an earlier release mean for an object.
+func (p Progress) outdated() string {
+	return fmt.Sprintf("%d of %d proxies are of an earlier release and do not know what it asks for", p.Outdated, p.Proxies)
+}
 
 // add counts the proxies of an audience.
 func (p *Progress) add(acks Acknowledgements, audience []string, held []wire.Held) {
@@ -36,6 +42,7 @@ func (p *Progress) add(acks Acknowledgements, audience []string, held []wire.Hel
 		acknowledged, concerned := acks.Holds(namespace, held)
 		p.Acknowledged += acknowledged
 		p.Proxies += concerned
+		p.Outdated += acks.Outdated(namespace, held)
 	}
 }
 
@@ -48,7 +55,8 @@ type waiting struct {
 	progress   Progress
 }
 
-// programmed makes the condition. Once it is True in a generation it stays so.
+// programmed makes the condition. Once it is True in a generation it stays so, unless proxies of an earlier release
+// come.
 func (w waiting) programmed(existing []metav1.Condition) metav1.Condition {
 	c := metav1.Condition{Type: ConditionProgrammed, Status: metav1.ConditionFalse, ObservedGeneration: w.generation}
 	before := meta.FindStatusCondition(existing, ConditionProgrammed)
@@ -56,6 +64,8 @@ func (w waiting) programmed(existing []metav1.Condition) metav1.Condition {
 	switch {
 	case !w.accepted:
 		c.Reason, c.Message = ReasonNotAccepted, w.what+" is not accepted"
+	case w.idle == "" && w.progress.Outdated > 0:
+		c.Reason, c.Message = ReasonPending, w.progress.outdated()+"; see the condition ProxiesCurrent of the Mesh"
 	case latched || w.idle == "" && w.progress.Done():
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, ReasonProgrammed, "acknowledged by every ready proxy concerned"
 	case w.idle != "":

@@ -201,11 +201,11 @@ func TestProgressOfNamespaces(t *testing.T) {
 		{Resources: []wire.Held{held("a"), held("b")}, Audience: []string{"shop"}},
 		{Resources: []wire.Held{held("a")}, Audience: []string{"bank"}},
 	}}
-	if got, want := progressOf(acks, target), (Progress{3, 4}); got != want {
+	if got, want := progressOf(acks, target), (Progress{Acknowledged: 3, Proxies: 4}); got != want {
 		t.Errorf("progress is %v, want %v", got, want)
 	}
 	other := compile.TargetStatus{Awaited: []compile.Awaited{{Resources: []wire.Held{held("b")}, Audience: []string{"bank"}}}}
-	if got, want := progressOf(acks, target, other), (Progress{1, 4}); got != want {
+	if got, want := progressOf(acks, target, other), (Progress{Acknowledged: 1, Proxies: 4}); got != want {
 		t.Errorf("progress with a target that bank has not acknowledged is %v, want %v", got, want)
 	}
 }
@@ -220,5 +220,7 @@ func (h heldBy) Holds(namespace string, held []wire.Held) (acknowledged, concern
 	}
 	return acknowledged, 2
 }
+
+func (heldBy) Outdated(string, []wire.Held) int { return 0 }
 
 func (heldBy) Enforcement([]compile.ServicePort) Enforcement { return Enforcement{} }

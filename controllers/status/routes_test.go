@@ -79,7 +79,7 @@ func TestMergeKeepsForeignEntriesAndOrder(t *testing.T) {
 func TestProgrammed(t *testing.T) {
 	refused := accepted(2, "a")
 	refused.Parents[0].Conditions[0].Status = metav1.ConditionFalse
-	programmedBefore := Merge(nil, accepted(1, "a"), []Progress{{2, 2}}, earlier)
+	programmedBefore := Merge(nil, accepted(1, "a"), []Progress{{Acknowledged: 2, Proxies: 2}}, earlier)
 	cases := map[string]struct {
 		existing    []gwv1.RouteParentStatus
 		desired     compile.RouteStatus
@@ -90,12 +90,12 @@ func TestProgrammed(t *testing.T) {
 		wantTime    metav1.Time
 	}{
 		"all have acknowledged": {
-			desired: accepted(1, "a"), progress: Progress{2, 2},
+			desired: accepted(1, "a"), progress: Progress{Acknowledged: 2, Proxies: 2},
 			wantStatus: metav1.ConditionTrue, wantReason: ReasonProgrammed, wantTime: later,
 			wantMessage: "acknowledged by every ready proxy concerned",
 		},
 		"one has not": {
-			desired: accepted(1, "a"), progress: Progress{1, 2},
+			desired: accepted(1, "a"), progress: Progress{Acknowledged: 1, Proxies: 2},
 			wantStatus: metav1.ConditionFalse, wantReason: ReasonPending, wantTime: later,
 			wantMessage: "acknowledged by 1 of 2 proxies",
 		},
@@ -105,17 +105,17 @@ func TestProgrammed(t *testing.T) {
 			wantMessage: "no proxy concerned is connected yet",
 		},
 		"it latches while proxies come and go": {
-			existing: programmedBefore, desired: accepted(1, "a"), progress: Progress{1, 2},
+			existing: programmedBefore, desired: accepted(1, "a"), progress: Progress{Acknowledged: 1, Proxies: 2},
 			wantStatus: metav1.ConditionTrue, wantReason: ReasonProgrammed, wantTime: earlier,
 			wantMessage: "acknowledged by every ready proxy concerned",
 		},
 		"a new generation begins anew": {
-			existing: programmedBefore, desired: accepted(2, "a"), progress: Progress{1, 2},
+			existing: programmedBefore, desired: accepted(2, "a"), progress: Progress{Acknowledged: 1, Proxies: 2},
 			wantStatus: metav1.ConditionFalse, wantReason: ReasonPending, wantTime: later,
 			wantMessage: "acknowledged by 1 of 2 proxies",
 		},
 		"what is not accepted is not programmed": {
-			existing: programmedBefore, desired: refused, progress: Progress{2, 2},
+			existing: programmedBefore, desired: refused, progress: Progress{Acknowledged: 2, Proxies: 2},
 			wantStatus: metav1.ConditionFalse, wantReason: ReasonNotAccepted, wantTime: later,
 			wantMessage: "the route is not accepted",
 		},
@@ -142,13 +142,13 @@ func TestCompare(t *testing.T) {
 		a, b []gwv1.RouteParentStatus
 		want Change
 	}{
-		"times do not count":       {at(1, Progress{2, 2}, earlier), at(1, Progress{2, 2}, later), Same},
-		"only the counts moved":    {at(1, Progress{0, 2}, earlier), at(1, Progress{1, 2}, later), Counts},
-		"it became programmed":     {at(1, Progress{1, 2}, earlier), at(1, Progress{2, 2}, later), Different},
-		"another generation":       {at(1, Progress{2, 2}, earlier), at(2, Progress{2, 2}, earlier), Different},
-		"there was no status":      {nil, at(1, Progress{2, 2}, later), Different},
+		"times do not count":       {at(1, Progress{Acknowledged: 2, Proxies: 2}, earlier), at(1, Progress{Acknowledged: 2, Proxies: 2}, later), Same},
+		"only the counts moved":    {at(1, Progress{Acknowledged: 0, Proxies: 2}, earlier), at(1, Progress{Acknowledged: 1, Proxies: 2}, later), Counts},
+		"it became programmed":     {at(1, Progress{Acknowledged: 1, Proxies: 2}, earlier), at(1, Progress{Acknowledged: 2, Proxies: 2}, later), Different},
+		"another generation":       {at(1, Progress{Acknowledged: 2, Proxies: 2}, earlier), at(2, Progress{Acknowledged: 2, Proxies: 2}, earlier), Different},
+		"there was no status":      {nil, at(1, Progress{Acknowledged: 2, Proxies: 2}, later), Different},
 		"nothing and nothing":      {nil, []gwv1.RouteParentStatus{}, Same},
-		"our entry is not present": {at(1, Progress{2, 2}, earlier), []gwv1.RouteParentStatus{foreign("a")}, Different},
+		"our entry is not present": {at(1, Progress{Acknowledged: 2, Proxies: 2}, earlier), []gwv1.RouteParentStatus{foreign("a")}, Different},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {

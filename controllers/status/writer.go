@@ -34,6 +34,8 @@ const (
 // many there are to acknowledge it.
 type Acknowledgements interface {
 	Holds(namespace string, held []wire.Held) (acknowledged, concerned int)
+	// Outdated answers how many proxies of namespace are of a release that leaves some of held out.
+	Outdated(namespace string, held []wire.Held) int
 	// Enforcement answers what is known of strict ports, taken together.
 	Enforcement(ports []compile.ServicePort) Enforcement
 }
@@ -150,6 +152,15 @@ func (w *Writer) Acknowledged() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for k := range w.waiting {
+		w.queue.Add(k)
+	}
+}
+
+// ReleasesChanged wakes the writer for everything, after proxies of an earlier release have come or gone.
+func (w *Writer) ReleasesChanged() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for k := range w.desired {
 		w.queue.Add(k)
 	}
 }

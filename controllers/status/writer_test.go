@@ -28,6 +28,8 @@ type proxies struct {
 	mu sync.Mutex
 	n  int
 	m  int
+	// outdated of them leave things out.
+	outdated int
 	// enforcement is what is known of every port.
 	enforcement Enforcement
 }
@@ -38,10 +40,22 @@ func (p *proxies) Enforcement([]compile.ServicePort) Enforcement {
 	return p.enforcement
 }
 
+func (p *proxies) Outdated(string, []wire.Held) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.outdated
+}
+
 func (p *proxies) Holds(string, []wire.Held) (acknowledged, connected int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.n, p.m
+}
+
+func (p *proxies) age(outdated int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.outdated = outdated
 }
 
 func (p *proxies) set(n, m int) {
@@ -250,7 +264,7 @@ func TestRouteThatIsDeletedMeanwhileIsNoError(t *testing.T) {
 func TestStaleEntriesAreRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		route := httpRoute()
-		route.Status.Parents = Merge([]gwv1.RouteParentStatus{foreign("web")}, accepted(1, "web"), []Progress{{1, 1}}, earlier)
+		route.Status.Parents = Merge([]gwv1.RouteParentStatus{foreign("web")}, accepted(1, "web"), []Progress{{Acknowledged: 1, Proxies: 1}}, earlier)
 		r := newRig(t, route)
 		r.writer.Replace(Stale([]*gwv1.HTTPRoute{route}, nil, nil), nil, nil)
 		r.after(time.Second)

@@ -135,7 +135,7 @@ func (s *Stream) log() *slog.Logger {
 
 // hello lists what is in force.
 func (s *Stream) hello() *wire.Hello {
-	hello := &wire.Hello{Build: s.Build, Held: make([]wire.Held, 0, len(s.held))}
+	hello := &wire.Hello{Build: s.Build, Revision: wire.Revision, Held: make([]wire.Held, 0, len(s.held))}
 	for ref, version := range s.held {
 		hello.Held = append(hello.Held, wire.Held{Ref: ref, Version: version})
 	}

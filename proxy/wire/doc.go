@@ -8,5 +8,6 @@
 //
 // The package imports nothing of Weft and nothing of Kubernetes, so that both sides can depend on it.
 // Its JSON form is what travels and what golden tests show. A field may be added; a field is never
-// given another meaning, since a proxy of the previous version must keep working.
+// given another meaning, since a proxy of the previous version must keep working. What it must understand to do
+// what somebody relies on is numbered by Revision.
 package wire

@@ -27,8 +27,10 @@ type ClientMessage struct {
 // follow. Who the client is comes from its token, never from here.
 type Hello struct {
 	Held []Held `json:"held,omitempty"`
-	// Build is the client's version, for skew reports.
+	// Build is the client's version, for people.
 	Build string `json:"build,omitempty"`
+	// Revision is the client's: what it does not know it leaves out.
+	Revision int `json:"revision,omitempty"`
 }
 
 // Held is a resource the client has.
