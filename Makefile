@@ -229,6 +229,10 @@ SCENARIOS ?=
 bench-proxy: packages ## cost of our proxies beside HAProxy, nginx and Envoy; ROUNDS=3 SCENARIOS=h1-1k for a few minutes
 	@go build -o build/bench-proxy ./test/bench/proxy && build/bench-proxy -rounds $(ROUNDS) -scenarios '$(SCENARIOS)'
 
+.PHONY: bench-observability
+bench-observability: packages ## cost of metrics and of a trace of every hundredth request, and series of routes that nobody calls
+	@go build -o build/bench-proxy ./test/bench/proxy && build/bench-proxy -rounds $(ROUNDS) -scenarios '^observability$$' -out build/bench/observability.json
+
 .PHONY: bench-nodeloss
 bench-nodeloss: mesh ## how long requests fail after a node is lost without notice
 	@go test -tags e2e -count=1 -v -run '^TestNodeLoss$$' ./test/e2e -args -figures $(CURDIR)/build/bench/nodeloss.json

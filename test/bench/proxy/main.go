@@ -42,11 +42,13 @@ func main() {
 		backend  = flag.Int("backend", 0, "port of its backend")
 		rules    = flag.Int("rules", 0, "how many rules it has")
 		protocol = flag.String("protocol", string(wire.ProtocolHTTP), "what it forwards")
+
+		collector = flag.String("collector", "", "where it sends traces")
 	)
 	flag.Parse()
 	var err error
 	if *role != "" {
-		err = serveOwn(*role, *port, *backend, *rules, wire.Protocol(*protocol))
+		err = serveOwn(*role, wiring{port: *port, backend: *backend, routes: *rules, collector: *collector}, wire.Protocol(*protocol))
 	} else {
 		err = bench(*out, plan{rounds: *rounds, each: time.Duration(*seconds * float64(time.Second))}, *scenarios, *subjects)
 	}
@@ -106,6 +108,8 @@ func bench(out string, p plan, scenarioNames, subjectNames string) error {
 		return err
 	}
 	defer func() { _ = p.backend.Close() }()
+	p.collector = newCollector()
+	defer p.collector.Close()
 	var all []figures.Figure
 	for _, s := range scenarios {
 		if !wanted.MatchString(s.name) {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,24 +18,31 @@ import (
 )
 
 // serveOwn is our own proxy, as weft-proxy runs it but for where its configuration comes from.
-func serveOwn(name string, port, backend, rules int, protocol wire.Protocol) error {
+func serveOwn(name string, w wiring, protocol wire.Protocol) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	const namespace, service = "shop", "web"
 	key := wire.ServicePortKey(namespace, service, 80)
 	origin, scope := wire.Origin{}, wire.ScopeNamespace(namespace)
-	e := engine.New(engine.Options{
+	speaks, _, _ := strings.Cut(name, "-")
+	options := engine.Options{
 		Namespace: namespace, Source: &wire.Workload{Namespace: namespace, ServiceAccount: "client"},
-		HTTP: engine.HTTPEngine(name), LeaveGrace: time.Millisecond, Exchanges: admin.NewExchanges(), Log: slog.New(slog.DiscardHandler),
-	})
+		HTTP: engine.HTTPEngine(speaks), LeaveGrace: time.Millisecond, Exchanges: admin.NewExchanges(), Log: slog.New(slog.DiscardHandler),
+	}
+	destination := &wire.Destination{Namespace: namespace, Service: service, Port: 80, Protocol: protocol}
+	more, err := observe(name, w.collector, &options, destination)
+	if err != nil {
+		return err
+	}
+	e := engine.New(options)
 	resources := []wire.Resource{
-		wire.New(key, scope, origin, &wire.Destination{Namespace: namespace, Service: service, Port: 80, Protocol: protocol}),
+		wire.New(key, scope, origin, destination),
 		wire.New(key, scope, origin, &wire.Backend{Namespace: namespace, Service: service, Port: 80, Protocol: protocol, Meshed: true}),
 		wire.New(key, scope, origin, &wire.Endpoints{Endpoints: []wire.Endpoint{{
-			Address: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(backend)), //nolint:gosec // it is a port
+			Address: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(w.backend)), //nolint:gosec // it is a port
 		}}}),
 	}
-	for i := range rules {
+	for i := range w.routes {
 		rule := &wire.Route{
 			Kind: wire.RouteHTTP, Namespace: namespace, Name: fmt.Sprintf("route-%d", i), Destinations: []string{key},
 			Matches:  []wire.Match{{Path: &wire.ValueMatch{Type: wire.MatchPrefix, Value: routePath(i)}}},
@@ -42,12 +50,15 @@ func serveOwn(name string, port, backend, rules int, protocol wire.Protocol) err
 		}
 		resources = append(resources, wire.New(rule.Key(), scope, origin, rule))
 	}
-	if rejected := e.Apply(wire.Delta{Seq: 1, Upserted: resources}); len(rejected) > 0 {
+	if rejected := e.Apply(wire.Delta{Seq: 1, Upserted: append(resources, more...)}); len(rejected) > 0 {
 		return fmt.Errorf("rejected: %v", rejected)
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(w.port)))
 	if err != nil {
 		return err
+	}
+	if len(more) > 0 {
+		go scrape(ctx, e)
 	}
 	return e.ServeCaptured(engine.Direct(l, key))
 }

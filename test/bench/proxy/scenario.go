@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -19,6 +20,8 @@ type plan struct {
 	dir      string
 	programs map[string]string
 	backend  *backend
+	// collector is where traces are sent.
+	collector *collector
 }
 
 // goal bounds the ratio of a subject's median to that of another.
@@ -58,6 +61,7 @@ var scenarios = []scenario{
 	{name: "idle", subjects: everybody, unit: "KiB per connection", measure: idleMemory(5000)},
 	{name: "tcp", subjects: []string{relay, haproxy, envoy, weft}, unit: "us of CPU per MiB", wiring: wiring{tcp: true}, measure: throughput,
 		goals: []goal{{weft, haproxy, 1.05}}},
+	observability,
 	{name: "connections", subjects: everybody, unit: "us of CPU per connection", measure: churned, goals: []goal{{weft, haproxy, 1.5}}},
 }
 
@@ -150,7 +154,7 @@ func (s *scenario) run(ctx context.Context, p *plan) ([]figures.Figure, error) {
 			continue
 		}
 		w := s.wiring
-		w.dir, w.backend = p.dir, p.backend.port
+		w.dir, w.backend, w.collector = p.dir, p.backend.port, p.collector.URL
 		one, err := start(ctx, name, program, w)
 		if err != nil {
 			return nil, err
@@ -161,7 +165,18 @@ func (s *scenario) run(ctx context.Context, p *plan) ([]figures.Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.figures(measured), nil
+	all := s.figures(measured)
+	if s.name == observability.name {
+		if p.collector.taken.Load() == 0 {
+			return nil, errors.New("no trace has arrived")
+		}
+		series, err := idleSeries()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, series)
+	}
+	return all, nil
 }
 
 // rounds measures subjects in turn, in an order that is reversed from round to round. Every figure of a subject has

@@ -43,6 +43,8 @@ type wiring struct {
 	// routes is how many rules our own proxies have; tcp makes a proxy of connections.
 	routes int
 	tcp    bool
+	// collector is where our own proxies send traces, if they do.
+	collector string
 }
 
 //go:embed testdata/relay.c
@@ -73,7 +75,9 @@ func programs(ctx context.Context, dir string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	found[std], found[weft] = self, self
+	for _, name := range []string{std, weft, stdSilent, stdObserved, weftSilent, weftObserved} {
+		found[name] = self
+	}
 	return found, nil
 }
 
@@ -201,7 +205,7 @@ func arguments(name string, w wiring) []string {
 	if w.tcp {
 		protocol = wire.ProtocolTCP
 	}
-	return []string{"-subject", name, "-port", strconv.Itoa(w.port), "-backend", strconv.Itoa(w.backend), "-rules", strconv.Itoa(w.routes), "-protocol", string(protocol)}
+	return []string{"-subject", name, "-port", strconv.Itoa(w.port), "-backend", strconv.Itoa(w.backend), "-rules", strconv.Itoa(w.routes), "-protocol", string(protocol), "-collector", w.collector}
 }
 
 // start starts a subject on the core of proxies and waits until it accepts connections.
