@@ -3,6 +3,7 @@ package observability
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strconv"
@@ -12,8 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"weft.dev/weft/controllers"
+	"weft.dev/weft/proxy/accesslog"
 	"weft.dev/weft/proxy/capture"
-	"weft.dev/weft/proxy/telemetry"
+	"weft.dev/weft/proxy/engine"
 )
 
 // metric is what a component says about one of its metrics.
@@ -36,7 +38,8 @@ func (m *metric) kind() string {
 // catalogue are all metrics of Weft's own, and those of Go's runtime and of the process that each component has.
 func catalogue(t *testing.T) (own, runtime []metric) {
 	t.Helper()
-	proxy, ok := telemetry.New(0).Gatherer().(prometheus.Collector)
+	e := engine.New(engine.Options{Namespace: "shop", AccessLog: accesslog.New(io.Discard)})
+	proxy, ok := e.Metrics().Gatherer().(prometheus.Collector)
 	if !ok {
 		t.Fatal("the proxy's metrics cannot be described")
 	}
@@ -54,6 +57,9 @@ func catalogue(t *testing.T) (own, runtime []metric) {
 		for d := range descs {
 			m := parse(t, d)
 			m.component = component
+			if slices.ContainsFunc(own, func(have metric) bool { return have.name == m.name && have.component == component }) {
+				continue // another value of a label that is constant
+			}
 			if strings.HasPrefix(m.name, "go_") || strings.HasPrefix(m.name, "process_") {
 				runtime = append(runtime, m)
 			} else {
@@ -68,7 +74,7 @@ func catalogue(t *testing.T) (own, runtime []metric) {
 	return own, runtime
 }
 
-var descPattern = regexp.MustCompile(`^Desc\{fqName: ("[^"]*"), help: (".*"), unit: ".*", constLabels: \{.*\}, variableLabels: \{(.*)\}\}$`)
+var descPattern = regexp.MustCompile(`^Desc\{fqName: ("[^"]*"), help: (".*"), unit: ".*", constLabels: \{(.*)\}, variableLabels: \{(.*)\}\}$`)
 
 // parse reads a description, which has no other way in.
 func parse(t *testing.T, d *prometheus.Desc) metric {
@@ -85,8 +91,11 @@ func parse(t *testing.T, d *prometheus.Desc) metric {
 	if m.help, err = strconv.Unquote(parts[2]); err != nil {
 		t.Fatal(err)
 	}
-	if parts[3] != "" {
-		m.labels = strings.Split(parts[3], ",")
+	if constant, _, ok := strings.Cut(parts[3], "="); ok {
+		m.labels = []string{constant}
+	}
+	if parts[4] != "" {
+		m.labels = append(m.labels, strings.Split(parts[4], ",")...)
 	}
 	return m
 }

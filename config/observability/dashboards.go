@@ -197,6 +197,12 @@ var Dashboards = []Dashboard{
 			{Expr: "sum(increase(weft_telemetry_series_dropped_total[1h]))", Legend: "dropped within an hour"},
 			{Expr: "sum(increase(weft_telemetry_series_expired_total[1h]))", Legend: "expired within an hour"},
 		}},
+		{Title: "Spans and lines of the access log", Unit: unitRate, Says: "What has gone out, and what was dropped, by why.", Queries: []Query{
+			{Expr: "sum(rate(weft_trace_spans_total" + rates + "))", Legend: "spans"},
+			{Expr: "sum(rate(weft_access_log_lines_total" + rates + ")) or vector(0)", Legend: "lines"},
+			{Expr: "sum by (reason) (rate(weft_trace_spans_dropped_total" + rates + "))", Legend: "spans dropped: {{reason}}"},
+			{Expr: "sum by (reason) (rate(weft_access_log_lines_dropped_total" + rates + ")) or vector(0)", Legend: "lines dropped: {{reason}}"},
+		}},
 		{Title: "Fallbacks to cluster IPs", Unit: unitRate, Says: "Tries that went past endpoints, by reason.", Queries: []Query{
 			{Expr: "sum by (reason) (rate(weft_fallbacks_total" + rates + ")) or vector(0)", Legend: "{{reason}}"},
 		}},
