@@ -220,11 +220,13 @@ func Redact(h map[string][]string) []string {
 
 // IDOf returns what a request is called: its x-request-id, or the trace id of its traceparent.
 func IDOf(header func(name string) string) string {
-	if id := header("x-request-id"); id != "" {
+	if id := header("X-Request-Id"); id != "" {
 		return id
 	}
 	// version "-" trace-id "-" parent-id "-" flags (W3C Trace Context, section 3.2).
-	if parts := strings.Split(header("traceparent"), "-"); len(parts) >= 4 {
+	if parent := header("Traceparent"); parent == "" {
+		return ""
+	} else if parts := strings.Split(parent, "-"); len(parts) >= 4 {
 		return parts[1]
 	}
 	return ""

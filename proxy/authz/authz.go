@@ -226,7 +226,7 @@ func NewPolicies(all []*Policy) Policies {
 
 // Decide returns the verdict on a request.
 func (ps Policies) Decide(in *Request) Decision {
-	if len(ps.all) == 0 {
+	if ps.Empty() {
 		return Decision{Rule: NoRule, HTTP: in.HTTP}
 	}
 	r := ps.newRequest(in)
@@ -234,6 +234,9 @@ func (ps Policies) Decide(in *Request) Decision {
 	decision.HTTP = r.HTTP
 	return decision
 }
+
+// Empty tells whether there are none: then everything is Unconcerned.
+func (ps Policies) Empty() bool { return len(ps.all) == 0 }
 
 func (ps Policies) judge(r *request) Decision {
 	enforced := ps.decide(r, func(p *Policy) bool { return !p.audit })

@@ -65,6 +65,9 @@ type caller struct {
 // judge decides about a call. Only those to backends of this namespace are decided about, and all of them are here:
 // whoever picks the pod decides.
 func (e *Engine) judge(cfg *config, c caller) authz.Decision {
+	if cfg.policies.Empty() {
+		return authz.Decision{Rule: authz.NoRule, HTTP: c.request}
+	}
 	namespace, service, port, ok := wire.ParseServicePortKey(c.backend)
 	if !ok || namespace != e.options.Namespace {
 		// A copy for a consumer is a Service of another namespace.

@@ -29,6 +29,8 @@ type conn struct {
 	// refused says why no request of this connection is served; empty if they are.
 	refused reason.Reason
 	client  netip.AddrPort
+	// sender is who has sent the last request.
+	sender atomic.Pointer[sender]
 
 	lengths lengthLines
 	// drainBy is until when the rest of a body that nobody wants may come, in nanoseconds of the clock, or zero.

@@ -30,7 +30,7 @@ func TestRollingRestartFailsNoRequest(t *testing.T) {
 		address string
 	}
 	start := func() *replica {
-		p := newProxy(t, func(o *Options) { o.LeaveGrace = 200 * time.Millisecond })
+		p := newProxy(t, func(o *Options) { o.LeaveGrace = 500 * time.Millisecond })
 		p.apply(service("cart", wire.ProtocolHTTP, backend)...)
 		return &replica{proxy: p, address: p.listen(key("cart"))}
 	}
@@ -68,11 +68,10 @@ func TestRollingRestartFailsNoRequest(t *testing.T) {
 	}
 	for range 5 {
 		receive(t, served)
-		leaving := replicas[0]
+		leaving, fresh := replicas[0], start()
 		ended := shutdown(t.Context(), leaving.engine)
 		// Agents notice within the grace.
 		until(t, func() bool { return !leaving.engine.Accepting() })
-		fresh := start()
 		mu.Lock()
 		replicas = []*replica{replicas[1], fresh}
 		mu.Unlock()

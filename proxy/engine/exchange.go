@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -24,8 +25,10 @@ type exchange struct {
 	r      *http.Request
 	rc     *http.ResponseController
 	// own is w if the client is served by package h1, nil if by net/http.
-	own   *h1.ResponseWriter
-	start time.Time
+	own *h1.ResponseWriter
+	// memory is where the exchange and its parts lie.
+	memory *memory
+	start  time.Time
 
 	// config is what the request pinned, destination the key of the Service port that it is for.
 	config      *config
@@ -48,8 +51,8 @@ type exchange struct {
 	// policy is in force for the request; every field is set as effective says.
 	policy *wire.Policy
 
-	// choose and roundTrip are bound to the configuration that the request pinned.
-	choose chooser
+	// chooser is bound to the configuration that the request pinned.
+	chooser chooser
 	// source is the client, over the hop as far as the proxy before this one has told.
 	source upstream.Source
 	// session is where the client wants to stay.
@@ -88,11 +91,40 @@ type exchange struct {
 	last upstream.Endpoint
 }
 
-// chooser picks an endpoint of a backend and names the set that reaches it.
-type chooser func(ctx context.Context, backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error)
+// memory holds an exchange and what most need besides. It is used again if nothing of it can have outlived the exchange,
+// see served.
+type memory struct {
+	exchange exchange
+	tries    tries
+	filters  phttp.Exchange
+	// header is that of the request as it came through the gate, chosen the request to the backend.
+	header phttp.Header
+	chosen phttp.Request
+	direct upstream.Direct
+	// plain is the call of a direct exchange.
+	plain plainCall
+	// served is the connection, of package h1 alone.
+	served *served
+}
+
+// chooser picks endpoints of backends.
+type chooser struct {
+	engine *Engine
+	config *config
+	// departed tells that the destination has; overHop, that the request came that way.
+	departed, overHop bool
+}
 
 // serveCaptured serves the requests of clients.
 func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
+	m := new(memory)
+	m.exchange = exchange{w: w, r: r, rc: http.NewResponseController(w), memory: m}
+	e.capture(&m.exchange)
+}
+
+// capture serves a request of a client: x has it, and how it is answered.
+func (e *Engine) capture(x *exchange) {
+	r := x.r
 	c, _ := r.Context().Value(connKey{}).(*conn)
 	c.begun()
 	cfg := e.config.Load()
@@ -101,22 +133,11 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		// It departed so long ago that it has been forgotten, but this connection has not.
 		d = c.target.withDeparted()
 	}
-	x := &exchange{
-		engine:      e,
-		w:           w,
-		r:           r,
-		rc:          http.NewResponseController(w),
-		start:       time.Now(),
-		config:      cfg,
-		destination: d.key,
-		backend:     phttp.NoBackend,
-		series:      d.plain,
-		policy:      d.policy,
-		grpc:        isGRPC(r),
-	}
+	x.engine, x.config, x.start = e, cfg, time.Now()
+	x.destination, x.series, x.policy = d.key, d.plain, d.policy
+	x.backend, x.grpc = phttp.NoBackend, isGRPC(r)
 	e.metrics.Active(listenerCaptured, 1)
 	x.caller = c.caller
-	x.own, _ = w.(*h1.ResponseWriter)
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || x.own == nil && ambiguous(c, r)
 	defer x.finish()
 	if e.own == nil {
@@ -128,30 +149,39 @@ func (e *Engine) serveCaptured(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x.source = c.upstreamSource(e.options.Zone)
-	x.choose = e.chooser(cfg, d)
+	x.chooser = chooser{engine: e, config: cfg, departed: d.departed}
 	x.serve(d)
 }
 
-// chooser returns how requests to a destination find endpoints. Backends that have departed with their
-// destination are reached by the cluster IPs of their Services, as if the mesh were not there.
-func (e *Engine) chooser(cfg *config, d *destination) chooser {
-	return func(ctx context.Context, backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error) {
-		if d.departed {
-			if _, known := cfg.view.Backend(backend); !known {
-				endpoint, err := cfg.direct.Choose(ctx, backend, wish)
-				return endpoint, e.direct, err
+// choose picks an endpoint of a backend and names the set that reaches it. Backends that have departed with their
+// destination are reached by the cluster IPs of their Services, as if the mesh were not there. What came over the hop
+// goes to endpoints of this namespace and nowhere else.
+func (c chooser) choose(ctx context.Context, backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error) {
+	if c.overHop {
+		endpoint, err := c.config.view.ChooseLocal(ctx, backend, wish)
+		if errors.Is(err, upstream.ErrUnknownBackend) {
+			// It may have departed while the sender has yet to learn of it.
+			if endpoint, err := c.config.direct.ChooseLocal(ctx, backend, wish); err == nil {
+				return endpoint, c.engine.direct, nil
 			}
 		}
-		endpoint, err := cfg.view.Choose(ctx, backend, wish)
-		return endpoint, e.upstream, err
+		return endpoint, c.engine.upstream, err
 	}
+	if c.departed {
+		if _, known := c.config.view.Backend(backend); !known {
+			endpoint, err := c.config.direct.Choose(ctx, backend, wish)
+			return endpoint, c.engine.direct, err
+		}
+	}
+	endpoint, err := c.config.view.Choose(ctx, backend, wish)
+	return endpoint, c.engine.upstream, err
 }
 
 // serve passes the request through the gate, the routes and filters of its destination, to a backend.
 func (x *exchange) serve(d *destination) {
 	received := x.receivedFields()
 	x.curious = asksForDecision(x.r, received)
-	head, why, err := gate(x.r, received)
+	head, why, err := gate(x.r, received, x.memory.header)
 	if why != "" {
 		x.engine.options.Log.Debug("Refused a request", "reason", string(why), "error", err)
 		// What follows on the connection may not be what it seems.
@@ -162,7 +192,7 @@ func (x *exchange) serve(d *destination) {
 	// If the upgrade is refused, what the client has sent for the other protocol must not be taken for a
 	// request.
 	x.closing = x.closing || isWebSocket(x.r)
-	x.head = head
+	x.head, x.memory.header = head, head.Header
 	if x.head.Authority == "" {
 		// Only HTTP/1.0 may leave it out, and what is forwarded is HTTP/1.1.
 		x.head.Authority = d.Service + "." + d.Namespace
@@ -187,7 +217,8 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 	route := rule.Route()
 	x.series = d.rules[route]
 	x.policy = d.policies[route]
-	x.filters = &phttp.Exchange{
+	x.filters = &x.memory.filters
+	*x.filters = phttp.Exchange{
 		Rule: rule, Matched: matched, Port: d.Port, Random: x.engine.options.Random(),
 	}
 	if res := x.filters.Request(&x.head); res != nil {
@@ -204,9 +235,9 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 	}
 	// Filters of the backend come after the measures, and who may call before them: it is decided by what the
 	// backend will see, and who may not call takes nothing from the limits of others.
-	var chosen phttp.Request
-	answered := x.filters.BackendRequest(i, &x.head, &chosen)
-	if answered == nil && x.forbidden(rule.Backend(i), &chosen) || x.measured(d.ruleMeasures[route]) {
+	chosen := &x.memory.chosen
+	answered := x.filters.BackendRequest(i, &x.head, chosen)
+	if answered == nil && x.forbidden(rule.Backend(i), chosen) || x.measured(d.ruleMeasures[route]) {
 		return
 	}
 	x.backend, x.key = i, rule.Backend(i)
@@ -214,7 +245,7 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 		x.writeAnswer(answerReason(answered), *answered, "")
 		return
 	}
-	x.head = chosen
+	x.head = *chosen
 	x.forward()
 }
 
@@ -332,9 +363,7 @@ func (x *exchange) record(took time.Duration) admin.Exchange {
 	if x.hopped() {
 		e.Listener = listenerHop
 	}
-	if peer := x.config.peer(x.r); peer.Namespace != "" {
-		e.Source = peer.String()
-	}
+	e.Source = x.config.sender(x.r)
 	if x.sent > 0 {
 		e.Endpoint = x.last.Address()
 	}

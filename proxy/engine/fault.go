@@ -97,6 +97,7 @@ func (x *exchange) holdBack(delay time.Duration) bool {
 			delay, inTime = max(left, 0), false
 		}
 	}
+	x.detach()
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {

@@ -28,7 +28,8 @@ func (x *exchange) forward() {
 	}
 	x.resume()
 	retry := x.policy.Retry
-	t := &tries{
+	t := &x.memory.tries
+	*t = tries{
 		exchange: x, due: x.deadlines(), avoid: x.received.Avoid,
 		retries: *retry.Attempts, repairs: *retry.ConnectFailures, budget: x.config.budgets.get(x.key),
 	}
@@ -37,6 +38,10 @@ func (x *exchange) forward() {
 	} else {
 		t.budget.request(x.start, nil)
 	}
+	if t.plain() && t.direct() {
+		return
+	}
+	x.detach()
 	t.ctx, t.limit = withLimit(x.r.Context(), t.due.whole, t.due.cause)
 	defer t.limit.cancel()
 	t.idle = newIdleLimit(time.Duration(*x.policy.Timeouts.Idle), t.limit.end)
@@ -47,8 +52,11 @@ func (x *exchange) forward() {
 	t.body.idle = t.idle
 	defer t.endBody()
 	t.client.rc = x.rc
-	t.stand()
+	t.stand(&t.call, t)
 	defer x.engine.leave(&t.call)
+	if why := x.memory.plain.revoked; why != nil {
+		t.limit.end(notAllowedError{*why})
+	}
 	if t.body.empty() {
 		copies.send(nil)
 	} else if x.r.ProtoMajor == 1 {
@@ -58,7 +66,7 @@ func (x *exchange) forward() {
 	}
 	for {
 		t.idle.resume()
-		a := t.try()
+		a := t.next()
 		t.idle.moved()
 		wait, again := t.again(a)
 		if !again {
@@ -99,6 +107,8 @@ type tries struct {
 	retried string
 	// avoid are the endpoints that tries ended at, far those at the other end of the hop.
 	avoid, far []netip.AddrPort
+	// begun is what direct has left to be gone on with.
+	begun begun
 
 	// call is what is decided about again when authorizations change, streaming that an answer of unknown length has
 	// begun; client can be kept from being written to.
@@ -148,30 +158,69 @@ func (a *attempt) discard() {
 	a.end()
 }
 
-// try sends the request once.
-func (t *tries) try() *attempt {
+// aim is where a try goes: an endpoint, and the set that reaches it.
+type aim struct {
+	endpoint upstream.Endpoint
+	set      *upstream.Set
+}
+
+// aim chooses where the next try goes, or says why there is none.
+func (t *tries) aim(ctx context.Context) (aim, *attempt) {
 	if !t.timeFor(0) {
-		return &attempt{why: reason.DeadlineExceeded}
+		return aim{}, &attempt{why: reason.DeadlineExceeded}
 	}
-	endpoint, set, err := t.choose(t.ctx, t.key, t.wish())
+	endpoint, set, err := t.chooser.choose(ctx, t.key, t.wish())
+	if err != nil {
+		return aim{}, t.aimless(ctx, err)
+	}
+	t.engine.countFallback(endpoint, set)
+	return aim{endpoint, set}, nil
+}
+
+// aimless says why no endpoint could be chosen.
+func (t *tries) aimless(ctx context.Context, err error) *attempt {
 	if failure, ok := errors.AsType[*upstream.Error](err); ok {
-		return &attempt{failure: failure, ctx: t.ctx}
+		return &attempt{failure: failure, ctx: ctx}
 	}
 	switch {
 	case errors.Is(err, upstream.ErrUnknownBackend):
 		return &attempt{why: reason.UnknownBackend}
 	case errors.Is(err, upstream.ErrNoHealthyEndpoints):
 		return &attempt{why: reason.NoHealthyEndpoints}
-	case err != nil:
-		return &attempt{why: reason.NoEndpoints}
 	}
-	t.engine.countFallback(endpoint, set)
+	return &attempt{why: reason.NoEndpoints}
+}
+
+// next makes the next try, or goes on with what direct has begun.
+func (t *tries) next() *attempt {
+	b := t.begun
+	t.begun = begun{}
+	switch {
+	case b.attempt != nil:
+		if b.attempt.ctx == nil {
+			b.attempt.ctx = t.ctx
+		}
+		return b.attempt
+	case b.answered:
+		return t.goOn(b)
+	case b.aim.set != nil:
+		return t.try(b.aim)
+	}
+	to, failed := t.aim(t.ctx)
+	if failed != nil {
+		return failed
+	}
+	return t.try(to)
+}
+
+// try sends the request once.
+func (t *tries) try(to aim) *attempt {
 	if t.made == 0 {
-		t.engine.awaitCertificate(t.ctx, endpoint, t.source)
+		t.engine.awaitCertificate(t.ctx, to.endpoint, t.source)
 	}
-	a := &attempt{to: endpoint}
+	a := &attempt{to: to.endpoint}
 	if t.hopped() {
-		t.tried = append(t.tried, endpoint.Address())
+		t.tried = append(t.tried, to.endpoint.Address())
 	}
 	var deadline time.Time
 	if d := time.Duration(*t.policy.Timeouts.BackendRequest); d > 0 {
@@ -179,8 +228,7 @@ func (t *tries) try() *attempt {
 	}
 	a.ctx, a.limit = withLimit(t.ctx, deadline, errBackendTimeout)
 	t.beginTry(a)
-	hints := &informational{exchange: t.exchange, idle: t.idle}
-	req := t.request(httptrace.WithClientTrace(a.ctx, hints.trace()))
+	req, hints := t.hinted(a)
 	if req.Body != nil && t.bounded() {
 		// Once HTTP/2 has the head of a response, net/http looks at the context again only when a read of
 		// the request's body returns.
@@ -191,23 +239,40 @@ func (t *tries) try() *attempt {
 		Attempt: t.received.Attempt + t.made, Avoid: t.far,
 		Session: t.sessionCall(), Debug: t.curious, Fields: t.head.Header,
 	}
-	t.made++
-	t.sent, t.last = t.made, endpoint
+	t.count(to)
 	sent := time.Now()
-	a.response, err = set.RoundTrip(req.Context(), endpoint, call, req) //nolint:bodyclose // deliver or discard does
+	res, err := to.set.RoundTrip(req.Context(), to.endpoint, call, req) //nolint:bodyclose // deliver or discard does
 	hints.end()
-	took := time.Since(sent)
+	t.learn(a, res, err, time.Since(sent))
+	return a
+}
+
+// hinted returns the request of an attempt, of which informational responses are passed on.
+func (t *tries) hinted(a *attempt) (*http.Request, *informational) {
+	hints := &informational{exchange: t.exchange, idle: t.idle}
+	return t.request(httptrace.WithClientTrace(a.ctx, hints.trace())), hints
+}
+
+// count counts a try that is being made.
+func (t *tries) count(to aim) {
+	t.made++
+	t.sent, t.last = t.made, to.endpoint
+}
+
+// learn takes in what a try has come to: a response or an error.
+func (t *tries) learn(a *attempt, res *http.Response, err error, took time.Duration) {
 	if err != nil {
 		if !errors.As(err, &a.failure) {
 			a.failure = &upstream.Error{Reason: upstream.ReasonProtocol, Err: err}
 		}
 		t.measureTry(a, took)
 		t.reached = t.reached || !a.failure.NotSent
-		t.engine.options.Log.Debug("A try failed", "backend", t.key, "endpoint", endpoint.Address().String(), "error", err)
-		return a
+		t.engine.options.Log.Debug("A try failed", "backend", t.key, "endpoint", a.to.Address().String(), "error", err)
+		return
 	}
+	a.response = res
 	t.reached = true
-	if endpoint.Kind() == upstream.KindHop {
+	if a.to.Kind() == upstream.KindHop {
 		a.told = upstream.TakeOutcome(a.response.Header)
 		a.far = reason.Named(a.response.Header.Get(reason.Header))
 	}
@@ -215,7 +280,6 @@ func (t *tries) try() *attempt {
 	if t.grpc {
 		t.learnStatus(a)
 	}
-	return a
 }
 
 // measureTry counts a try that was sent in metrics.

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -14,11 +15,12 @@ import (
 // invalid names and values, more than one Host, a missing Host in HTTP/1.1, unknown transfer codings and
 // headers of more than maxHeaderBytes. It is lenient about bare line feeds and about Content-Length beside
 // Transfer-Encoding; neither can hide a request, because what is forwarded is written anew. Package h1 refuses
-// all of it. received are its fields as they came, nil if they are not known.
+// all of it. received are its fields as they came, nil if they are not known; memory is where the header of the head
+// may lie.
 //
 // Headers that tell of the client's address (X-Forwarded-For, Forwarded) are the application's own here:
 // they are neither added nor removed nor believed.
-func gate(r *http.Request, received phttp.Header) (phttp.Request, reason.Reason, error) {
+func gate(r *http.Request, received, memory phttp.Header) (phttp.Request, reason.Reason, error) {
 	head := phttp.Request{Method: r.Method, Scheme: "http", Authority: r.Host}
 	if r.Method == http.MethodConnect {
 		return head, reason.MethodUnsupported, fmt.Errorf("method %s", r.Method)
@@ -57,7 +59,7 @@ func gate(r *http.Request, received phttp.Header) (phttp.Request, reason.Reason,
 		// What would be left of a body could be taken for the upgraded protocol.
 		return head, reason.BadRequest, fmt.Errorf("upgrade of a %s request of length %d", r.Method, r.ContentLength)
 	}
-	head.Header = append(make(phttp.Header, 0, len(received)+2), received...)
+	head.Header = append(slices.Grow(memory[:0], len(received)+2), received...)
 	phttp.StripHopByHop(&head.Header, isWebSocket(r))
 	phttp.StripInternal(&head.Header)
 	if !isWebSocket(r) {

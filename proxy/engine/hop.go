@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -121,7 +120,7 @@ func (e *Engine) relayHop(c *hopConn) {
 	}
 	wish := newWish(cfg.view, m.Backend, nil, receivedSource(m))
 	wish.Prefer = cfg.sessions.find(cfg.view, m.Backend, m.Session)
-	backend, err := e.dial(e.localChooser(cfg), m.Backend, *defaultPolicy.Retry.ConnectFailures, wish, upstream.Call{Avoid: m.Avoid})
+	backend, err := e.dial(chooser{engine: e, config: cfg, overHop: true}, m.Backend, *defaultPolicy.Retry.ConnectFailures, wish, upstream.Call{Avoid: m.Avoid})
 	if err != nil {
 		why := dialReason(err)
 		e.metrics.ConnectionRefused(listenerHop, string(why))
@@ -141,26 +140,15 @@ func (e *Engine) relayHop(c *hopConn) {
 	end(moved.Sent, moved.Received, string(cut))
 }
 
-// localChooser returns how requests of the hop find endpoints: in this namespace and nowhere else.
-func (e *Engine) localChooser(cfg *config) chooser {
-	return func(ctx context.Context, backend string, wish upstream.Wish) (upstream.Endpoint, *upstream.Set, error) {
-		endpoint, err := cfg.view.ChooseLocal(ctx, backend, wish)
-		if errors.Is(err, upstream.ErrUnknownBackend) {
-			// It may have departed while the sender has yet to learn of it.
-			if endpoint, err := cfg.direct.ChooseLocal(ctx, backend, wish); err == nil {
-				return endpoint, e.direct, nil
-			}
-		}
-		return endpoint, e.upstream, err
-	}
-}
-
 // serveHop serves requests of the proxies of other namespaces, which have matched the route already.
 // While the proxy drains it does not end their connections: until they have learned that it is leaving
 // they would only come back. The end of the server sends their GOAWAY.
 func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 	cfg := e.config.Load()
-	x := &exchange{
+	m := new(memory)
+	x := &m.exchange
+	*x = exchange{
+		memory:  m,
 		engine:  e,
 		w:       w,
 		r:       r,
@@ -172,7 +160,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		policy:  defaultPolicy,
 		grpc:    isGRPC(r),
 		overHop: true,
-		choose:  e.localChooser(cfg),
+		chooser: chooser{engine: e, config: cfg, overHop: true},
 	}
 	e.metrics.Active(listenerHop, 1)
 	defer x.finish()
@@ -200,7 +188,7 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		x.notProcessed(reason.UnknownBackend)
 		return
 	}
-	head, why, err := gate(r, nil)
+	head, why, err := gate(r, nil, nil)
 	if why != "" {
 		e.options.Log.Debug("Refused a request of the hop", "reason", string(why), "error", err)
 		x.answer(why)

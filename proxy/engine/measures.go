@@ -29,14 +29,14 @@ func newMeasures(policy *wire.Policy, limits *ratelimit.Limiter) *measures {
 
 // measured takes the measures and tells whether the request has been answered.
 func (x *exchange) measured(m *measures) bool {
-	return x.limited(m.limits, limitsOfRoute, x.asked) || x.faulted(m.fault)
+	return m.limits != nil && x.limited(m.limits, limitsOfRoute, x.asked) || x.faulted(m.fault)
 }
 
 // asked returns the request as the client sent it, before filters changed it.
 func (x *exchange) asked() *phttp.Request {
 	if x.original == nil {
 		// It has passed the gate before.
-		head, _, _ := gate(x.r, x.receivedFields())
+		head, _, _ := gate(x.r, x.receivedFields(), nil)
 		x.original = &head
 	}
 	return x.original
@@ -75,8 +75,8 @@ const (
 // limitedByService is limited by the limits of the backend, if its pod is picked here. It sees the request as
 // the Service will, since over the hop there is no other.
 func (x *exchange) limitedByService() bool {
-	head := func() *phttp.Request { return &x.head }
-	return x.limited(x.config.limits.get(backendRef(x.key)), limitsOfService, head)
+	limiter := x.config.limits.get(backendRef(x.key))
+	return limiter != nil && x.limited(limiter, limitsOfService, func() *phttp.Request { return &x.head })
 }
 
 // limited takes a token of each limit, or answers the request if one of them is used up.
@@ -84,9 +84,6 @@ func (x *exchange) limitedByService() bool {
 // Only refusals tell about limits. What is left is counted by each proxy for itself, and the client's next
 // request may go to another one; of a limit without keys it would also tell how much others send.
 func (x *exchange) limited(limiter *ratelimit.Limiter, name string, request func() *phttp.Request) bool {
-	if limiter == nil {
-		return false
-	}
 	exceeded := x.take(limiter, request)
 	if len(exceeded) == 0 {
 		return false
@@ -150,6 +147,30 @@ func (c *config) peer(r *http.Request) identity.PeerID {
 		return from.peer
 	}
 	return identity.PeerID{}
+}
+
+// sender names the workload that a request comes from, if it is known. Many requests of a connection come from the same.
+func (c *config) sender(r *http.Request) string {
+	peer := c.peer(r)
+	if peer.Namespace == "" {
+		return ""
+	}
+	from, ok := r.Context().Value(connKey{}).(*conn)
+	if !ok {
+		return peer.String()
+	}
+	if known := from.sender.Load(); known != nil && known.peer == peer {
+		return known.name
+	}
+	named := &sender{peer, peer.String()}
+	from.sender.Store(named)
+	return named.name
+}
+
+// sender is a workload and its name.
+type sender struct {
+	peer identity.PeerID
+	name string
 }
 
 // peer returns the workload at the other end, in a configuration's trust domain.

@@ -55,7 +55,7 @@ func (m *mirrors) send(body []byte) {
 func (m *mirrors) picker(to *phttp.Mirror) picker {
 	wish := newWish(m.config.view, to.Backend, &to.Request, m.source)
 	return func(ctx context.Context) (upstream.Endpoint, *upstream.Set, error) {
-		return m.choose(ctx, to.Backend, wish)
+		return m.chooser.choose(ctx, to.Backend, wish)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"sync"
 
 	"weft.dev/weft/proxy/h1"
 	"weft.dev/weft/proxy/reason"
@@ -42,15 +44,97 @@ func (e *Engine) servePreface(raw net.Conn, first []byte) {
 	e.serveStd(c)
 }
 
+// served is a connection that package h1 serves: what its requests have in common, and the memory of the one under way.
+type served struct {
+	engine *Engine
+	conn   *h1.Conn
+	// ctx is that of the connection.
+	ctx context.Context
+
+	// adapter, control and memory are used for one request after the other, unless they are worn: something of the last
+	// one may be in use still.
+	adapter *h1.Adapter
+	control *http.ResponseController
+	memory  *memory
+	worn    bool
+	// gone is clientGone, made once.
+	gone func()
+
+	// mu guards left, whether the client has gone, and cancel, which ends the request's context if it has its own.
+	mu     sync.Mutex
+	left   bool
+	cancel context.CancelFunc
+}
+
 // serveOwn serves one request of a client.
 func (e *Engine) serveOwn(hc *h1.Conn) {
-	c, _ := hc.NetConn().(*conn)
-	ctx, cancel := context.WithCancel(withConn(e.base, c))
-	defer cancel()
-	hc.OnGone(cancel)
-	w, r := hc.HTTP(ctx)
-	e.serveCaptured(w, r)
-	w.EndHTTP()
+	s, _ := hc.Value.(*served)
+	if s == nil {
+		c, _ := hc.NetConn().(*conn)
+		s = &served{engine: e, conn: hc, ctx: withConn(e.base, c), worn: true}
+		s.gone = s.clientGone
+		hc.Value = s
+	}
+	s.begin()
+	defer s.end()
+	hc.OnGone(s.gone)
+	e.capture(&s.memory.exchange)
+	s.adapter.Writer.EndHTTP()
+}
+
+// begin makes everything ready for the request under way.
+func (s *served) begin() {
+	if s.worn {
+		s.worn = false
+		s.adapter, s.memory = h1.NewAdapter(s.ctx, s.conn), &memory{served: s}
+		s.control = http.NewResponseController(&s.adapter.Writer)
+	}
+	s.mu.Lock()
+	s.left = false
+	s.mu.Unlock()
+	s.memory.direct.Reset()
+	s.memory.plain.begin(s.memory)
+	s.adapter.Begin()
+	w := &s.adapter.Writer
+	s.memory.exchange = exchange{w: w, own: w, r: s.adapter.Request, rc: s.control, memory: s.memory}
+}
+
+// detach gives the request a context that ends when its client goes. From now on anybody may hold on to the exchange,
+// whose memory is not used again.
+func (x *exchange) detach() {
+	if s := x.memory.served; s != nil && s.cancel == nil {
+		ctx, cancel := context.WithCancel(s.ctx)
+		x.r = x.r.WithContext(ctx)
+		s.mu.Lock()
+		s.cancel = cancel
+		if s.left {
+			cancel()
+		}
+		s.mu.Unlock()
+	}
+}
+
+// clientGone is called when the client has ended its connection.
+func (s *served) clientGone() {
+	s.mu.Lock()
+	s.left = true
+	if s.cancel != nil {
+		s.cancel()
+	}
+	s.mu.Unlock()
+	s.memory.direct.Cancel()
+}
+
+// end lets go of the request.
+func (s *served) end() {
+	if s.cancel == nil {
+		return
+	}
+	s.mu.Lock()
+	s.cancel()
+	s.cancel = nil
+	s.mu.Unlock()
+	s.worn = true
 }
 
 // refusals are what clients are told about requests that are not valid.

@@ -26,7 +26,7 @@ const (
 // relayTCP connects a connection to an opaque port with an endpoint and relays until both have ended.
 func (e *Engine) relayTCP(c *conn) {
 	cfg := e.config.Load()
-	choose := e.chooser(cfg, c.target)
+	choose := chooser{engine: e, config: cfg, departed: c.target.departed}
 	policy := c.target.policy
 	options := tcp.Options{
 		IdleTimeout: time.Duration(*policy.Timeouts.Idle),
@@ -65,7 +65,7 @@ func (e *Engine) dial(choose chooser, key string, repairs int, wish upstream.Wis
 	var failed error
 	for call.Attempt = 0; call.Attempt <= repairs; call.Attempt++ {
 		wish.Avoid = call.Avoid
-		endpoint, set, err := choose(e.base, key, wish)
+		endpoint, set, err := choose.choose(e.base, key, wish)
 		if err != nil {
 			return nil, errors.Join(err, failed)
 		}
@@ -138,7 +138,7 @@ func (t *tries) upgrade(a *attempt) {
 	if t.filters != nil {
 		t.filters.Response(t.backend, &head)
 	}
-	t.keep(a, &head)
+	t.keep(a.to, &head)
 	client, buffered, err := t.rc.Hijack()
 	if err != nil {
 		t.engine.options.Log.Error("Cannot take over a connection", "error", err)

@@ -33,7 +33,7 @@ func (t *tries) deliver(a *attempt) {
 	if t.filters != nil {
 		t.filters.Response(t.backend, &head)
 	}
-	t.keep(a, &head)
+	t.keep(a.to, &head)
 	// An informational response may have left fields behind.
 	clear(t.w.Header())
 	for name := range res.Trailer {

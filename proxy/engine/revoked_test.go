@@ -271,8 +271,8 @@ func TestStreamsOutliveTheirToken(t *testing.T) {
 // underWay keeps a call of the client for the test.
 func (p *proxy) underWay(call caller) *connection {
 	call.peer.Namespace, call.peer.ServiceAccount = namespace, "client"
-	c := &connection{caller: call, revocable: endless{p.t}}
-	p.engine.stand(p.engine.config.Load(), c)
+	c := &connection{}
+	p.engine.stand(p.engine.config.Load(), c, call, endless{p.t})
 	p.t.Cleanup(func() { p.engine.leave(c) })
 	return c
 }

@@ -87,15 +87,15 @@ func (x *exchange) sessionCall() string {
 }
 
 // keep tells the client, or the proxy that asked, which endpoint has answered.
-func (t *tries) keep(a *attempt, head *phttp.Response) {
+func (t *tries) keep(to upstream.Endpoint, head *phttp.Response) {
 	var endpoint string
-	switch a.to.Kind() {
+	switch to.Kind() {
 	case upstream.KindHop:
 		endpoint = head.Header.Get(upstream.FieldSession)
 		head.Header.Del(upstream.FieldSession)
 	case upstream.KindPod:
 		if t.session.policy != nil || t.received.Session != "" {
-			endpoint = t.config.sessions.name(t.config.view, t.key, a.to.Address())
+			endpoint = t.config.sessions.name(t.config.view, t.key, to.Address())
 		}
 	case upstream.KindFallback:
 		// A cluster IP may lead to another pod each time.

@@ -48,8 +48,11 @@ type revocable interface {
 	revoke(why authz.Decision)
 }
 
-// stand keeps a call that cfg has allowed until leave.
-func (e *Engine) stand(cfg *config, c *connection) {
+// stand keeps a call that cfg has allowed until leave. c may have been another one that was left.
+func (e *Engine) stand(cfg *config, c *connection, call caller, end revocable) {
+	c.mu.Lock()
+	c.caller, c.revocable, c.left, c.denied = call, end, false, false
+	c.mu.Unlock()
 	c.place = rand.Uint32N(uint32(len(e.standing)))
 	s := &e.standing[c.place]
 	s.mu.Lock()
@@ -118,7 +121,16 @@ func (e *Engine) reconsider(c *connection) {
 	case grace == 0:
 		c.revoke(decision)
 	case c.late == nil:
-		c.late = time.AfterFunc(grace, func() { c.revoke(decision) })
+		c.late = time.AfterFunc(grace, func() { c.expire(decision) })
+	}
+}
+
+// expire ends a call whose grace is over.
+func (c *connection) expire(why authz.Decision) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.denied && !c.left {
+		c.revoke(why)
 	}
 }
 
@@ -141,20 +153,20 @@ func (r relayed) revoke(why authz.Decision) { r.end(notAllowedError{why}) }
 // are not allowed any more. leave is to be called when they are over.
 func (e *Engine) standBy(cfg *config, call caller) (ctx context.Context, leave func()) {
 	ctx, end := context.WithCancelCause(e.base)
-	c := &connection{caller: call, revocable: relayed{end}}
-	e.stand(cfg, c)
+	c := &connection{}
+	e.stand(cfg, c, call, relayed{end})
 	return ctx, func() {
 		e.leave(c)
 		end(nil)
 	}
 }
 
-// stand keeps the request, which has been allowed, until its call is left. Those to other namespaces are decided about
-// there.
-func (t *tries) stand() {
-	if strings.HasPrefix(t.key, t.engine.options.Namespace+"/") {
-		t.call.caller, t.call.revocable = caller{t.config.peer(t.r), t.source, t.key, &t.head, t.start}, t
-		t.engine.stand(t.config, &t.call)
+// stand keeps the request, which has been allowed, until its call is left; end ends it. Those to other namespaces are
+// decided about there.
+func (t *tries) stand(c *connection, end revocable) {
+	namespace := t.engine.options.Namespace
+	if len(t.key) > len(namespace) && t.key[len(namespace)] == '/' && strings.HasPrefix(t.key, namespace) {
+		t.engine.stand(t.config, c, caller{t.config.peer(t.r), t.source, t.key, &t.head, t.start}, end)
 	}
 }
 

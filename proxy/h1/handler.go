@@ -21,20 +21,71 @@ import (
 //
 // The writer supports http.ResponseController in all it can do, and WriteFields.
 func (c *Conn) HTTP(ctx context.Context) (*ResponseWriter, *http.Request) {
-	r := &c.Request
-	header := headerOf(r.Header)
-	delete(header, "Transfer-Encoding")
-	req := &http.Request{
-		Method: r.Method, RequestURI: r.Target, Host: r.Authority, Header: header,
-		Proto: "HTTP/1." + string('0'+r.Minor), ProtoMajor: 1, ProtoMinor: int(r.Minor),
-		ContentLength: r.ContentLength,
+	a := NewAdapter(ctx, c)
+	a.Begin()
+	return &a.Writer, a.Request
+}
+
+// Adapter makes net/http's types of one exchange after the other on a connection, each time in the same memory. It is
+// for handlers of which nothing outlives the exchange; of others each has its own (Conn.HTTP).
+type Adapter struct {
+	// Request and Writer are what Conn.HTTP returns, from Begin to the end of the exchange.
+	Request *http.Request
+	Writer  ResponseWriter
+
+	conn *Conn
+	// values are those of the request's header.
+	values []string
+}
+
+// NewAdapter returns an Adapter whose requests have a context.
+func NewAdapter(ctx context.Context, c *Conn) *Adapter {
+	a := &Adapter{conn: c, Request: new(http.Request).WithContext(ctx), Writer: ResponseWriter{conn: c, header: http.Header{}}}
+	a.Request.Header = http.Header{}
+	return a
+}
+
+// Begin takes over the exchange under way.
+func (a *Adapter) Begin() {
+	r, req := &a.conn.Request, a.Request
+	req.Method, req.RequestURI, req.Host = r.Method, r.Target, r.Authority
+	req.Proto, req.ProtoMajor, req.ProtoMinor = protocols[r.Minor], 1, int(r.Minor)
+	req.ContentLength, req.Trailer = r.ContentLength, nil
+	a.fill(r.Header)
+	if announced := req.Header["Trailer"]; len(announced) > 0 {
+		if r.ContentLength == lengthChunked {
+			req.Trailer = trailerOf(announced)
+		}
+		delete(req.Header, "Trailer")
 	}
-	if announced := header["Trailer"]; len(announced) > 0 && r.ContentLength == lengthChunked {
-		req.Trailer = trailerOf(announced)
+	req.Body = http.NoBody
+	if r.ContentLength != 0 {
+		req.Body = &requestBody{conn: a.conn, request: req, exchange: a.conn.reading.exchange}
 	}
-	delete(header, "Trailer")
-	req.Body = &requestBody{conn: c, request: req, exchange: c.reading.exchange}
-	return &ResponseWriter{conn: c, header: http.Header{}}, req.WithContext(ctx)
+	clear(a.Writer.header)
+	a.Writer.wrote, a.Writer.announced = false, nil
+}
+
+var protocols = [...]string{"HTTP/1.0", "HTTP/1.1"}
+
+// fill makes the request's header of fields, each name with the part of values that is its own.
+func (a *Adapter) fill(fields phttp.Header) {
+	header := a.Request.Header
+	clear(header)
+	a.values = a.values[:0]
+	for i := range fields {
+		name := http.CanonicalHeaderKey(fields[i].Name)
+		if name == "Transfer-Encoding" {
+			continue
+		}
+		if before := header[name]; before != nil {
+			header[name] = append(before, fields[i].Value)
+			continue
+		}
+		a.values = append(a.values, fields[i].Value)
+		n := len(a.values)
+		header[name] = a.values[n-1 : n : n]
+	}
 }
 
 // requestBody is the body of a request.
@@ -83,13 +134,14 @@ func (w *ResponseWriter) WriteHeader(status int) {
 }
 
 // WriteFields is WriteHeader for fields that are to stay as they are and in their order. Connection is not passed
-// on; with "close" the connection ends with the answer.
+// on; with "close" the connection ends with the answer. What it is given is the callee's.
 func (w *ResponseWriter) WriteFields(res *phttp.Response) {
 	if w.wrote {
 		return
 	}
 	w.wrote = true
 	length := int64(-1)
+	options := false
 	for i := range res.Header {
 		f := &res.Header[i]
 		switch {
@@ -98,6 +150,7 @@ func (w *ResponseWriter) WriteFields(res *phttp.Response) {
 				length = n
 			}
 		case equalFold(f.Name, "connection"):
+			options = true
 			if listed(f.Value, "close") {
 				w.conn.CloseAfter()
 			}
@@ -105,10 +158,11 @@ func (w *ResponseWriter) WriteFields(res *phttp.Response) {
 			w.announced = append(w.announced, f.Value)
 		}
 	}
-	own := *res
-	own.Header = slices.DeleteFunc(slices.Clone(res.Header), func(f phttp.Field) bool { return equalFold(f.Name, "connection") })
+	if options {
+		res.Header.Del("Connection")
+	}
 	// The only failure is a second head, which wrote excludes.
-	_ = w.conn.WriteHead(&own, length)
+	_ = w.conn.WriteHead(res, length)
 }
 
 // Write implements http.ResponseWriter.

@@ -94,21 +94,46 @@ func (t *Transport) RoundTripFields(req *http.Request, fields phttp.Header) (*ht
 		return nil, err
 	}
 	e := &outgoing{Transport: t, req: req, upgrade: upgrade, ctx: req.Context()}
-	e.stop = context.AfterFunc(e.ctx, t.interrupt)
+	e.stop = context.AfterFunc(e.ctx, t.Interrupt)
 	res, err := e.send(&head)
-	if err != nil {
-		t.broken.Store(true)
-		e.stop()
-		closeBody(req)
-		if ended := context.Cause(e.ctx); ended != nil {
-			err = ended
-		}
-	}
-	return res, err
+	return res, e.failed(err)
 }
 
-// interrupt makes everything that waits on the connection fail.
-func (t *Transport) interrupt() {
+// failed ends an exchange that has no response, and says why.
+func (e *outgoing) failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	e.broken.Store(true)
+	e.stop()
+	closeBody(e.req)
+	if ended := context.Cause(e.ctx); ended != nil {
+		err = ended
+	}
+	return err
+}
+
+// Send sends a request that has no body and asks for no other protocol. Responses are then read from Client, or by
+// Resume.
+func (t *Transport) Send(head *phttp.Request) error {
+	if err := sendable(head); err != nil {
+		return err
+	}
+	return t.client.Write(head, 0, false, nil)
+}
+
+// Resume goes on with an exchange that Send has begun, from the response whose head Client has read last. req is the
+// request that was sent; its body is not used.
+func (t *Transport) Resume(req *http.Request) (*http.Response, error) {
+	e := &outgoing{Transport: t, req: req, ctx: req.Context()}
+	e.whole.Store(true)
+	e.stop = context.AfterFunc(e.ctx, t.Interrupt)
+	res, err := e.receive()
+	return res, e.failed(err)
+}
+
+// Interrupt makes everything that waits on the connection fail, and ends it.
+func (t *Transport) Interrupt() {
 	t.broken.Store(true)
 	_ = t.conn.SetDeadline(time.Unix(1, 0)) // fails only if it is closed already
 }
@@ -153,10 +178,15 @@ func (e *outgoing) send(head *phttp.Request) (*http.Response, error) {
 		e.sent, e.proceed = make(chan struct{}), make(chan struct{})
 		go e.upload(length)
 	}
+	if err := e.client.Head(e.req.Method, e.upgrade); err != nil {
+		return nil, err
+	}
+	return e.receive()
+}
+
+// receive returns the final response, from the one whose head was read last.
+func (e *outgoing) receive() (*http.Response, error) {
 	for count := 0; ; count++ {
-		if err := e.client.Head(e.req.Method, e.upgrade); err != nil {
-			return nil, err
-		}
 		r := &e.client.Response
 		if r.Status >= 200 || r.upgraded {
 			return e.response(), nil
@@ -171,6 +201,9 @@ func (e *outgoing) send(head *phttp.Request) (*http.Response, error) {
 			if err := trace.Got1xxResponse(r.Status, textproto.MIMEHeader(headerOf(r.Header))); err != nil {
 				return nil, err
 			}
+		}
+		if err := e.client.Head(e.req.Method, e.upgrade); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -193,7 +226,7 @@ func (e *outgoing) upload(length int64) {
 		// response may still be there to be read.
 		e.broken.Store(true)
 		if !errors.Is(err, errWrite) {
-			e.interrupt()
+			e.Interrupt()
 		}
 		return
 	}

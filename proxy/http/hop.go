@@ -16,14 +16,17 @@ const InternalPrefix = "weft-"
 // Connection cannot name away what routing, framing or authentication rest on, see endToEnd.
 func StripHopByHop(h *Header, upgrade bool) {
 	trailers := false
-	var named []string
+	var few [4]string // most name none or one
+	named := few[:0]
 	for _, f := range *h {
 		switch {
 		case equalFold(f.Name, "te"):
 			trailers = trailers || listHas(f.Value, "trailers")
 		case equalFold(f.Name, "connection"):
-			for name := range strings.SplitSeq(f.Value, ",") {
-				if name = strings.Trim(name, " \t"); !endToEnd(name) {
+			for rest := f.Value; rest != ""; {
+				var name string
+				name, rest, _ = strings.Cut(rest, ",")
+				if name = strings.Trim(name, " \t"); name != "" && !endToEnd(name) {
 					named = append(named, name)
 				}
 			}

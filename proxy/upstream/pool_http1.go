@@ -45,16 +45,10 @@ type http1Lease struct {
 }
 
 func (p *http1Pool) acquire(ctx context.Context, to Endpoint, fresh bool) (lease, error) {
-	for !fresh {
-		l := p.pop()
-		if l == nil {
-			break
-		}
-		if l.client.Reserve() == nil {
-			l.conn.begin()
+	if !fresh {
+		if l := p.reuse(); l != nil {
 			return l, nil
 		}
-		l.discard() // the peer has closed it meanwhile
 	}
 	to.makeRoom()
 	d, cancel := to.startDialing(ctx)
@@ -65,6 +59,21 @@ func (p *http1Pool) acquire(ctx context.Context, to Endpoint, fresh bool) (lease
 	}
 	setUserTimeout(raw, userTimeout)
 	return d.http1(p, raw)
+}
+
+// reuse takes an idle connection that is still good, nil if there is none.
+func (p *http1Pool) reuse() *http1Lease {
+	for {
+		l := p.pop()
+		if l == nil {
+			return nil
+		}
+		if l.client.Reserve() == nil {
+			l.conn.begin()
+			return l
+		}
+		l.discard() // the peer has closed it meanwhile
+	}
 }
 
 // http1 makes a connection ready for its first request. pool may be nil: then it is for one request.

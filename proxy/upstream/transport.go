@@ -140,16 +140,21 @@ func (s *Set) RoundTrip(ctx context.Context, to Endpoint, call Call, req *http.R
 	resp, err := t.send(ctx, req)
 	if err != nil {
 		t.slot.release()
-		took := t.elapsed()
-		e.failed(err, took, begin+took)
-		if (err.Reason == ReasonTimeout || err.Reason == ReasonCanceled) && !err.NotSent {
-			e.outlasted(took)
-		}
-		t.judge(t.blame(ctx, err.Reason, err.Err))
+		t.failedToAnswer(ctx, err)
 		return nil, err
 	}
 	e.answered(t.took, begin+t.took)
 	return resp, nil
+}
+
+// failedToAnswer tells the endpoint of a try without a response.
+func (t *try) failedToAnswer(ctx context.Context, failure *Error) {
+	e, took := t.to.state, t.elapsed()
+	e.failed(failure, took, t.started+took)
+	if (failure.Reason == ReasonTimeout || failure.Reason == ReasonCanceled) && !failure.NotSent {
+		e.outlasted(took)
+	}
+	t.judge(t.blame(ctx, failure.Reason, failure.Err))
 }
 
 // try is one RoundTrip.
@@ -358,12 +363,12 @@ func (t *try) received(ctx context.Context, resp *http.Response, l lease) error 
 		StripMetadata(resp.Header)
 		StripMetadata(resp.Trailer)
 	}
-	t.judgeHead(resp)
+	t.judgeHead(resp.StatusCode, resp.Header)
 	end := func(err error) {
 		if err == nil && foreign {
 			StripMetadata(resp.Trailer)
 		}
-		t.judgeEnd(ctx, resp, err)
+		t.judgeEnd(ctx, resp.Trailer, err)
 		if err == nil {
 			l.release()
 		} else {

@@ -52,13 +52,13 @@ func (t *try) blame(ctx context.Context, reason Reason, err error) outlier.Verdi
 }
 
 // judgeHead judges what can be judged when the head of a response is there, and prepares the rest.
-func (t *try) judgeHead(resp *http.Response) {
+func (t *try) judgeHead(status int, header http.Header) {
 	switch {
 	case t.to.kind == KindHop:
 		return // the end shows whether the connection held
-	case resp.StatusCode >= http.StatusInternalServerError, t.grpc && failedGRPC(resp.Header):
+	case status >= http.StatusInternalServerError, t.grpc && failedGRPC(header):
 		t.judge(outlier.Failure)
-	case resp.StatusCode == http.StatusSwitchingProtocols:
+	case status == http.StatusSwitchingProtocols:
 		t.judge(outlier.Success)
 	}
 	if t.to.probe && !t.judged {
@@ -66,15 +66,15 @@ func (t *try) judgeHead(resp *http.Response) {
 	}
 }
 
-// judgeEnd judges a response at its end; err is nil if it is complete.
-func (t *try) judgeEnd(ctx context.Context, resp *http.Response, err error) {
+// judgeEnd judges a response at its end; err is nil if it is complete. trailer is read only then.
+func (t *try) judgeEnd(ctx context.Context, trailer http.Header, err error) {
 	switch {
 	case t.judged:
 	case errors.Is(err, errGivenUp):
 		t.judge(outlier.Neutral)
 	case err != nil:
 		t.judge(t.blame(ctx, ReasonReset, err))
-	case t.to.kind != KindHop && t.grpc && failedGRPC(resp.Trailer):
+	case t.to.kind != KindHop && t.grpc && failedGRPC(trailer):
 		t.judge(outlier.Failure)
 	default:
 		t.judge(outlier.Success)

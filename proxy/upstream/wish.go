@@ -43,6 +43,12 @@ func (v *View) HashKey(backend string) *wire.HashKey {
 	return nil
 }
 
+// Limited tells whether a request to a Backend may have to wait for others.
+func (v *View) Limited(backend string) bool {
+	t, ok := v.targets[backend]
+	return ok && t.service != nil && t.service.limits.Load() != nil
+}
+
 // Addresses returns the endpoints of a Backend that this proxy itself picks from, in the order of the
 // Endpoints resource: those that Wish.Prefer can name. There are none for a Backend that is not known or
 // that is reached over the hop.
