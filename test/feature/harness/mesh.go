@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -19,6 +20,8 @@ import (
 
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/proxy/accesslog"
+	"weft.dev/weft/proxy/attribute"
 	"weft.dev/weft/proxy/engine"
 	"weft.dev/weft/proxy/wire"
 )
@@ -34,6 +37,8 @@ type Options struct {
 	LeaveGrace time.Duration
 	// HTTP is what the proxies speak HTTP/1.1 with, see engine.Options.
 	HTTP engine.HTTPEngine
+	// AccessLog, if set, returns where the proxy of a namespace writes lines about requests.
+	AccessLog func(namespace string) io.Writer
 }
 
 // Mesh is a whole mesh in this process. Its methods may be called at any time, except that nothing may
@@ -225,8 +230,14 @@ func (m *Mesh) startProxy(namespace string) (*proxy, error) {
 	// 198.18.0.0/15 is for tests (RFC 2544), so no pod of an example has such an address.
 	address := netip.AddrFrom4([4]byte{198, 18, byte(m.started >> 8), byte(m.started)})
 	m.network.set(netip.AddrPortFrom(address, wire.PortHop), hop.Addr().String())
+	var lines *accesslog.Log
+	if m.options.AccessLog != nil {
+		lines = accesslog.New(m.options.AccessLog(namespace))
+	}
 	return startProxy(m.control, engine.Options{
 		Namespace: namespace,
+		AccessLog: lines,
+		Resource:  []attribute.Attribute{attribute.String(attribute.ServiceNamespace, namespace)},
 		Source: &wire.Workload{
 			Pod: ClientAccount, Namespace: namespace, ServiceAccount: ClientAccount, Node: ClientNode, Zone: ClientZone,
 		},

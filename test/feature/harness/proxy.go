@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"weft.dev/weft/proxy/accesslog"
 	"weft.dev/weft/proxy/engine"
 	"weft.dev/weft/proxy/source"
 	"weft.dev/weft/proxy/wire"
@@ -31,9 +32,11 @@ type proxy struct {
 	namespace string
 	address   netip.Addr
 	engine    *engine.Engine
-	stop      context.CancelFunc
-	serving   sync.WaitGroup
-	failed    chan error
+	// lines is nil if nobody reads them.
+	lines   *accesslog.Log
+	stop    context.CancelFunc
+	serving sync.WaitGroup
+	failed  chan error
 
 	mu sync.Mutex
 	// listeners are those of captured destinations, by key.
@@ -48,7 +51,7 @@ func startProxy(c *control, options engine.Options, address netip.Addr, hop net.
 		return nil, err
 	}
 	p := &proxy{
-		namespace: options.Namespace, address: address, engine: engine.New(options),
+		namespace: options.Namespace, address: address, engine: engine.New(options), lines: options.AccessLog,
 		failed: make(chan error, 1), listeners: map[string]net.Listener{},
 	}
 	p.serve(func() error { return p.engine.ServeHop(hop) })
@@ -104,6 +107,9 @@ func (p *proxy) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
 	defer cancel()
 	err := p.engine.Shutdown(ctx)
+	if p.lines != nil {
+		p.lines.Close(ctx)
+	}
 	p.stop()
 	p.serving.Wait()
 	select {
