@@ -22,6 +22,8 @@ type end struct {
 	namespace labels.Set
 	// addresses may be none, if they are not known yet.
 	addresses []netip.Addr
+	// isolating are the policies that select the pod and close it in a direction.
+	isolating map[networkingv1.PolicyType][]*networkingv1.NetworkPolicy
 }
 
 // span is a range of ports, both ends included.
@@ -39,11 +41,21 @@ func isolates(spec *networkingv1.NetworkPolicySpec, direction networkingv1.Polic
 	return direction == networkingv1.PolicyTypeIngress || len(spec.Egress) > 0
 }
 
-// selected tells whether a selector picks labels. An empty one picks all; one that is not valid, which the API
-// server refuses, picks none.
-func selected(selector *metav1.LabelSelector, set labels.Set) bool {
-	s, err := metav1.LabelSelectorAsSelector(selector)
-	return err == nil && s.Matches(set)
+// selectors are those of policies in a form that can be asked, so that each is brought into it once.
+type selectors map[*metav1.LabelSelector]labels.Selector
+
+// pick tells whether a selector picks labels. An empty one picks all; one that is not valid, which the API server
+// refuses, picks none.
+func (s selectors) pick(selector *metav1.LabelSelector, set labels.Set) bool {
+	asked, known := s[selector]
+	if !known {
+		var err error
+		if asked, err = metav1.LabelSelectorAsSelector(selector); err != nil {
+			asked = labels.Nothing()
+		}
+		s[selector] = asked
+	}
+	return asked.Matches(set)
 }
 
 // rule is an ingress or egress rule.
@@ -69,7 +81,7 @@ func rulesOf(spec *networkingv1.NetworkPolicySpec, direction networkingv1.Policy
 
 // admits tells whether a rule of a policy in a namespace is for what is at the other end, at one of its addresses. A
 // rule without peers is for everybody. The zero address is one that is not known.
-func (r rule) admits(namespace string, other *end, address netip.Addr) bool {
+func (r rule) admits(s selectors, namespace string, other *end, address netip.Addr) bool {
 	return len(r.peers) == 0 || slices.ContainsFunc(r.peers, func(p networkingv1.NetworkPolicyPeer) bool {
 		if p.IPBlock != nil {
 			return holds(p.IPBlock, address)
@@ -81,10 +93,10 @@ func (r rule) admits(namespace string, other *end, address netip.Addr) bool {
 			if other.pod.Namespace != namespace {
 				return false
 			}
-		} else if !selected(p.NamespaceSelector, other.namespace) {
+		} else if !s.pick(p.NamespaceSelector, other.namespace) {
 			return false
 		}
-		return p.PodSelector == nil || selected(p.PodSelector, other.pod.Labels)
+		return p.PodSelector == nil || s.pick(p.PodSelector, other.pod.Labels)
 	})
 }
 
@@ -146,10 +158,14 @@ func named(pod *corev1.Pod, name string) []int32 {
 	return out
 }
 
-// blocked returns those of the wanted ports that a connection is not admitted to: isolating are the policies that
-// select the pod at this end and close it in a direction, and what is not admitted by any of their rules is closed.
-// The connection must be admitted for every address of the other end. called is the pod that is called.
-func blocked(isolating []*networkingv1.NetworkPolicy, direction networkingv1.PolicyType, other *end, called *corev1.Pod, wanted []span) []span {
+// blocked returns those of the wanted ports that a connection is not admitted to at one of its ends: what no rule of
+// the policies that isolate the pod there admits is closed. The connection must be admitted for every address of the
+// other end. called is the pod that is called.
+func blocked(s selectors, here *end, direction networkingv1.PolicyType, other *end, called *corev1.Pod, wanted []span) []span {
+	isolating := here.isolating[direction]
+	if len(isolating) == 0 {
+		return nil
+	}
 	addresses := other.addresses
 	if len(addresses) == 0 {
 		addresses = []netip.Addr{{}}
@@ -159,7 +175,7 @@ func blocked(isolating []*networkingv1.NetworkPolicy, direction networkingv1.Pol
 		left := wanted
 		for _, policy := range isolating {
 			for _, r := range rulesOf(&policy.Spec, direction) {
-				if len(left) > 0 && r.admits(policy.Namespace, other, address) {
+				if len(left) > 0 && r.admits(s, policy.Namespace, other, address) {
 					left = minus(left, r.spans(called))
 				}
 			}

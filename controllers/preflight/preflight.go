@@ -91,12 +91,13 @@ func (f *Finding) String() string {
 
 // Find returns what NetworkPolicies block, sorted by policy.
 func Find(c Cluster) []Finding {
-	f := &finder{Cluster: c, policies: map[string][]*networkingv1.NetworkPolicy{}, labels: map[string]labels.Set{}, proxies: map[string][]*end{}, meshed: map[string][]*end{}, exposures: map[string][]*compile.Exposure{}, found: map[key]*found{}}
+	f := &finder{Cluster: c, policies: map[string][]*networkingv1.NetworkPolicy{}, selectors: selectors{}, labels: map[string]labels.Set{}, proxies: map[string][]*end{}, meshed: map[string][]*end{}, exposures: map[string][]*compile.Exposure{}, found: map[key]*found{}}
 	for _, p := range c.Policies {
 		f.policies[p.Namespace] = append(f.policies[p.Namespace], p)
 	}
 	for _, ns := range c.Namespaces {
-		f.labels[ns.Name] = ns.Labels
+		f.labels[ns.Name] = labels.Set{corev1.LabelMetadataName: ns.Name}
+		maps.Copy(f.labels[ns.Name], ns.Labels)
 	}
 	for i := range c.Exposures {
 		f.exposures[c.Exposures[i].Namespace] = append(f.exposures[c.Exposures[i].Namespace], &c.Exposures[i])
@@ -114,8 +115,9 @@ func Find(c Cluster) []Finding {
 
 type finder struct {
 	Cluster
-	policies map[string][]*networkingv1.NetworkPolicy
-	labels   map[string]labels.Set
+	policies  map[string][]*networkingv1.NetworkPolicy
+	selectors selectors
+	labels    map[string]labels.Set
 	// proxies, meshed and operators are the pods by what they are.
 	proxies   map[string][]*end
 	meshed    map[string][]*end
@@ -170,11 +172,26 @@ func (f *finder) sort() {
 }
 
 func (f *finder) end(pod *corev1.Pod) *end {
-	e := &end{pod: pod, namespace: labels.Set{corev1.LabelMetadataName: pod.Namespace}}
-	maps.Copy(e.namespace, f.labels[pod.Namespace])
+	e := &end{pod: pod, namespace: f.labels[pod.Namespace]}
+	if e.namespace == nil { // what files declare may be without it
+		e.namespace = labels.Set{corev1.LabelMetadataName: pod.Namespace}
+	}
 	for _, ip := range pod.Status.PodIPs {
 		if address, err := netip.ParseAddr(ip.IP); err == nil {
 			e.addresses = append(e.addresses, address)
+		}
+	}
+	for _, p := range f.policies[pod.Namespace] {
+		if !f.selectors.pick(&p.Spec.PodSelector, pod.Labels) {
+			continue
+		}
+		if e.isolating == nil {
+			e.isolating = map[networkingv1.PolicyType][]*networkingv1.NetworkPolicy{}
+		}
+		for _, direction := range []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress} {
+			if isolates(&p.Spec, direction) {
+				e.isolating[direction] = append(e.isolating[direction], p)
+			}
 		}
 	}
 	return e
@@ -257,20 +274,11 @@ func (f *finder) out(flow Flow, from, to *end, ports []span, add peer) {
 
 // look finds out whether the policies at one end admit a connection.
 func (f *finder) look(flow Flow, direction networkingv1.PolicyType, here, other, called *end, ports []span, add peer) {
-	var isolating []*networkingv1.NetworkPolicy
-	for _, p := range f.policies[here.pod.Namespace] {
-		if isolates(&p.Spec, direction) && selected(&p.Spec.PodSelector, here.pod.Labels) {
-			isolating = append(isolating, p)
-		}
-	}
-	if len(isolating) == 0 {
-		return
-	}
-	left := blocked(isolating, direction, other, called.pod, ports)
+	left := blocked(f.selectors, here, direction, other, called.pod, ports)
 	if len(left) == 0 {
 		return
 	}
-	for _, p := range isolating {
+	for _, p := range here.isolating[direction] {
 		k := key{types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, direction, flow}
 		if f.found[k] == nil {
 			f.found[k] = &found{pods: map[string]bool{}, rule: add}

@@ -49,7 +49,7 @@ func town(policies ...*networkingv1.NetworkPolicy) preflight.Cluster {
 	}
 }
 
-func policy(t *testing.T, namespace, name, spec string) *networkingv1.NetworkPolicy {
+func policy(t testing.TB, namespace, name, spec string) *networkingv1.NetworkPolicy {
 	t.Helper()
 	p := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	if err := yaml.UnmarshalStrict([]byte(spec), &p.Spec); err != nil {
