@@ -152,6 +152,7 @@ spec:
 	}
 	m.judge(permissive)
 	m.probed()
+	m.announced()
 }
 
 func newMatrix(t *testing.T) *matrix {

@@ -12,6 +12,7 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -137,8 +138,8 @@ func (m *matrix) tryPlain(ctx context.Context) (map[plainCaller]plainCount, erro
 	for _, caller := range m.plainRows() {
 		count := func(verdict string) int {
 			return scrape.Sum("weft_plain_connections_total", map[string]string{
-				"namespace": m.home, "service": caller.service, "source_namespace": caller.namespace,
-				"source_service_account": caller.account, "verdict": verdict,
+				"mesh_dst_namespace": m.home, "mesh_dst_service": caller.service, "mesh_src_namespace": caller.namespace,
+				"mesh_src_service_account": caller.account, "verdict": verdict,
 			})
 		}
 		out[caller] = plainCount{letIn: count("permitted") + count("allowed"), refused: count("refused")}
@@ -174,5 +175,22 @@ func (m *matrix) told(in mode, before map[plainCaller]plainCount) {
 			}
 		}
 		return nil
+	})
+}
+
+// announced waits for an Event about callers past the mesh: whoever owns the namespace may see nothing else of them.
+func (m *matrix) announced() {
+	m.t.Helper()
+	testbed.Eventually(m.t, func(ctx context.Context) error {
+		var list eventsv1.EventList
+		if err := bed.Client.List(ctx, &list, client.InNamespace(m.home)); err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if e := &list.Items[i]; e.Reason == "PlainCallers" && e.Regarding.Kind == "Service" && e.Regarding.UID != "" {
+				return nil
+			}
+		}
+		return fmt.Errorf("no Event tells of callers past the mesh, of %d", len(list.Items))
 	})
 }
