@@ -72,4 +72,5 @@ spec:
 	testbed.Update(t, bed, policy, func(a *meshv1alpha1.MeshAuthorization) { a.Spec.Mode = "Audit" })
 	testbed.Await(t, bed, policy, programmed)
 	always(t, w.abroadClient, closed, from("v1"))
+	tokensAndRoutes(t, w)
 }
