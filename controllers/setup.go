@@ -134,6 +134,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	if err := registerer.Register(plain.connections); err != nil {
 		return fmt.Errorf("metric of callers past the mesh: %w", err)
 	}
+	if err := registerer.Register(world.Keys); err != nil {
+		return fmt.Errorf("metric of key sets: %w", err)
+	}
 	authenticator, err := newAuthenticator(mgr, direct, world, opts)
 	if err != nil {
 		return err
@@ -166,6 +169,7 @@ func DescribeMetrics(all chan<- *prometheus.Desc) {
 	distribute.Describe(all)
 	(&expiry{}).Describe(all)
 	newPlainCounter().connections.Describe(all)
+	jwks.Describe(all)
 }
 
 // addController adds a controller with one worker: its topics are handled one after the other.

@@ -33,7 +33,9 @@ import (
 const ConfigMap = "weft-jwks"
 
 const (
-	// objectInterval is how often Secrets and ConfigMaps are read again.
+	// objectInterval is how often Secrets and ConfigMaps are read again. They are not watched: RBAC grants a watch of a
+	// ConfigMap by its name alone only to whoever has that name in a role, and of others only together with the right to
+	// list all of the namespace, which the operator has no other use for (decision 15).
 	objectInterval = 20 * time.Second
 	// leastWait and mostWait are how long it is at least and at most until the next attempt after one that has
 	// failed.
@@ -62,6 +64,8 @@ type Keeper struct {
 	loaded  bool
 	// saved is what the ConfigMap holds, as far as it is known.
 	saved map[string]string
+	// rest counts the reads of sets that are not measured by themselves.
+	rest reads
 }
 
 // source is one key set.
@@ -72,6 +76,8 @@ type source struct {
 	due      time.Time
 	busy     bool
 	failures int
+	reads    reads
+	measured bool
 }
 
 // record is how the ConfigMap holds a set.
@@ -133,6 +139,9 @@ func (k *Keeper) Need(needed map[compile.KeySource]time.Duration, hosts []meshv1
 		if s == nil {
 			s = &source{}
 			k.sources[key] = s
+		}
+		if s.every == 0 && !s.measured {
+			k.measure(s)
 		}
 		if key.URL == "" {
 			every = objectInterval
@@ -264,6 +273,7 @@ func (k *Keeper) read(ctx context.Context, key compile.KeySource) {
 	// There is more to do, if only to wait anew.
 	defer k.wake()
 	s.busy = false
+	k.count(s, err)
 	before := s.set
 	var wait time.Duration
 	if err == nil {
