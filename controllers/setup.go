@@ -79,7 +79,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 			cache: mgr.GetClient(), direct: direct, log: log.WithName("clients"),
 		},
 	})
-	writer := status.NewWriter(mgr.GetClient(), world, log.WithName("status"))
+	writer := status.NewWriter(mgr.GetClient(), world, mgr.GetEventRecorder("weft"), log.WithName("status"))
 	world.Client, world.Direct = mgr.GetClient(), direct
 	world.Mark = &meshMark{client: direct, reader: direct, namespace: opts.Namespace}
 	world.Hub, world.Status, world.Log = hub, writer, log.WithName("world")

@@ -52,6 +52,7 @@ func (a authorization) update(object client.Object, acks Acknowledgements, now m
 	return update{
 		change:  compare(existing, merged, timelessAuthorization),
 		pending: w.pending(),
+		refused: refusals(existing.Conditions, w.conditions, ""),
 		apply: func(object client.Object) {
 			if o, ok := object.(*meshv1alpha1.MeshAuthorization); ok {
 				o.Status = *merged.DeepCopy()

@@ -41,6 +41,7 @@ func (p policy) update(object client.Object, acks Acknowledgements, now metav1.T
 	return update{
 		change:  compare(existing, merged, timelessPolicy),
 		pending: written{merged.Conditions, merged.Ancestors}.pending(),
+		refused: refusals(existing.Conditions, merged.Conditions, ""),
 		// What the API server answers is read into the object, which must not reach what was compiled.
 		apply: func(object client.Object) { *statusOf(object) = *merged.DeepCopy() },
 	}

@@ -29,7 +29,7 @@ func Merge(existing []gwv1.RouteParentStatus, desired compile.RouteStatus, progr
 			continue
 		}
 		for j := range desired.Parents {
-			if !placed[j] && equality.Semantic.DeepEqual(existing[i].ParentRef, desired.Parents[j].ParentRef) {
+			if !placed[j] && sameParent(existing[i].ParentRef, desired.Parents[j].ParentRef) {
 				placed[j] = true
 				merged = append(merged, entry(desired, j, progress[j], existing[i].Conditions, now))
 				break
@@ -43,6 +43,8 @@ func Merge(existing []gwv1.RouteParentStatus, desired compile.RouteStatus, progr
 	}
 	return merged
 }
+
+func sameParent(a, b gwv1.ParentReference) bool { return equality.Semantic.DeepEqual(a, b) }
 
 func entry(desired compile.RouteStatus, j int, progress Progress, existing []metav1.Condition, now metav1.Time) gwv1.RouteParentStatus {
 	parent := &desired.Parents[j]
@@ -133,6 +135,7 @@ func (r route) update(object client.Object, acks Acknowledgements, now metav1.Ti
 	return update{
 		change:  Compare(existing, merged),
 		pending: Pending(merged),
+		refused: refusedParents(existing, merged),
 		apply:   func(object client.Object) { *parentsOf(object) = merged },
 	}
 }

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -47,6 +48,8 @@ type Writer struct {
 	Acks   Acknowledgements
 	Log    logr.Logger
 
+	notices notices
+
 	mu      sync.Mutex
 	desired map[key]desire
 	waiting map[key]struct{}
@@ -73,10 +76,12 @@ type subject interface {
 }
 
 // update is what there is to do about a status: how much it changes, whether the result waits for
-// acknowledgements, and the change itself, which is made to a copy of the object.
+// acknowledgements, what it refuses that the present status does not, and the change itself, which is made to a copy
+// of the object.
 type update struct {
 	change  Change
 	pending bool
+	refused []refusal
 	apply   func(object client.Object)
 }
 
@@ -88,11 +93,14 @@ type desire struct {
 	// the cache is behind.
 	replaced  string
 	lastWrite time.Time
+	// lastNotice is when Events about it were made.
+	lastNotice time.Time
 }
 
-// NewWriter returns a Writer that does nothing until Start.
-func NewWriter(c client.Client, acks Acknowledgements, log logr.Logger) *Writer {
+// NewWriter returns a Writer that does nothing until Start. Refusals become Events of the recorder.
+func NewWriter(c client.Client, acks Acknowledgements, recorder events.EventRecorder, log logr.Logger) *Writer {
 	return &Writer{
+		notices: newNotices(recorder),
 		Client:  c,
 		Acks:    acks,
 		Log:     log,
@@ -255,7 +263,8 @@ func (w *Writer) write(ctx context.Context, k key) (again time.Duration, err err
 	if err != nil {
 		return 0, fmt.Errorf("update status: %w", err)
 	}
-	w.wrote(k, before, now)
+	told := w.notices.tell(object, u.refused, d.lastNotice, now)
+	w.wrote(k, before, now, told)
 	return 0, nil
 }
 
@@ -269,11 +278,14 @@ func (w *Writer) setWaiting(k key, pending bool) {
 	}
 }
 
-func (w *Writer) wrote(k key, replaced string, at time.Time) {
+func (w *Writer) wrote(k key, replaced string, at time.Time, told bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if d, wanted := w.desired[k]; wanted {
 		d.replaced, d.lastWrite = replaced, at
+		if told {
+			d.lastNotice = at
+		}
 		w.desired[k] = d
 	}
 }

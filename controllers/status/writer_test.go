@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -70,6 +71,7 @@ type rig struct {
 	client  client.Client
 	proxies *proxies
 	writer  *Writer
+	events  *events.FakeRecorder
 	// before, if set, is called before each write.
 	before func()
 	mu     sync.Mutex
@@ -85,7 +87,7 @@ func newRig(t *testing.T, object client.Object) *rig {
 			t.Fatal(err)
 		}
 	}
-	r := &rig{t: t, proxies: &proxies{}}
+	r := &rig{t: t, proxies: &proxies{}, events: events.NewFakeRecorder(100)}
 	r.client = fake.NewClientBuilder().WithScheme(scheme).WithObjects(object).WithStatusSubresource(object).
 		WithInterceptorFuncs(interceptor.Funcs{
 			Get: func(ctx context.Context, c client.WithWatch, name client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
@@ -104,7 +106,7 @@ func newRig(t *testing.T, object client.Object) *rig {
 				return c.SubResource(sub).Update(ctx, obj, opts...)
 			},
 		}).Build()
-	r.writer = NewWriter(r.client, r.proxies, logr.Discard())
+	r.writer = NewWriter(r.client, r.proxies, r.events, logr.Discard())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() {
