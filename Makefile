@@ -164,11 +164,14 @@ cluster-status: ## show what runs
 images: build ## image archives of the binaries in build/images/
 	@for c in $(COMMANDS); do $(LOCAL) image -tag $(IMAGE_PREFIX)$$c:$(VERSION) -binary $(BIN)/$$c -out build/images/$$c.tar || exit 1; done
 
+# The proxies' implementation of HTTP/1.1: std or weft; empty for their default.
+ENGINE ?=
 .PHONY: mesh
 mesh: images cluster-up build/deploy ## install Weft on the local cluster from the manifests a user would apply
 	@$(LOCAL) load $(IMAGES)
 	@$(KUBECTL) apply --server-side -f $(GATEWAY_API)/config/crd/standard > /dev/null
 	@$(KUSTOMIZE) build build/deploy | $(KUBECTL) apply --server-side --force-conflicts -f - > /dev/null
+	@$(KUBECTL) -n weft-system set env deployment/weft-operator WEFT_PROXY_HTTP_ENGINE=$(ENGINE) > /dev/null
 	@$(KUBECTL) -n weft-system rollout restart deployment/weft-operator daemonset/weft-node > /dev/null
 	@$(KUBECTL) -n weft-system rollout status deployment/weft-operator --timeout 120s
 	@$(KUBECTL) -n weft-system rollout status daemonset/weft-node --timeout 120s
@@ -203,13 +206,13 @@ PROFILES ?= MESH-HTTP,MESH-GRPC
 EXPECT ?=
 RUN ?=
 .PHONY: conformance
-conformance: mesh ## Gateway API conformance, upstream suite; EXPECT=FILE holds it to a list, RUN=NAME runs one test
+conformance: mesh ## Gateway API conformance, upstream suite; EXPECT=FILE holds it to a list, RUN=NAME runs one test, ENGINE=weft with our own HTTP/1.1
 	@suite=$$($(LOCAL) build -path conformance)/conformance.test && \
 	$(LOCAL) load $$($(LOCAL) build -path echo) && \
 	KUBECONFIG=$(KUBECONFIG_LOCAL) VERSION=$(VERSION) test/conformance/run.sh $$suite $(PROFILES) '$(EXPECT)' '$(RUN)'
 
 .PHONY: e2e
-e2e: mesh ## end-to-end tests on the local cluster; EXPECT=FILE holds them to a list, RUN=REGEX runs some
+e2e: mesh ## end-to-end tests on the local cluster; EXPECT=FILE holds them to a list, RUN=REGEX runs some, ENGINE=weft with our own HTTP/1.1
 	@mkdir -p build/test && go test -tags e2e -json -p 1 -timeout 30m -run '$(RUN)' ./test/e2e/... \
 		| go run ./test/report -name e2e -out build/test/e2e.txt $(if $(EXPECT),-expect $(EXPECT))
 

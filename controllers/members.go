@@ -180,6 +180,7 @@ func (m *Members) params(ctx context.Context) (infra.Params, error) {
 	return infra.Params{
 		Owner:           owner,
 		Image:           cmp.Or(mesh.Spec.Proxy.Image, m.opts.ProxyImage),
+		HTTPEngine:      m.opts.ProxyHTTPEngine,
 		Replicas:        cmp.Or(mesh.Spec.Proxy.Replicas, defaultReplicas),
 		Resources:       mesh.Spec.Proxy.Resources,
 		OperatorAddress: fmt.Sprintf("%s.%s.svc:%d", ConfigService, m.opts.Namespace, ConfigPort),

@@ -40,6 +40,8 @@ type Options struct {
 	PodAddresses []netip.Addr
 	// ProxyImage is used for proxies unless the Mesh names another.
 	ProxyImage string
+	// ProxyHTTPEngine is the --http-engine of all proxies; empty for their default.
+	ProxyHTTPEngine string
 	// NodeImage is the image of the node agents where the operator deploys them itself; empty where the
 	// installation does.
 	NodeImage string

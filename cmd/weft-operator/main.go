@@ -38,6 +38,7 @@ import (
 type flags struct {
 	namespace, podName, podAddresses string
 	proxyImage, nodeImage            string
+	proxyHTTPEngine                  string
 	configAddress, webhookAddress    string
 	webhookCertMode, webhookCertPath string
 	metricsAddress, metricsCerts     string
@@ -52,6 +53,7 @@ func main() {
 	flag.StringVar(&f.podName, "pod", os.Getenv("POD_NAME"), "name of the operator's pod")
 	flag.StringVar(&f.podAddresses, "pod-addresses", os.Getenv("POD_IPS"), "addresses of the operator's pod, separated by commas")
 	flag.StringVar(&f.proxyImage, "proxy-image", os.Getenv("WEFT_PROXY_IMAGE"), "image of the proxies of enrolled namespaces")
+	flag.StringVar(&f.proxyHTTPEngine, "proxy-http-engine", os.Getenv("WEFT_PROXY_HTTP_ENGINE"), "what proxies serve and speak HTTP/1.1 with: std or weft; empty for the proxy's default")
 	flag.StringVar(&f.nodeImage, "node-image", os.Getenv("WEFT_NODE_IMAGE"), "image of the node agents, where the operator is to deploy them itself; empty where the installation has")
 	flag.StringVar(&f.configAddress, "config-bind-address", fmt.Sprintf(":%d", controllers.ConfigPort), "where the leader serves configuration")
 	flag.StringVar(&f.webhookAddress, "webhook-bind-address", fmt.Sprintf(":%d", webhooks.Port), "where every replica answers admission reviews")
@@ -128,6 +130,7 @@ func run(f *flags) error {
 		PodName:         f.podName,
 		PodAddresses:    addresses,
 		ProxyImage:      f.proxyImage,
+		ProxyHTTPEngine: f.proxyHTTPEngine,
 		ConfigListen:    f.configAddress,
 		NodeImage:       f.nodeImage,
 		WebhookListen:   f.webhookAddress,

@@ -149,6 +149,9 @@ func container(p Params) *corev1ac.ContainerApplyConfiguration {
 		WithVolumeMounts(
 			corev1ac.VolumeMount().WithName(volumeOperator).WithMountPath(pathOperator).WithReadOnly(true),
 			corev1ac.VolumeMount().WithName(volumeState).WithMountPath(pathState))
+	if p.HTTPEngine != "" {
+		c.WithArgs("--http-engine=" + p.HTTPEngine)
+	}
 	if memory != "" {
 		c.WithEnv(corev1ac.EnvVar().WithName("GOMEMLIMIT").WithValue(memory))
 	}

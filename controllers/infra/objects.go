@@ -41,6 +41,8 @@ const (
 type Params struct {
 	// Image of the proxy.
 	Image string
+	// HTTPEngine is the proxy's --http-engine; empty for its default.
+	HTTPEngine string
 	// Replicas of the proxy, at least 1.
 	Replicas int32
 	// Resources of the proxy's container; nil for defaults that fit a small namespace.
