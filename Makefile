@@ -55,6 +55,12 @@ test: packages ## unit, golden, feature and envtest tests with the race detector
 soak-authz: ## compare the authorization engine with its reference a million times
 	go test ./test/authz -run TestAgainstReference -v -pairs 1000000
 
+DURATION ?= 20m
+REQUESTS ?= 0
+.PHONY: soak-proxy
+soak-proxy: ## a proxy under mixed load and changes for DURATION and at least REQUESTS requests with each engine: nothing fails or grows
+	go test ./test/soak -v -count 1 -timeout 0 -args -duration $(DURATION) -requests $(REQUESTS)
+
 .PHONY: lint
 lint: $(LINT) ## golangci-lint with kube-api-linter
 	$(LINT) run --allow-parallel-runners ./...
