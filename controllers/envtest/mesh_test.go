@@ -141,6 +141,26 @@ var _ = Describe("The Mesh", func() {
 			To(ContainSubstring("node-2: no agent is connected"))
 	})
 
+	It("names the collector of traces", func(ctx SpecContext) {
+		proxy := newProxy(ctx, enrolled(ctx), "one")
+		traces := func() *wire.Collector {
+			if r := proxy.has(wire.KindMesh, "mesh"); r.Mesh != nil {
+				return r.Mesh.Traces
+			}
+			return nil
+		}
+		configure(ctx, func(s *meshv1alpha1.MeshSpec) { s.Telemetry.Tracing.Endpoint = "http://collector.observability:4317" })
+		Eventually(meshCondition(ctx, meshv1alpha1.MeshTelemetryAccepted)).Should(Equal("True/Accepted"))
+		Eventually(traces).Should(Equal(&wire.Collector{Endpoint: "http://collector.observability:4317", Protocol: wire.CollectorGRPC}))
+
+		By("giving gRPC a path")
+		configure(ctx, func(s *meshv1alpha1.MeshSpec) {
+			s.Telemetry.Tracing.Endpoint = "http://collector.observability:4317/v1/traces"
+		})
+		Eventually(meshCondition(ctx, meshv1alpha1.MeshTelemetryAccepted)).Should(Equal("False/Invalid"))
+		Eventually(traces).Should(BeNil())
+	})
+
 	It("is refused when it is not valid", func(ctx SpecContext) {
 		valid := getMesh(ctx)
 		duration := func(text string) *gwv1.Duration { return new(gwv1.Duration(text)) }
@@ -166,6 +186,18 @@ var _ = Describe("The Mesh", func() {
 			"a short lifetime": {
 				change: func(m *meshv1alpha1.Mesh) { m.Spec.Certificates.Lifetime = duration("9s") },
 				want:   "lifetime must be between 10s and 8760h",
+			},
+			"a collector without a scheme": {
+				change: func(m *meshv1alpha1.Mesh) { m.Spec.Telemetry.Tracing.Endpoint = "collector:4317" },
+				want:   "spec.telemetry.tracing.endpoint: Invalid value: \"collector:4317\": endpoint must be a URL with http or https and a host",
+			},
+			"a collector with a password": {
+				change: func(m *meshv1alpha1.Mesh) { m.Spec.Telemetry.Tracing.Endpoint = "http://user:password@collector:4317" },
+				want:   "endpoint must have neither user, query nor fragment",
+			},
+			"a protocol without a collector": {
+				change: func(m *meshv1alpha1.Mesh) { m.Spec.Telemetry.Tracing.Protocol = meshv1alpha1.TraceHTTP },
+				want:   "endpoint is required",
 			},
 		} {
 			mesh := valid.DeepCopy()

@@ -311,6 +311,9 @@ func (c *checks) mesh() {
 			c.pass(expected.code, "%s", expected.ok)
 		}
 	}
+	if t := meta.FindStatusCondition(m.Status.Conditions, meshv1alpha1.MeshTelemetryAccepted); t != nil && t.Status != metav1.ConditionTrue {
+		c.fail(DefaultsNotInUse, "%s: %s", t.Reason, t.Message)
+	}
 	c.pods(m)
 }
 

@@ -16,6 +16,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
@@ -137,7 +138,10 @@ func TestChecksFail(t *testing.T) {
 		"no proxies":               {false, condition("ProxiesReady"), "failed WEFT016 Because: of this"},
 		"certificates":             {false, condition("CertificatesValid"), "warned WEFT017 Because: of this"},
 		"defaults":                 {false, condition("DefaultsAccepted"), "failed WEFT018 Because: of this"},
-		"a proxy down":             {false, func(f *Facts) { f.Proxies[0].Status.AvailableReplicas = 1 }, "warned WEFT016 1 of 2 proxies of namespace shop are available"},
+		"a collector": {false, func(f *Facts) {
+			meta.SetStatusCondition(&f.Mesh.Status.Conditions, metav1.Condition{Type: "TelemetryAccepted", Status: "False", Reason: "Because", Message: "of this"})
+		}, "failed WEFT018 Because: of this"},
+		"a proxy down": {false, func(f *Facts) { f.Proxies[0].Status.AvailableReplicas = 1 }, "warned WEFT016 1 of 2 proxies of namespace shop are available"},
 		"an older proxy": {false, func(f *Facts) { f.Proxies[0].Spec.Template.Spec.Containers[0].Image = "p:v0@sha256:1" },
 			"warned WEFT019 v0: proxies of shop; v1: operator, node agents, this command"},
 		"pods outside": {false, func(f *Facts) { *f.Mesh.Status.Nodes[0].UncapturedPods = 3 }, "warned WEFT020 not captured: 3 pods on n1"},
