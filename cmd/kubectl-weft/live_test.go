@@ -303,6 +303,12 @@ func TestWhy(t *testing.T) {
 	if got := w.run(t, "why", "r2"); got.code != exitOK {
 		t.Errorf("of one that went well: exit code %d, %s", got.code, got.err)
 	}
+	over := failedExchange()
+	over.ID, over.Reason, over.Endpoint = "r4", "", netip.AddrPortFrom(netip.MustParseAddr("10.0.0.3"), wire.PortHop)
+	p.exchanges.Add(over)
+	if got := w.run(t, "why", "r4", "-n", "shop"); got.code != exitNo || !strings.Contains(got.out, "answered 503 after 12ms by the callee's namespace, whose proxies know why: leave out -n to ask them\n") {
+		t.Errorf("of one that another proxy has answered: exit code %d, %s%s", got.code, got.out, got.err)
+	}
 	if got := w.run(t, "why", "r3"); got.code != exitAbsent || !strings.HasPrefix(got.err, `error: no proxy remembers request "r3"`) {
 		t.Errorf("of an unknown one: exit code %d, %s", got.code, got.err)
 	}

@@ -10,8 +10,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/cmd/kubectl-weft/findings"
 )
 
@@ -89,6 +91,11 @@ func TestStatus(t *testing.T) {
 		if d, ok := o.(*appsv1.Deployment); ok {
 			d.Spec.Template.Spec.Containers = []corev1.Container{{Image: d.Name + ":v1"}}
 		}
+		if m, ok := o.(*meshv1alpha1.Mesh); ok {
+			for _, told := range []string{"RootRotating", "PlainCallers"} {
+				m.Status.Conditions = append(m.Status.Conditions, metav1.Condition{Type: told, Status: metav1.ConditionFalse, Message: "nothing to tell"})
+			}
+		}
 	}
 	got := w.run(t, "status")
 	want := `Weft on Kubernetes v1.36.3, trust domain cluster.local
@@ -107,6 +114,8 @@ GatewayAPIInstalled   True     it is so
 ProxiesReady          True     it is so
 DefaultsAccepted      True     it is so
 CertificatesValid     True     it is so
+RootRotating          False    nothing to tell
+PlainCallers          False    nothing to tell
 
 The intermediate ends 2027-06-18 12:00:00, in 200 days
 The root ends 2036-11-30 12:00:00, in 3653 days

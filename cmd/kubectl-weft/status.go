@@ -32,6 +32,10 @@ type overview struct {
 	healthy bool
 }
 
+// whileTrue are the conditions of a Mesh that are True while there is something to tell, and False otherwise. Neither says
+// that the mesh is not well.
+var whileTrue = []string{meshv1alpha1.MeshRootRotating, meshv1alpha1.MeshPlainCallers}
+
 type condition struct {
 	Type    string `json:"type"`
 	Status  string `json:"status"`
@@ -109,7 +113,7 @@ func overviewOf(m *mesh.Mesh, f findings.Facts) overview {
 		o.TrustDomain = f.Mesh.Spec.TrustDomain
 		for _, c := range f.Mesh.Status.Conditions {
 			o.Conditions = append(o.Conditions, condition{c.Type, string(c.Status), c.Message})
-			underWay := c.Type == meshv1alpha1.MeshRootRotating || c.Type == meshv1alpha1.MeshProxiesCurrent && c.Reason != meshv1alpha1.ReasonStuck
+			underWay := slices.Contains(whileTrue, c.Type) || c.Type == meshv1alpha1.MeshProxiesCurrent && c.Reason != meshv1alpha1.ReasonStuck
 			o.healthy = o.healthy && (c.Status == metav1.ConditionTrue || underWay)
 		}
 		o.healthy = o.healthy && meta.IsStatusConditionTrue(f.Mesh.Status.Conditions, meshv1alpha1.MeshReady)
@@ -205,12 +209,11 @@ func (a *app) showOverview(w io.Writer, o overview) error {
 	fmt.Fprintln(w)
 	rows = nil
 	for _, c := range o.Conditions {
-		good := c.Status == "True"
-		if c.Type == meshv1alpha1.MeshRootRotating {
-			good = !good
-		}
 		status := a.paint(green, c.Status)
-		if !good {
+		switch told := slices.Contains(whileTrue, c.Type); {
+		case told && c.Status != "False":
+			status = a.paint(yellow, c.Status)
+		case !told && c.Status != "True":
 			status = a.paint(red, c.Status)
 		}
 		rows = append(rows, []string{c.Type, status, line(c.Message)})

@@ -19,6 +19,7 @@ import (
 	"weft.dev/weft/cmd/kubectl-weft/proxies"
 	"weft.dev/weft/proxy/admin"
 	"weft.dev/weft/proxy/reason"
+	"weft.dev/weft/proxy/wire"
 )
 
 // seen is an exchange with the proxy that has seen it.
@@ -262,6 +263,11 @@ func (a *app) showStory(w io.Writer, all []seen) error {
 		case s.Reason != "":
 			e := reason.Of(reason.Reason(s.Reason))
 			answer += fmt.Sprintf(" by the proxy: %s\n  %s\n  %s", a.paint(red, s.Reason), e.Meaning, e.Remedy)
+		case s.Status >= 500 && s.Endpoint.Port() == wire.PortHop:
+			answer += " by the callee's namespace, " + a.paint(red, "whose proxies know why")
+			if a.namespace != "" {
+				answer += ": leave out -n to ask them"
+			}
 		case s.Status >= 500:
 			answer += " by the application: " + a.paint(red, "the mesh has only passed it on")
 		}

@@ -224,6 +224,8 @@ func (d *demo) lookAround() {
 	fmt.Fprintf(d.out, "  %s -n %s get httproute web -o yaml\n", tool, namespace)
 	fmt.Fprintf(d.out, "  %s get mesh default -o yaml\n", tool)
 	fmt.Fprintf(d.out, "  %s -n %s exec deploy/client -- app send -n 1000 %s\n", tool, namespace, overHTTP.target)
+	fmt.Fprintln(d.out, "  bin/kubectl-weft status")
+	fmt.Fprintln(d.out, "Then break something and find it: docs/first-failure.md")
 	if d.local {
 		fmt.Fprintln(d.out, "To stop it: make demo-down")
 	} else {

@@ -38,7 +38,7 @@ func New(resources []wire.Resource, enrolled []string) *Mesh {
 		case r.Authorization != nil:
 			m.authorizations[r.Authorization.Namespace] = append(m.authorizations[r.Authorization.Namespace], r.Authorization)
 		case r.Endpoints != nil:
-			m.endpoints[r.Key] = len(r.Endpoints.Endpoints)
+			m.endpoints[r.Key] = pods(r.Endpoints.Endpoints)
 		}
 	}
 	for namespace, all := range m.authorizations {
@@ -49,6 +49,17 @@ func New(resources []wire.Resource, enrolled []string) *Mesh {
 		m.policies[namespace] = authz.NewPolicies(slices.DeleteFunc(compiled, func(p *authz.Policy) bool { return p == nil }))
 	}
 	return m
+}
+
+// pods counts the pods behind endpoints. One of both address families has an endpoint of each.
+func pods(endpoints []wire.Endpoint) int {
+	v6 := 0
+	for i := range endpoints {
+		if endpoints[i].Address.Addr().Is6() {
+			v6++
+		}
+	}
+	return max(v6, len(endpoints)-v6)
 }
 
 // compiledPolicy is a policy as a proxy has it that had none before; nil if that is none.

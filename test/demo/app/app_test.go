@@ -148,6 +148,22 @@ func TestSendCountsFailures(t *testing.T) {
 	}
 }
 
+// TestRate: requests wait for their turn.
+func TestRate(t *testing.T) {
+	addresses := start(t, "v1")
+	var out bytes.Buffer
+	begun := time.Now()
+	if err := send(t.Context(), paced(httpSender, 100), "http://"+addresses[portHTTP], 5, 2, &out); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took < 40*time.Millisecond {
+		t.Errorf("5 requests at 100 a second took %s", took)
+	}
+	if diff := cmp.Diff(report{Sent: 5, Done: true}, result(t, out.String())); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
+	}
+}
+
 // TestCaptured: on loopback the service is called by one of the client's own addresses, so nothing is
 // captured; a proxy that answers with its own address is what is waited for.
 func TestCaptured(t *testing.T) {

@@ -20,7 +20,7 @@ const usage = `usage: app VERB
   serve                                     the web service; VERSION is in the environment
   idle                                      wait until the pod is ended
   captured [-timeout D] URL                 wait until requests to URL go through the mesh
-  send [-n N] [-c N] [-grpc] TARGET         send requests to a URL or a gRPC server "host:port"
+  send [-n N] [-c N] [-rate N] [-grpc] TARGET   send requests to a URL or a gRPC server "host:port"
 `
 
 var errUsage = errors.New("unknown verb or arguments")
@@ -46,6 +46,7 @@ func run(ctx context.Context, args []string) error {
 	timeout := flags.Duration("timeout", time.Minute, "how long to wait")
 	requests := flags.Int("n", 10_000, "how many requests to send")
 	clients := flags.Int("c", 16, "how many clients send at once")
+	rate := flags.Float64("rate", 0, "how many requests to send in a second at most; 0 is as many as there can be")
 	grpc := flags.Bool("grpc", false, "call a gRPC server")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
@@ -62,6 +63,9 @@ func run(ctx context.Context, args []string) error {
 		newSender := httpSender
 		if *grpc {
 			newSender = grpcSender
+		}
+		if *rate > 0 {
+			newSender = paced(newSender, *rate)
 		}
 		return send(ctx, newSender, flags.Arg(0), *requests, *clients, os.Stdout)
 	}

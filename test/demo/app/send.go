@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,28 @@ type report struct {
 
 // sender sends one request to a target. The error says why there is no good answer.
 type sender func(ctx context.Context) error
+
+// paced makes senders wait for their turn, so many times a second.
+func paced(newSender func(target string) (sender, func(), error), rate float64) func(target string) (sender, func(), error) {
+	return func(target string) (sender, func(), error) {
+		one, closeSender, err := newSender(target)
+		if err != nil {
+			return nil, nil, err
+		}
+		turns := time.NewTicker(time.Duration(float64(time.Second) / rate))
+		return func(ctx context.Context) error {
+				select {
+				case <-turns.C:
+					return one(ctx)
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}, func() {
+				turns.Stop()
+				closeSender()
+			}, nil
+	}
+}
 
 // send sends n requests from several clients, each its next one after the answer to the last, and writes
 // reports as lines of JSON. Requests that fail are no error of its own.
@@ -121,6 +144,8 @@ func ask(ctx context.Context, client *http.Client, url string) (answer, error) {
 	if err != nil {
 		return a, err
 	}
+	// By this name people find the request again.
+	req.Header.Set("X-Request-Id", rand.Text())
 	res, err := client.Do(req)
 	if err != nil {
 		return a, err

@@ -50,6 +50,7 @@ type Bed struct {
 	// image is the app's, run is a name of this run alone.
 	image, run string
 	root       string
+	config     *rest.Config
 }
 
 // Connect builds the app into the cluster and removes what earlier runs left. root is the checkout.
@@ -70,7 +71,7 @@ func Connect(ctx context.Context, root string) (*Bed, error) {
 			return nil, fmt.Errorf("scheme: %w", err)
 		}
 	}
-	b := &Bed{root: root, run: rand.String(8)}
+	b := &Bed{root: root, run: rand.String(8), config: config}
 	if b.Client, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
