@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -13,6 +14,7 @@ import (
 	"math/big"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,11 +28,17 @@ import (
 )
 
 // TestHop: a request to another namespace of the mesh takes both namespaces' proxies, and the one that it
-// came to picks the pod.
+// came to picks the pod. Both write a line about it, as the Service's policy asks for.
 func TestHop(t *testing.T) {
 	t.Parallel()
 	w := inTown(t)
 	bed.Create(t, testbed.NewService(w.home, "hop", onlyV1))
+	bed.Enforce(t, testbed.MeshPolicy(t, w.home, `
+metadata: {name: hop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: hop}]
+  telemetry: {accessLog: {rules: [{}]}}
+`))
 	request := traffic.Request{URL: "http://hop." + w.home}
 	captured(t, w.abroadClient, request)
 	sending, receiving := bed.Proxies(t, w.abroad), bed.Proxies(t, w.home)
@@ -57,6 +65,27 @@ func TestHop(t *testing.T) {
 	if n := bed.Metric(t, receiving, requests, atReceiver) - received; n != tries {
 		t.Errorf("the proxies of the Service's namespace have counted %d requests over the hop, want %d", n, tries)
 	}
+	written(t, sending, `"weft.listener":"captured","weft.source":"spiffe://`, `"weft.destination":"`+w.home+`/hop:80"`)
+	written(t, receiving, `"weft.listener":"hop","weft.source":"spiffe://`, `"weft.destination":"`+w.home+`/hop:80"`)
+}
+
+// written waits until one of some proxies has written a line with all of these parts.
+func written(t *testing.T, proxies []*testbed.Pod, parts ...string) {
+	t.Helper()
+	testbed.Eventually(t, func(ctx context.Context) error {
+		for _, p := range proxies {
+			logs, err := bed.Clientset.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+			if err != nil {
+				return fmt.Errorf("logs of %s: %w", p.Name, err)
+			}
+			for line := range strings.Lines(string(logs)) {
+				if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("no line has %q", parts)
+	})
 }
 
 // TestHopRefuses: nobody gets anything from the port of the hop who is not a workload of the mesh, and
