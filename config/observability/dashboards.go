@@ -165,6 +165,11 @@ var Dashboards = []Dashboard{
 		{Title: "Certificates", Unit: unitSeconds, Says: "How long they are still valid; of workloads, the one that ends first.", Queries: []Query{
 			{Expr: "min by (certificate) (weft_certificate_expiration_timestamp_seconds - time())", Legend: "{{certificate}}"},
 		}},
+		{Title: "Key sets of issuers of tokens", Unit: unitShort, Says: "Whether the last attempt to read each succeeded, the seconds since one did, and attempts a second by outcome.", Queries: []Query{
+			{Expr: "min by (source) (weft_jwks_last_read_successful) or vector(1)", Legend: "{{source}} read"},
+			{Expr: "time() - min by (source) (weft_jwks_last_success_timestamp_seconds) or vector(0)", Legend: "{{source}} age"},
+			{Expr: "sum by (source, outcome) (rate(weft_jwks_reads_total" + rates + ")) or vector(0)", Legend: "{{source}} {{outcome}}"},
+		}},
 		{Title: "Callers past the mesh", Unit: unitRate, Says: "Connections to published ports that no proxy has seen, by what was done with them.", Queries: []Query{
 			{Expr: "sum by (mesh_dst_namespace, mesh_dst_service, verdict) (rate(weft_plain_connections_total" + rates + ")) or vector(0)", Legend: service + " {{verdict}}"},
 		}},

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 )
 
 var update = flag.Bool("update", false, "rewrite the manifests and the documentation")
@@ -146,7 +149,50 @@ func TestUsed(t *testing.T) {
 	}
 }
 
-// TestNamesExist: every metric that a dashboard, an alert or a rule names exists, and has the labels that it is asked for.
+// templates are what others than Prometheus put into a query.
+var templates = regexp.MustCompile(`\{\{[^}]*\}\}`)
+
+// examples are the queries of examples/metrics.
+func examples(t *testing.T) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("../../examples/metrics/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("examples %q, error %v", files, err)
+	}
+	all := map[string]string{}
+	var collect func(where string, value any)
+	collect = func(where string, value any) {
+		switch value := value.(type) {
+		case map[string]any:
+			for key, inner := range value {
+				if query, ok := inner.(string); ok && key == "query" {
+					all[fmt.Sprintf("%s, query %d", where, len(all))] = templates.ReplaceAllString(query, "x")
+				}
+				collect(where, inner)
+			}
+		case []any:
+			for _, inner := range value {
+				collect(where, inner)
+			}
+		}
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for part := range strings.SplitSeq(string(text), "\n---\n") {
+			var object map[string]any
+			if err := yaml.UnmarshalStrict([]byte(part), &object); err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			collect(file, object)
+		}
+	}
+	return all
+}
+
+// TestNamesExist: every metric that a dashboard, an alert, a rule or an example names exists, and has the labels that it is asked for.
 func TestNamesExist(t *testing.T) {
 	own, runtime := catalogue(t)
 	known, labelled := map[string]bool{}, map[string]bool{
@@ -168,7 +214,9 @@ func TestNamesExist(t *testing.T) {
 	for _, r := range Rules {
 		known[r.Record] = true
 	}
-	for where, query := range queries() {
+	all := queries()
+	maps.Copy(all, examples(t))
+	for where, query := range all {
 		metrics, labels := used(query)
 		if len(metrics) == 0 {
 			t.Errorf("%s names no metric: %s", where, query)
