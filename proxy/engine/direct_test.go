@@ -176,9 +176,10 @@ func TestDirectExchanges(t *testing.T) {
 
 // TestClientThatLeavesEndsADirectExchange: nobody works on what nobody waits for.
 func TestClientThatLeavesEndsADirectExchange(t *testing.T) {
-	gone := make(chan struct{})
+	arrived, gone := make(chan struct{}), make(chan struct{})
 	address := newProxy(t).policed(wire.ProtocolHTTP, nil, server(t, func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/waits" {
+			close(arrived)
 			<-r.Context().Done()
 			close(gone)
 		}
@@ -192,6 +193,7 @@ func TestClientThatLeavesEndsADirectExchange(t *testing.T) {
 	if _, err := io.WriteString(c, lines("GET /waits HTTP/1.1", "Host: cart")); err != nil {
 		t.Fatalf("write: %v", err)
 	}
+	receive(t, arrived)
 	_ = c.Close()
 	receive(t, gone)
 }

@@ -107,6 +107,15 @@ type memory struct {
 	served *served
 }
 
+// clear lets go of what the memory refers to, but for lists that are used again.
+func (m *memory) clear() {
+	m.exchange, m.tries, m.filters, m.served = exchange{}, tries{}, phttp.Exchange{}, nil
+	m.direct.Reset()
+	clear(m.header[:cap(m.header)])
+	clear(m.chosen.Header[:cap(m.chosen.Header)])
+	m.chosen = phttp.Request{Header: m.chosen.Header[:0]}
+}
+
 // chooser picks endpoints of backends.
 type chooser struct {
 	engine *Engine

@@ -51,19 +51,20 @@ type served struct {
 	// ctx is that of the connection.
 	ctx context.Context
 
-	// adapter, control and memory are used for one request after the other, unless they are worn: something of the last
-	// one may be in use still.
+	// adapter and control are used for one request after the other, unless they are worn: something of the last one may
+	// be in use still.
 	adapter *h1.Adapter
 	control *http.ResponseController
-	memory  *memory
 	worn    bool
 	// gone is clientGone, made once.
 	gone func()
 
-	// mu guards left, whether the client has gone, and cancel, which ends the request's context if it has its own.
+	// mu guards left, whether the client has gone; cancel, which ends the request's context if it has its own; and memory,
+	// which is the request's. An idle connection has none.
 	mu     sync.Mutex
 	left   bool
 	cancel context.CancelFunc
+	memory *memory
 }
 
 // serveOwn serves one request of a client.
@@ -86,18 +87,22 @@ func (e *Engine) serveOwn(hc *h1.Conn) {
 func (s *served) begin() {
 	if s.worn {
 		s.worn = false
-		s.adapter, s.memory = h1.NewAdapter(s.ctx, s.conn), &memory{served: s}
+		s.adapter = h1.NewAdapter(s.ctx, s.conn)
 		s.control = http.NewResponseController(&s.adapter.Writer)
 	}
+	m, _ := memories.Get().(*memory)
+	m.served = s
 	s.mu.Lock()
-	s.left = false
+	s.left, s.memory = false, m
 	s.mu.Unlock()
-	s.memory.direct.Reset()
 	s.memory.plain.begin(s.memory)
 	s.adapter.Begin()
 	w := &s.adapter.Writer
 	s.memory.exchange = exchange{w: w, own: w, r: s.adapter.Request, rc: s.control, memory: s.memory}
 }
+
+// memories are those that no request uses.
+var memories = sync.Pool{New: func() any { return new(memory) }}
 
 // detach gives the request a context that ends when its client goes. From now on anybody may hold on to the exchange,
 // whose memory is not used again.
@@ -121,20 +126,26 @@ func (s *served) clientGone() {
 	if s.cancel != nil {
 		s.cancel()
 	}
+	if s.memory != nil {
+		s.memory.direct.Cancel()
+	}
 	s.mu.Unlock()
-	s.memory.direct.Cancel()
 }
 
 // end lets go of the request.
 func (s *served) end() {
-	if s.cancel == nil {
-		return
-	}
 	s.mu.Lock()
-	s.cancel()
-	s.cancel = nil
+	m := s.memory
+	s.memory = nil
+	if s.worn = s.cancel != nil; s.worn {
+		s.cancel()
+		s.cancel = nil
+	}
 	s.mu.Unlock()
-	s.worn = true
+	if !s.worn {
+		m.clear()
+		memories.Put(m)
+	}
 }
 
 // refusals are what clients are told about requests that are not valid.

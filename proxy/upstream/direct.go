@@ -92,11 +92,12 @@ func (d *Direct) Begin(s *Set, to Endpoint, head *phttp.Request) (begun bool, fa
 	return true, failure
 }
 
-// Reset makes ready for another try, that nobody has canceled.
+// Reset lets go of everything and makes ready for another try, that nobody has canceled.
 func (d *Direct) Reset() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.running, d.canceled = false, false
+	d.try, d.lease, d.transport = try{}, nil, nil
 }
 
 // stop ends Cancel's reach and returns a context that has ended if it was called.
