@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"regexp"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -121,6 +122,11 @@ func bench(out string, p plan, scenarioNames, subjectNames string) error {
 		}
 		fmt.Println(figures.Table(measured))
 		all = append(all, measured...)
+	}
+	for _, f := range unmeasured {
+		if name, _, _ := strings.Cut(f.Name, " "); wanted.MatchString(name) {
+			all = append(all, f)
+		}
 	}
 	if out == "" {
 		return nil
