@@ -270,17 +270,28 @@ func TestIdleTimeout(t *testing.T) {
 				t.Errorf("answer = %v, want 504 idle_timeout", got)
 			}
 			for name, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": client(t, h2c)} {
-				res, err := c.Do(request(t, http.MethodGet, address, "/half", nil))
-				if err != nil {
-					t.Fatalf("get: %v", err)
-				}
-				if body, err := io.ReadAll(res.Body); err == nil {
-					t.Errorf("%s: an answer that stalls ended as if it were whole: %q", name, body)
-				}
-				_ = res.Body.Close()
+				until(t, func() bool {
+					res, err := c.Do(request(t, http.MethodGet, address, "/half", nil))
+					if err != nil {
+						t.Fatalf("get: %v", err)
+					}
+					defer func() { _ = res.Body.Close() }()
+					body, err := io.ReadAll(res.Body)
+					if res.StatusCode == http.StatusGatewayTimeout {
+						return false // nothing had moved before the head was there
+					}
+					if err == nil {
+						t.Errorf("%s: an answer that stalls ended as if it were whole: %q", name, body)
+					}
+					return true
+				})
 			}
 			// A client that reads nothing is idle as well.
-			_, _ = raw(t, address, lines("GET /floods HTTP/1.1", "Host: cart"))
+			until(t, func() bool {
+				_, r := raw(t, address, lines("GET /floods HTTP/1.1", "Host: cart"))
+				head, err := r.Peek(len("HTTP/1.1 200"))
+				return err == nil && string(head) == "HTTP/1.1 200"
+			})
 			until(t, func() bool {
 				return metrics(t, p.engine, "weft_exchanges_cut_total")["reason="+string(reason.IdleTimeout)] == 3
 			})
