@@ -41,7 +41,7 @@ routes are not applied, which kubectl weft routes explain does. Without --method
 asked for GET /. The exit code is 1 if the call is denied.`,
 		Example: `  kubectl weft authz can front/sa/web orders.shop --method POST --path /orders
   kubectl weft authz can front/web-5d7f orders.shop:9000 -f manifests/`,
-		Args: usage(cobra.ExactArgs(2)),
+		Args: usage(cobra.ExactArgs(2)), ValidArgsFunction: each(a.completeCaller, a.completeHost),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := a.loadMesh(cmd)
 			if err != nil {

@@ -43,27 +43,27 @@ type describing struct {
 
 func (a *app) describeCommand() *cobra.Command {
 	cmd := group("describe", "Describe an object in plain words",
-		a.describeOne("svc", "Service", "service", describeService,
+		a.describeOne("svc", "Service", "service", describeService, a.objects(services),
 			"Describe a Service: which routes apply in which order, who may call it, and which policy sets what"),
-		a.describeOne("route", "HTTPRoute or GRPCRoute", "httproute", describeRoute,
+		a.describeOne("route", "HTTPRoute or GRPCRoute", "httproute", describeRoute, a.objects(routes),
 			"Describe a route: where it applies, what its rules do, and which policy sets what"),
-		a.describeOne("policy", "MeshPolicy or MeshAuthorization", "meshpolicy", describePolicy,
+		a.describeOne("policy", "MeshPolicy or MeshAuthorization", "meshpolicy", describePolicy, a.objects(policies),
 			"Describe a policy: what it is for, and what results there"),
-		a.describeOne("pod", "Pod", "pods", describePod,
+		a.describeOne("pod", "Pod", "pods", describePod, a.objects(everyPod),
 			"Describe a pod: who it is, whether it is captured, and which Services lead to it"),
-		a.describeOne("namespace", "Namespace", "ns", describeNamespace,
+		a.describeOne("namespace", "Namespace", "ns", describeNamespace, a.completeNamespace,
 			"Describe a namespace: whether it is enrolled, its proxies, Services, routes and policies"),
 	)
 	return cmd
 }
 
-func (a *app) describeOne(use, kinds, alias string, describe describer, short string) *cobra.Command {
+func (a *app) describeOne(use, kinds, alias string, describe describer, complete completion, short string) *cobra.Command {
 	argument := " [NAMESPACE/]NAME"
 	if use == "namespace" {
 		argument = " NAME"
 	}
 	cmd := &cobra.Command{
-		Use: use + argument, Aliases: []string{alias}, Short: short, Args: usage(cobra.ExactArgs(1)),
+		Use: use + argument, Aliases: []string{alias}, Short: short, Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: first(complete),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := a.loadMesh(cmd)
 			if err != nil {

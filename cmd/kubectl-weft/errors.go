@@ -92,6 +92,11 @@ func absent(format string, args ...any) error {
 	return &failure{exitAbsent, fmt.Errorf(format, args...), ""}
 }
 
+// noProxy says that there is no proxy to ask.
+func noProxy() error {
+	return &failure{exitAbsent, errors.New("no proxy runs"), "run kubectl weft check"}
+}
+
 // wrong is a wrong argument.
 func wrong(format string, args ...any) error {
 	return &failure{exitUsage, fmt.Errorf(format, args...), ""}

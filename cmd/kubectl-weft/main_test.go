@@ -48,7 +48,11 @@ type world struct {
 	client    client.Client
 	input     string
 	terminal  bool
-	way       proxies.Way
+	// noWeft is a cluster without Weft's kinds.
+	noWeft bool
+	// own makes commands read a kubeconfig.
+	own bool
+	way proxies.Way
 	// logText is the log of every container; logs is an error instead.
 	logText string
 	logs    error
@@ -82,6 +86,9 @@ func (w *world) runIn(ctx context.Context, t *testing.T, args ...string) ran {
 				return io.NopCloser(strings.NewReader(w.logText)), w.logs
 			}}, nil
 	}
+	if w.own {
+		a.connect = a.connectCluster
+	}
 	code := a.run(ctx, args)
 	return ran{code, out.String(), errOut.String()}
 }
@@ -96,11 +103,17 @@ func (w *world) newClient(t *testing.T) client.Client {
 			if w.list != nil {
 				return w.list
 			}
+			if _, ok := list.(*meshv1alpha1.MeshPolicyList); ok && w.noWeft {
+				return &meta.NoKindMatchError{}
+			}
 			return c.List(ctx, list, opts...)
 		},
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
 			if w.get != nil {
 				return w.get
+			}
+			if _, ok := o.(*meshv1alpha1.Mesh); ok && w.noWeft {
+				return &meta.NoKindMatchError{}
 			}
 			return c.Get(ctx, key, o, opts...)
 		},

@@ -201,6 +201,12 @@ func (a *app) oneProxy(ctx context.Context, text string) (types.NamespacedName, 
 	return found[0], way, nil
 }
 
+// configKinds are the kinds of resources that proxies have.
+var configKinds = []string{
+	string(wire.KindAuthorization), string(wire.KindBackend), string(wire.KindCertificate), string(wire.KindDestination), string(wire.KindEndpoints),
+	string(wire.KindMesh), string(wire.KindProxies), string(wire.KindRoute), string(wire.KindWorkload),
+}
+
 func (a *app) proxyConfigCommand() *cobra.Command {
 	var kind, key string
 	cmd := &cobra.Command{
@@ -209,7 +215,7 @@ func (a *app) proxyConfigCommand() *cobra.Command {
 never shown. With -o json or yaml the resources are shown whole.`,
 		Example: `  kubectl weft proxy config shop --kind Route
   kubectl weft proxy config shop/weft-proxy-6c5f --key shop/web:80 -o yaml`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: first(a.completeProxy),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := a.withTimeout(cmd)
 			defer cancel()
@@ -230,7 +236,7 @@ never shown. With -o json or yaml the resources are shown whole.`,
 			return a.print(s, func(w io.Writer) error { return showConfig(w, s) })
 		},
 	}
-	cmd.Flags().StringVar(&kind, "kind", "", "only resources of this kind: Authorization, Backend, Certificate, Destination, Endpoints, Mesh, Proxies, Route, Workload")
+	cmd.Flags().StringVar(&kind, "kind", "", "only resources of this kind: "+strings.Join(configKinds, ", "))
 	cmd.Flags().StringVar(&key, "key", "", "only resources whose key begins so, such as shop/web:80")
 	a.withOutput(cmd.Flags())
 	return cmd
@@ -264,7 +270,7 @@ func (a *app) proxyDiffCommand() *cobra.Command {
 		Long: `Show where a proxy differs from what is compiled from the cluster now. What depends on what runs and not on what is
 declared (endpoints, identities, certificates, destination numbers) is left out. The exit code is 1 if something
 differs.`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: first(a.completeProxy),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := a.withTimeout(cmd)
 			defer cancel()

@@ -62,11 +62,15 @@ by the code that the operator and the proxies run.`,
 	root.AddCommand(
 		a.checkCommand(), a.statusCommand(), a.analyzeCommand(), a.routesCommand(), a.authzCommand(), a.describeCommand(),
 		a.proxyCommand(), a.certsCommand(), a.statCommand(), a.topCommand(), a.tapCommand(), a.whyCommand(),
-		a.splitCommand(), a.environmentsCommand(), a.debugCommand(),
+		a.splitCommand(), a.environmentsCommand(), a.debugCommand(), a.runCommand(),
 		a.versionCommand(),
 	)
 	for _, cmd := range everyCommand(root) {
 		cmd.DisableAutoGenTag, cmd.DisableSuggestions = true, true
+		a.completeFlags(cmd)
+		if cmd.ValidArgsFunction == nil && !cmd.HasSubCommands() && !strings.Contains(cmd.Use, "FILE") && !strings.Contains(cmd.Use, "OLD") {
+			cmd.ValidArgsFunction = nothing
+		}
 	}
 	return root
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +21,6 @@ import (
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/cmd/kubectl-weft/mesh"
-	"weft.dev/weft/cmd/kubectl-weft/proxies"
 	"weft.dev/weft/controllers/status"
 	"weft.dev/weft/proxy/wire"
 )
@@ -49,7 +47,7 @@ the true share lies with 95 % confidence; one that does not hold the declared sh
 		Example: `  kubectl weft split shop/cart
   kubectl weft split shop/cart --set v2=20 --watch
   kubectl weft split shop/cart --rule everybody --set cart-v1=50,cart-v2=50`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: first(a.objects(routes)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			wanted, err := parseShares(set)
 			if err != nil {
@@ -412,105 +410,4 @@ func (s *splitting) declared() declaredSplit {
 		out.Shares = append(out.Shares, one)
 	}
 	return out
-}
-
-// watchSplit shows what proxies count until ctx ends.
-func (a *app) watchSplit(ctx context.Context, s *splitting, window time.Duration) error {
-	asking, cancel := context.WithTimeout(ctx, a.timeout)
-	pods, way, err := a.pods(asking)
-	cancel()
-	if err != nil {
-		return err
-	}
-	// Callers may be anywhere, and their proxies are those that choose.
-	found := proxies.Of(pods, "")
-	if len(found) == 0 {
-		return absent("no proxy runs")
-	}
-	d := s.declared()
-	ours := func(labels map[string]string, namespace string) string {
-		if proxies.ByRoute(labels, namespace) != d.Route+" "+d.Rule {
-			return ""
-		}
-		return proxies.ByBackend(labels, namespace)
-	}
-	before, err := a.sample(ctx, way, found, ours)
-	if err != nil {
-		return err
-	}
-	begun := a.now()
-	for {
-		select {
-		case <-time.After(window):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		after, err := a.sample(ctx, way, found, ours)
-		if err != nil {
-			return err
-		}
-		d.observe(proxies.Between(before, after, max(a.now().Sub(begun), time.Millisecond)))
-		if a.terminal && a.output == "" {
-			fmt.Fprint(a.out, "\x1b[H\x1b[2J")
-		}
-		if a.output == outputYAML {
-			fmt.Fprintln(a.out, "---")
-		}
-		if err := a.print(d, func(w io.Writer) error { return a.showSplit(w, d) }); err != nil {
-			return err
-		}
-	}
-}
-
-// observe fills in what proxies have counted.
-func (d *declaredSplit) observe(counted []proxies.Traffic) {
-	total := int64(0)
-	by := map[string]int64{}
-	for _, t := range counted {
-		by[t.Name] = t.Requests
-		total += t.Requests
-	}
-	shares := slices.Clone(d.Shares)
-	for i := range shares {
-		n := by[shares[i].Backend]
-		shares[i].Requests = &n
-		if total > 0 {
-			observed := 100 * float64(n) / float64(total)
-			low, high := interval(n, total)
-			shares[i].Observed, shares[i].Low, shares[i].High = &observed, &low, &high
-		}
-	}
-	d.Shares = shares
-}
-
-// interval is Wilson's of 95 % for a share, in percent.
-func interval(n, total int64) (low, high float64) {
-	const z = 1.96
-	p, of := float64(n)/float64(total), float64(total)
-	middle := p + z*z/(2*of)
-	spread := z * math.Sqrt(p*(1-p)/of+z*z/(4*of*of))
-	scale := 100 / (1 + z*z/of)
-	return max(scale*(middle-spread), 0), min(scale*(middle+spread), 100)
-}
-
-func (a *app) showSplit(w io.Writer, d declaredSplit) error {
-	head := []string{"BACKEND", "WEIGHT", "DECLARED"}
-	var rows [][]string
-	for _, s := range d.Shares {
-		row := []string{s.Backend, strconv.Itoa(int(s.Weight)), fmt.Sprintf("%.1f %%", s.Declared)}
-		if s.Requests != nil {
-			head = []string{"BACKEND", "WEIGHT", "DECLARED", "OBSERVED", "95 %", "REQUESTS"}
-			observed, between := "-", "-"
-			if s.Observed != nil {
-				observed, between = fmt.Sprintf("%.1f %%", *s.Observed), fmt.Sprintf("%.1f to %.1f", *s.Low, *s.High)
-				if s.Declared < *s.Low || s.Declared > *s.High {
-					between = a.paint(yellow, between+" off")
-				}
-			}
-			row = append(row, observed, between, strconv.FormatInt(*s.Requests, 10))
-		}
-		rows = append(rows, row)
-	}
-	fmt.Fprintf(w, "%s, rule %s\n", d.Route, d.Rule)
-	return table(w, head, rows)
 }

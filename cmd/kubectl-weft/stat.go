@@ -91,7 +91,7 @@ func (a *app) traffic(ctx context.Context, by string, window time.Duration) ([]p
 	}
 	found := proxies.Of(pods, a.namespace)
 	if len(found) == 0 {
-		return nil, absent("no proxy runs")
+		return nil, noProxy()
 	}
 	before, err := a.sample(ctx, way, found, grouping)
 	if err != nil {

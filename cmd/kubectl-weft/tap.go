@@ -42,7 +42,7 @@ Queries are left out, values of headers that may be secrets are not shown, and e
 requests a second. Without a port it is the Service's only one. What is behind id is what kubectl weft why takes.`,
 		Example: `  kubectl weft tap shop/cart --status 500
   kubectl weft tap shop/cart:80 --path /api -o json`,
-		Args: usage(cobra.ExactArgs(1)),
+		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: first(a.objects(services)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := a.withTimeout(cmd)
 			key, pods, way, err := a.serviceProxies(ctx, args[0], everywhere)
@@ -195,7 +195,11 @@ is 1 if the request has failed.`,
 			if err != nil {
 				return err
 			}
-			all, err := a.recent(ctx, way, proxies.Of(pods, a.namespace))
+			found := proxies.Of(pods, a.namespace)
+			if len(found) == 0 {
+				return noProxy()
+			}
+			all, err := a.recent(ctx, way, found)
 			if err != nil {
 				return err
 			}

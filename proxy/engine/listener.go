@@ -31,6 +31,9 @@ func Captured(l net.Listener) Listener { return captured{l} }
 // nothing is captured: every destination has a real port then.
 func Direct(l net.Listener, key string) Listener { return direct{Listener: l, key: key} }
 
+// errNotRedirected says that a client connected to the captured listener itself.
+var errNotRedirected = errors.New("connection was not redirected")
+
 type captured struct{ net.Listener }
 
 func (captured) Target(conn net.Conn) (Target, error) {

@@ -59,6 +59,3 @@ func originalDestination(conn syscall.Conn, client net.Addr) (netip.AddrPort, er
 	}
 	return original, nil
 }
-
-// errNotRedirected says that a client connected to the captured listener itself.
-var errNotRedirected = errors.New("connection was not redirected")

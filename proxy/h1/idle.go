@@ -22,7 +22,7 @@ type idleReader struct {
 func (r *idleReader) wait(c net.Conn) (memory *[]byte, n int, err error) {
 	if r.try == nil {
 		r.try = r.receive
-		if socket, ok := c.(syscall.Conn); ok {
+		if socket, ok := c.(syscall.Conn); ok && polls {
 			// Without it an ordinary read does the same with memory held.
 			r.raw, _ = socket.SyscallConn()
 		}
@@ -50,7 +50,7 @@ func (r *idleReader) wait(c net.Conn) (memory *[]byte, n int, err error) {
 func (r *idleReader) receive(fd uintptr) bool {
 	r.memory = getBuffer(1)
 	for {
-		r.n, r.err = syscall.Read(int(fd), *r.memory)
+		r.n, r.err = readSocket(fd, *r.memory)
 		if !errors.Is(r.err, syscall.EINTR) {
 			break
 		}
@@ -84,7 +84,7 @@ type peeker struct {
 func (p *peeker) init(c net.Conn) bool {
 	if p.raw == nil {
 		socket, ok := c.(syscall.Conn)
-		if !ok {
+		if !ok || !polls {
 			return false
 		}
 		raw, err := socket.SyscallConn()
@@ -101,7 +101,7 @@ func (p *peeker) init(c net.Conn) bool {
 func (p *peeker) peek(fd uintptr) {
 	var b [1]byte
 	for {
-		p.n, _, p.err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		p.n, p.err = peekSocket(fd, b[:])
 		if !errors.Is(p.err, syscall.EINTR) {
 			return
 		}
