@@ -152,10 +152,10 @@ func TestUsed(t *testing.T) {
 // templates are what others than Prometheus put into a query.
 var templates = regexp.MustCompile(`\{\{[^}]*\}\}`)
 
-// examples are the queries of examples/metrics.
+// examples are the queries of the examples.
 func examples(t *testing.T) map[string]string {
 	t.Helper()
-	files, err := filepath.Glob("../../examples/metrics/*.yaml")
+	files, err := filepath.Glob("../../examples/*/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("examples %q, error %v", files, err)
 	}
@@ -176,6 +176,11 @@ func examples(t *testing.T) map[string]string {
 			}
 		}
 	}
+	defer func() {
+		if len(all) == 0 {
+			t.Error("no example has a query")
+		}
+	}()
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
