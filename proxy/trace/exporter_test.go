@@ -61,7 +61,7 @@ func TestSpansArriveAsTheyAre(t *testing.T) {
 					attribute.String("long", strings.Repeat("x", 1000)),
 				},
 			})
-			e.End(&trace.Span{Trace: trace.ID{1}, Span: trace.SpanID{4}, Kind: trace.Client, Name: "GET", Start: start, End: start})
+			e.End(&trace.Span{Trace: trace.ID{1}, Span: trace.SpanID{4}, Kind: trace.Client, Name: "GET", Start: start, End: start, State: strings.Repeat("x", 513)})
 			resource := map[string]string{"service.name": "weft-proxy", "scope": "weft.dev/weft/proxy"}
 			want := []tracetest.Span{{
 				Trace: "01000000000000000000000000000000", ID: "0200000000000000", Parent: "0300000000000000", State: "a=1", Name: "GET shop/web:80",

@@ -125,12 +125,18 @@ func appendAttributes(b []byte, number protowire.Number, attributes []attribute.
 	return b
 }
 
+// maxState is how much of a tracestate everybody must take (W3C Trace Context section 3.3.1.5). A longer one is passed
+// on with its request, but fills no spans: it comes from a client.
+const maxState = 512
+
 // append appends the span as a field of a list of spans.
 func (s *Span) append(b []byte) []byte {
 	return appendMessage(b, scopeSpansSpan, func(b []byte) []byte {
 		b = appendBytes(b, spanTrace, s.Trace[:])
 		b = appendBytes(b, spanSpan, s.Span[:])
-		b = appendText(b, spanState, valid(s.State))
+		if len(s.State) <= maxState {
+			b = appendText(b, spanState, valid(s.State))
+		}
 		flags := uint32(flagSampled | flagKnowsRemote)
 		if s.Parent != (SpanID{}) {
 			b = appendBytes(b, spanParent, s.Parent[:])
