@@ -14,7 +14,7 @@ import (
 // asking are command lines of every command that asks a cluster.
 var asking = []string{
 	"check", "check --pre", "status", "analyze", "describe svc shop/web", "describe route shop/web", "describe policy shop/web", "describe pod shop/web",
-	"describe namespace shop", "routes explain http://web.shop/ --from shop", "routes diff cluster cluster --replay testdata/replay.log",
+	"describe namespace shop", "routes explain http://web.shop/ --from shop", "routes diff cluster testdata/shop.yaml --replay testdata/replay.log",
 	"authz can shop web.shop:80", "proxy status", "proxy config shop", "proxy diff shop", "certs", "certs rotate-root", "stat", "top", "tap shop/web:80",
 	"why x", "split shop/web", "split shop/web --set v2=20", "environments", "environments write staging", "debug bundle --file -",
 }
