@@ -109,14 +109,16 @@ func TestRequestsWithoutHealthyEndpoints(t *testing.T) {
 // TestTimeoutsOfThePolicyEject: a try that takes longer than the policy gives it is a failure of the
 // endpoint, a client that goes away is not.
 func TestTimeoutsOfThePolicyEject(t *testing.T) {
+	// The other endpoint answers within it on a busy machine as well: where all fail, none is ejected soon.
+	const short = 100 * time.Millisecond
 	for name, tc := range map[string]struct {
 		policy *wire.Policy
 		grpc   string
 		want   bool
 	}{
-		"backendRequest":        {policy: timeouts(0, 5*time.Millisecond), want: true},
-		"request":               {policy: timeouts(5*time.Millisecond, 0), want: true},
-		"the client's deadline": {grpc: "5m"},
+		"backendRequest":        {policy: timeouts(0, short), want: true},
+		"request":               {policy: timeouts(short, 0), want: true},
+		"the client's deadline": {grpc: "100m"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hang := func(_ http.ResponseWriter, r *http.Request) {
@@ -135,7 +137,7 @@ func TestTimeoutsOfThePolicyEject(t *testing.T) {
 					req.Header.Set("Content-Type", "application/grpc")
 					req.Header.Set("Grpc-Timeout", tc.grpc)
 				}
-				// So short a time may be over between head and body of the other endpoint's answers.
+				// Even so the time may be over between head and body of the other endpoint's answers.
 				if res, err := client(t, h2c).Do(req); err == nil {
 					_, _ = io.ReadAll(res.Body)
 					_ = res.Body.Close()
