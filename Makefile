@@ -135,6 +135,14 @@ bundle-build: ## build the bundle's image with a container engine
 build-installer: build/deploy ## one file to apply: dist/install.yaml
 	@mkdir -p dist && $(KUSTOMIZE) build build/deploy > dist/install.yaml && echo dist/install.yaml
 
+KREW_PLATFORMS := darwin-amd64 darwin-arm64 linux-amd64 linux-arm64 windows-amd64
+KREW_BASE ?= https://weft.dev/releases/$(VERSION)
+.PHONY: krew
+krew: ## archives of kubectl weft and its manifest for krew: dist/krew/
+	@mkdir -p dist/krew && for p in $(KREW_PLATFORMS); do echo "building $(CLI) for $$p" && \
+		GOOS=$${p%-*} GOARCH=$${p#*-} go build -trimpath -ldflags '$(LDFLAGS)' -o build/krew/$$p/ ./cmd/$(CLI) || exit 1; done
+	@go run ./tools/krew -version $(VERSION) -binaries build/krew -base $(KREW_BASE) -out dist/krew && echo dist/krew/weft.yaml
+
 .PHONY: install uninstall deploy undeploy
 install: ## install the CRDs
 	$(KUSTOMIZE) build config/crd | $(KUBECTL_USER) apply --server-side -f -

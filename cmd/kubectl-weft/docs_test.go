@@ -36,7 +36,8 @@ func reference(root *cobra.Command) string {
 	var out strings.Builder
 	out.WriteString("<!-- Written by make golden from cmd/kubectl-weft; edit the commands there. -->\n\n# kubectl weft\n\n" + root.Long + "\n")
 	out.WriteString(`
-` + "`make build`" + ` makes ` + "`bin/kubectl-weft`" + `. Put it on the PATH, and kubectl finds it as ` + "`kubectl weft`" + `. For completion of
+` + "`make build`" + ` makes ` + "`bin/kubectl-weft`" + `. Put it on the PATH, and kubectl finds it as ` + "`kubectl weft`" + `;
+` + "`make krew`" + ` packs it for krew. For completion of
 commands, flags and names of Services, routes, policies, pods and proxies put a script named ` + "`kubectl_complete-weft`" + ` beside it that runs
 ` + "`kubectl-weft __complete \"$@\"`" + `.
 
