@@ -86,7 +86,7 @@ try: ## the canary story without root and without a cluster
 # FUZZBUDGET seconds. FUZZTIME=10m gives each a time of its own. Inputs that fail are kept in testdata/fuzz.
 FUZZTIME ?=
 FUZZJOBS ?= 2
-FUZZBUDGET ?= 270
+FUZZBUDGET ?= 480
 .PHONY: fuzz
 fuzz: ## run every fuzz target for 30 s, or what FUZZBUDGET leaves it; FUZZTIME=10m for another time
 	@rm -rf build/fuzz && mkdir -p build/fuzz && grep -roE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' api controllers proxy test webhooks \
