@@ -33,8 +33,12 @@ func says(t *testing.T, p *testbed.Person, code int, command string, texts ...st
 
 // TestCommandLineOverview asks about the whole mesh, which nobody may disturb meanwhile.
 func TestCommandLineOverview(t *testing.T) {
-	w := inTown(t)
-	viewer := bed.Person(t, w.home, "overview", "weft-viewer", "weft-debugger")
+	here, there := bed.Namespace(t, true), bed.Namespace(t, true)
+	for _, namespace := range []string{here, there} {
+		bed.Run(t, namespace, testbed.App{Name: "client", Node: "node1"})
+		bed.Proxies(t, namespace)
+	}
+	viewer := bed.Person(t, here, "overview", "weft-viewer", "weft-debugger")
 	// The Mesh may not have heard yet that the proxies of the new namespaces are ready.
 	testbed.Eventually(t, func(context.Context) error {
 		if got := viewer.Run(t, "check"); got.Code != 0 {
@@ -43,9 +47,9 @@ func TestCommandLineOverview(t *testing.T) {
 		return nil
 	})
 	says(t, viewer, 0, "check", "ok: ", "checks: 0 failed")
-	says(t, viewer, 0, "status", "Weft on Kubernetes v1.", "node agents", w.home+" ", "2/2", "GatewayAPIInstalled", "The root ends")
-	says(t, viewer, 0, "proxy status", w.home, w.abroad, "synced")
-	says(t, viewer, 0, "certs", "root", "intermediate", "/ns/"+w.home+"/sa/default", "/ns/"+w.abroad+"/sa/default", "Exchange of the root: Steady")
+	says(t, viewer, 0, "status", "Weft on Kubernetes v1.", "node agents", here+" ", "2/2", "GatewayAPIInstalled", "The root ends")
+	says(t, viewer, 0, "proxy status", here, there, "synced")
+	says(t, viewer, 0, "certs", "root", "intermediate", "/ns/"+here+"/sa/default", "/ns/"+there+"/sa/default", "Exchange of the root: Steady")
 	says(t, viewer, 1, "check --pre", "create clusterroles")
 }
 

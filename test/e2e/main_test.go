@@ -49,7 +49,8 @@ func run(m *testing.M) int {
 }
 
 // town is what small tests share: two enrolled namespaces with backends and clients. They make Services
-// and routes of their own in them and nothing else.
+// and routes of their own in them and nothing else. It is for parallel tests alone, which run after all
+// others: these stop nodes, and its pods do not start again.
 type town struct {
 	// home has backends v1 and v2 and a client, on both nodes.
 	home           string
