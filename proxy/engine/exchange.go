@@ -14,6 +14,7 @@ import (
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/telemetry"
+	"weft.dev/weft/proxy/trace"
 	"weft.dev/weft/proxy/upstream"
 	"weft.dev/weft/proxy/wire"
 )
@@ -343,9 +344,9 @@ func (x *exchange) measure(took time.Duration) {
 		o.RPC = phttp.GRPCCancelled.String()
 	}
 	if traced := x.traces(); traced != nil {
-		o.Trace = telemetry.TraceID(traced.own.Trace)
+		o.Trace = traced.own.Trace
 	} else if traceparent := x.r.Header["Traceparent"]; len(traceparent) == 1 {
-		o.Trace = telemetry.SampledTrace(traceparent[0])
+		o.Trace = trace.SampledParent(traceparent[0])
 	}
 	x.series.at(x.backend).Request(&o)
 	x.engine.metrics.Active(listener, -1)

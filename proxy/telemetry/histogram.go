@@ -8,6 +8,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"weft.dev/weft/proxy/trace"
 )
 
 // durationBuckets are those that OpenTelemetry advises for http.server.request.duration, with two
@@ -54,12 +56,12 @@ type histogram struct {
 // exemplar is one request of a bucket.
 type exemplar struct {
 	took  time.Duration
-	trace TraceID
+	trace trace.ID
 	at    time.Time
 }
 
-// observe counts a duration. trace, if it is not zero, may become the example of its bucket.
-func (h *histogram) observe(took time.Duration, trace TraceID) {
+// observe counts a duration. The trace that it happened in, if there is one, may become the example of its bucket.
+func (h *histogram) observe(took time.Duration, in trace.ID) {
 	took = max(took, 1)
 	seconds := took.Seconds()
 	octave, bucket := nativeBucket(seconds)
@@ -76,12 +78,12 @@ func (h *histogram) observe(took time.Duration, trace TraceID) {
 	counts[bucket].Add(1)
 	h.fixed[fixed].Add(1)
 	h.nanos.Add(int64(took))
-	if trace != (TraceID{}) {
-		h.exemplify(fixed, took, trace)
+	if in != (trace.ID{}) {
+		h.exemplify(fixed, took, in)
 	}
 }
 
-func (h *histogram) exemplify(fixed int, took time.Duration, trace TraceID) {
+func (h *histogram) exemplify(fixed int, took time.Duration, in trace.ID) {
 	all := h.exemplars.Load()
 	if all == nil {
 		h.exemplars.CompareAndSwap(nil, new([len(durationBuckets) + 1]atomic.Pointer[exemplar]))
@@ -89,7 +91,7 @@ func (h *histogram) exemplify(fixed int, took time.Duration, trace TraceID) {
 	}
 	now := time.Now()
 	if was := all[fixed].Load(); was == nil || now.Sub(was.at) >= exemplarAge {
-		all[fixed].Store(&exemplar{took, trace, now})
+		all[fixed].Store(&exemplar{took, in, now})
 	}
 }
 

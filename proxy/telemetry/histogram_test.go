@@ -10,6 +10,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"weft.dev/weft/proxy/trace"
 )
 
 // TestHistogramAgreesWithPrometheus: the buckets of both forms are those that Prometheus' own library counts in.
@@ -22,7 +24,7 @@ func TestHistogramAgreesWithPrometheus(t *testing.T) {
 	for _, seconds := range []float64{2e-6, 1e-3, 0.0010001, 0.25, 0.5, 0.5001, 0.7, 1, 1.0905, 2, 3, 1024, 80_000} {
 		took := time.Duration(math.Round(seconds * 1e9))
 		for range 3 {
-			h.observe(took, TraceID{})
+			h.observe(took, trace.ID{})
 			theirs.Observe(took.Seconds())
 		}
 	}
@@ -74,7 +76,7 @@ func native(h *dto.Histogram) map[int32]int64 {
 func TestDurationsOutsideCountAtTheEdge(t *testing.T) {
 	h := &histogram{}
 	for _, took := range []time.Duration{-1, 0, 1, math.MaxInt64} {
-		h.observe(took, TraceID{})
+		h.observe(took, trace.ID{})
 	}
 	if n := h.write().GetSampleCount(); n != 4 || h.count() != 4 {
 		t.Errorf("%d observations", n)
@@ -85,10 +87,10 @@ func TestDurationsOutsideCountAtTheEdge(t *testing.T) {
 func TestExemplars(t *testing.T) {
 	m := New(0)
 	s := m.Series(rule(0))
-	s.Request(&Outcome{Status: 200, Took: 3 * time.Millisecond, Trace: SampledTrace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")})
-	s.Request(&Outcome{Status: 200, Took: time.Minute, Trace: SampledTrace("00-ffffffffffffffffffffffffffffffff-b7ad6b7169203331-01")})
+	s.Request(&Outcome{Status: 200, Took: 3 * time.Millisecond, Trace: trace.SampledParent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")})
+	s.Request(&Outcome{Status: 200, Took: time.Minute, Trace: trace.SampledParent("00-ffffffffffffffffffffffffffffffff-b7ad6b7169203331-01")})
 	// An example is kept for a while, so that little has to be stored.
-	s.Request(&Outcome{Status: 200, Took: 4 * time.Millisecond, Trace: TraceID{1}})
+	s.Request(&Outcome{Status: 200, Took: 4 * time.Millisecond, Trace: trace.ID{1}})
 	recorder := httptest.NewRecorder()
 	r := httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil)
 	r.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
@@ -102,26 +104,5 @@ func TestExemplars(t *testing.T) {
 	want := []string{`{trace_id="0af7651916cd43dd8448eb211c80319c"}`, `{trace_id="ffffffffffffffffffffffffffffffff"}`}
 	if strings.Join(with, " ") != strings.Join(want, " ") {
 		t.Errorf("examples %v, want %v", with, want)
-	}
-}
-
-func TestSampledTrace(t *testing.T) {
-	const id = "0af7651916cd43dd8448eb211c80319c"
-	for traceparent, want := range map[string]string{
-		"00-" + id + "-b7ad6b7169203331-01":                  id,
-		"00-" + id + "-b7ad6b7169203331-03":                  id,
-		"cc-" + id + "-b7ad6b7169203331-01-later":            id,
-		"00-" + id + "-b7ad6b7169203331-00":                  "",
-		"00-" + id + "-b7ad6b7169203331-01-later":            "",
-		"ff-" + id + "-b7ad6b7169203331-01":                  "",
-		"00-" + strings.ToUpper(id) + "-b7ad6b7169203331-01": "",
-		"00-" + id + "-b7ad6b7169203331-0":                   "",
-		"00_" + id + "-b7ad6b7169203331-01":                  "",
-		"":                                                   "",
-	} {
-		got := SampledTrace(traceparent)
-		if got == (TraceID{}) != (want == "") || want != "" && got.String() != want {
-			t.Errorf("%q: %s, want %q", traceparent, got, want)
-		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+
+	"weft.dev/weft/proxy/trace"
 )
 
 // Labels name what a request was for. They come from configuration, never from the request.
@@ -60,7 +62,7 @@ type Outcome struct {
 	Error string
 	Took  time.Duration
 	// Trace is an example's, if it was sampled.
-	Trace TraceID
+	Trace trace.ID
 }
 
 // Series are the metrics of one Labels. Each comes into being with its first use, so that a configuration with many

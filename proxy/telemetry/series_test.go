@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"weft.dev/weft/proxy/trace"
 )
 
 var ok = &Outcome{Status: 200, Took: time.Millisecond}
@@ -187,7 +189,7 @@ func TestSeriesAreSafeForConcurrentUse(t *testing.T) {
 			for i := range 200 {
 				s := m.Series(rule(i % 20))
 				s.Try(ok)
-				s.Request(&Outcome{Caller: m.Caller("shop", strconv.Itoa(i%3)), Status: 200, Trace: TraceID{1}})
+				s.Request(&Outcome{Caller: m.Caller("shop", strconv.Itoa(i%3)), Status: 200, Trace: trace.ID{1}})
 				m.Endpoints("shop/cart-v1:80", i, 1, 0)
 				m.Decided(Decision{Destination: "shop/cart:80", Verdict: "denied", Rule: i % 5})
 				if i%50 == 0 {
@@ -219,7 +221,7 @@ func TestMeasuringAllocatesNothing(t *testing.T) {
 	m := New(0)
 	s := m.Series(rule(0))
 	o := Outcome{Caller: m.Caller("shop", "till"), Status: 503, Error: "circuit_open", Took: time.Millisecond}
-	o.Trace = TraceID{1}
+	o.Trace = trace.ID{1}
 	d := Decision{Destination: "shop/cart:80", Verdict: "denied", Policy: "shop/a", Rule: 1}
 	if n := testing.AllocsPerRun(100, func() {
 		m.Active(ListenerCaptured, 1)

@@ -133,6 +133,16 @@ func Extract(h phttp.Header) (c Context, forms Forms) {
 	return c, forms
 }
 
+// SampledParent returns the trace that a traceparent names, or none if it is not valid or not sampled: what nobody has
+// recorded leads nowhere. It does not allocate.
+func SampledParent(traceparent string) ID {
+	var c Context
+	if !c.parent(traceparent) || c.Decision != Sampled {
+		return ID{}
+	}
+	return c.Trace
+}
+
 // parent reads a traceparent (W3C Trace Context section 3.2). Versions to come may have more behind it.
 func (c *Context) parent(value string) bool {
 	const length = len("00-00000000000000000000000000000000-0000000000000000-00")

@@ -154,3 +154,24 @@ func FuzzExtract(f *testing.F) {
 		}
 	})
 }
+
+func TestSampledParent(t *testing.T) {
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for traceparent, want := range map[string]string{
+		"00-" + id + "-b7ad6b7169203331-01":                  id,
+		"00-" + id + "-b7ad6b7169203331-03":                  id,
+		"cc-" + id + "-b7ad6b7169203331-01-later":            id,
+		"00-" + id + "-b7ad6b7169203331-00":                  "",
+		"00-" + id + "-b7ad6b7169203331-01-later":            "",
+		"ff-" + id + "-b7ad6b7169203331-01":                  "",
+		"00-" + strings.ToUpper(id) + "-b7ad6b7169203331-01": "",
+		"00-" + id + "-b7ad6b7169203331-0":                   "",
+		"00_" + id + "-b7ad6b7169203331-01":                  "",
+		"":                                                   "",
+	} {
+		got := SampledParent(traceparent)
+		if got == (ID{}) != (want == "") || want != "" && got.String() != want {
+			t.Errorf("%q: %s, want %q", traceparent, got, want)
+		}
+	}
+}
