@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"weft.dev/weft/proxy/held"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -40,11 +41,14 @@ type Inventory struct {
 	Build, Namespace, Pod string
 	Ready, Connected      func() bool
 
-	mu        sync.Mutex
-	seq       uint64
-	applied   time.Time
-	resources map[wire.Ref]wire.Resource
-	rejected  map[wire.Ref]wire.Rejection
+	// Held is what is in force, kept by whoever gives it; without it, Watch does.
+	Held *held.Set
+
+	mu       sync.Mutex
+	own      held.Set
+	seq      uint64
+	applied  time.Time
+	rejected map[wire.Ref]wire.Rejection
 }
 
 // Watch returns apply, with what it puts in force remembered.
@@ -59,22 +63,17 @@ func (i *Inventory) Watch(apply func(wire.Delta) []wire.Rejection) func(wire.Del
 func (i *Inventory) note(d wire.Delta, rejected []wire.Rejection) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.resources == nil {
-		i.resources, i.rejected = map[wire.Ref]wire.Resource{}, map[wire.Ref]wire.Rejection{}
+	if i.Held == nil {
+		i.own.Apply(d, rejected)
 	}
-	refused := make(map[wire.Ref]bool, len(rejected))
-	for _, r := range rejected {
-		refused[r.Ref] = true
+	if i.rejected == nil {
+		i.rejected = map[wire.Ref]wire.Rejection{}
 	}
 	for _, ref := range d.Removed {
-		delete(i.resources, ref)
 		delete(i.rejected, ref)
 	}
-	for _, r := range d.Upserted {
-		if !refused[r.Ref] {
-			i.resources[r.Ref] = r
-			delete(i.rejected, r.Ref)
-		}
+	for j := range d.Upserted {
+		delete(i.rejected, d.Upserted[j].Ref)
 	}
 	for _, r := range rejected {
 		i.rejected[r.Ref] = r
@@ -87,19 +86,22 @@ func (i *Inventory) State(resources bool) State {
 	s := State{Build: i.Build, Namespace: i.Namespace, Pod: i.Pod, Ready: i.Ready(), Connected: i.Connected()}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	s.Seq, s.Applied, s.Held = i.seq, i.applied, make([]wire.Held, 0, len(i.resources))
-	for ref, r := range i.resources {
-		s.Held = append(s.Held, wire.Held{Ref: ref, Version: r.Version})
-		if resources {
-			s.Resources = append(s.Resources, withoutKey(r))
+	all := i.Held
+	if all == nil {
+		all = &i.own
+	}
+	s.Seq, s.Applied, s.Held = i.seq, i.applied, all.Versions()
+	if resources {
+		for _, h := range s.Held {
+			if r, ok := all.Get(h.Ref); ok {
+				s.Resources = append(s.Resources, withoutKey(r))
+			}
 		}
 	}
 	for _, r := range i.rejected {
 		s.Rejected = append(s.Rejected, r)
 	}
-	slices.SortFunc(s.Held, func(a, b wire.Held) int { return compareRefs(a.Ref, b.Ref) })
 	slices.SortFunc(s.Rejected, func(a, b wire.Rejection) int { return compareRefs(a.Ref, b.Ref) })
-	slices.SortFunc(s.Resources, func(a, b wire.Resource) int { return compareRefs(a.Ref, b.Ref) })
 	return s
 }
 

@@ -19,6 +19,7 @@ import (
 const (
 	labelEnabled   = "mesh.weft.dev/enabled"
 	labelComponent = "mesh.weft.dev/component"
+	labelSidecar   = "mesh.weft.dev/sidecar"
 	componentProxy = "proxy"
 )
 

@@ -3,6 +3,7 @@ package capture
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"weft.dev/weft/proxy/attribute"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -41,11 +42,11 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		plain: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_node_plain_connections_total",
 			Help: "Connections to published ports of pods that came past the mesh and were let in, by the called pod's namespace.",
-		}, []string{"mesh_dst_namespace"}),
+		}, []string{attribute.Label(attribute.DestinationNamespace)}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_node_refused_connections_total",
 			Help: "Connections to strict ports of pods that came past the mesh and were refused, by the called pod's namespace.",
-		}, []string{"mesh_dst_namespace"}),
+		}, []string{attribute.Label(attribute.DestinationNamespace)}),
 		proven: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weft_node_canary_proven",
 			Help: "Whether the last canary run has proven the fact on this node (1) or not (0).",

@@ -56,6 +56,7 @@ type pod struct {
 }
 
 func (p *pod) proxy() bool    { return p.sandbox.Labels[labelComponent] == componentProxy }
+func (p *pod) sidecar() bool  { return p.sandbox.Labels[labelSidecar] == "true" }
 func (p *pod) optedOut() bool { return p.sandbox.Labels[labelEnabled] == "false" }
 
 // captureOf returns what the pod's connections are captured by; nil for nothing. The lock is held.
@@ -135,7 +136,7 @@ func (a *Agent) reconcileLocked(p *pod) {
 	a.mu.Lock()
 	complete, resource := a.complete, a.inbounds[p.sandbox.UID]
 	wanted := rules.Pod{
-		Addresses: p.addresses, Proxy: p.proxy(), OptedOut: p.optedOut(), Capture: a.captures[p.sandbox.Namespace], Node: a.node,
+		Addresses: p.addresses, Proxy: p.proxy(), OptedOut: p.optedOut(), Sidecar: p.sidecar(), Capture: a.captures[p.sandbox.Namespace], Node: a.node,
 	}
 	closed, removed := a.closes(p), a.removed
 	a.mu.Unlock()

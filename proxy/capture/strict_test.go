@@ -291,10 +291,10 @@ func TestPlainCallersAreReported(t *testing.T) {
 		want := `
 # HELP weft_node_plain_connections_total Connections to published ports of pods that came past the mesh and were let in, by the called pod's namespace.
 # TYPE weft_node_plain_connections_total counter
-weft_node_plain_connections_total{mesh_dst_namespace="shop"} 1008
+weft_node_plain_connections_total{weft_destination_namespace="shop"} 1008
 # HELP weft_node_refused_connections_total Connections to strict ports of pods that came past the mesh and were refused, by the called pod's namespace.
 # TYPE weft_node_refused_connections_total counter
-weft_node_refused_connections_total{mesh_dst_namespace="shop"} 3
+weft_node_refused_connections_total{weft_destination_namespace="shop"} 3
 `
 		if err := testutil.GatherAndCompare(n.registry, strings.NewReader(want), "weft_node_plain_connections_total", "weft_node_refused_connections_total"); err != nil {
 			t.Error(err)

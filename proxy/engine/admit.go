@@ -75,6 +75,9 @@ func (e *Engine) identify(l Listener, c *conn) reason.Reason {
 	}
 	ctx, cancel = context.WithTimeout(e.base, e.options.SourceWait)
 	defer cancel()
+	if e.sidecar() {
+		return e.identifyOwn(ctx, c)
+	}
 	source, err := e.workloads.Wait(ctx, c.client.Addr())
 	if err != nil {
 		return reason.UnknownSource

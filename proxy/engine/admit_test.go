@@ -78,7 +78,7 @@ func TestConnectionToNothingIsEnded(t *testing.T) {
 		t.Error("the connection got an answer, want none")
 	}
 	until(t, func() bool {
-		return metrics(t, p.engine, "weft_connections_refused_total")["mesh_listener=captured reason=unknown_destination"] == 1
+		return metrics(t, p.engine, "weft_connections_refused_total")["weft_listener=captured weft_reason=unknown_destination"] == 1
 	})
 }
 
@@ -91,6 +91,6 @@ func TestConnectionThatWasNotRedirectedIsRefused(t *testing.T) {
 		t.Error("the connection got an answer, want none")
 	}
 	until(t, func() bool {
-		return metrics(t, p.engine, "weft_connections_refused_total")["mesh_listener=captured reason=not_captured"] == 1
+		return metrics(t, p.engine, "weft_connections_refused_total")["weft_listener=captured weft_reason=not_captured"] == 1
 	})
 }

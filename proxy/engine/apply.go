@@ -22,14 +22,16 @@ type builder struct {
 	mesh   *wire.Mesh
 	specs  map[string]*wire.Destination
 	routes map[string]*wire.Route
-	// attached holds the keys of the routes of each destination.
-	attached map[string]map[string]struct{}
+	// attached are the routes of each destination, in the order of their arrival.
+	attached map[string][]*wire.Route
 
 	backends     shared[string, *wire.Backend]
 	endpoints    shared[string, *wire.Endpoints]
 	proxies      shared[string, *wire.Proxies]
 	certificates shared[string, *wire.Certificate]
 	workloads    shared[netip.Addr, *wire.Workload]
+	// pod is that of a proxy beside one, nil until it is known.
+	pod *ownPod
 	// authorizations are those in force, with what stands for those that cannot be used.
 	authorizations shared[string, *authz.Policy]
 
@@ -43,7 +45,7 @@ func newBuilder() *builder {
 	return &builder{
 		specs:    map[string]*wire.Destination{},
 		routes:   map[string]*wire.Route{},
-		attached: map[string]map[string]struct{}{},
+		attached: map[string][]*wire.Route{},
 	}
 }
 
@@ -54,9 +56,9 @@ type change struct {
 	destinations *draft[string, *destination]
 	leaving      *draft[string, *destination]
 	numbers      *draft[uint16, string]
-	inbound      *draft[string, *ruleSeries]
+	addresses    *draft[netip.AddrPort, string]
 	limits       *draft[wire.Ref, *ratelimit.Limiter]
-	budgets      *draft[string, *budget]
+	reached      *draft[string, *reached]
 	// touched are the destinations whose inputs changed.
 	touched  map[string]struct{}
 	rejected []wire.Rejection
@@ -75,9 +77,9 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 		destinations: old.destinations.edit(),
 		leaving:      old.departed.edit(),
 		numbers:      old.numbers.edit(),
-		inbound:      old.inbound.edit(),
+		addresses:    old.addresses.edit(),
 		limits:       old.limits.edit(),
-		budgets:      old.budgets.edit(),
+		reached:      old.reached.edit(),
 		touched:      map[string]struct{}{},
 	}
 	for _, ref := range delta.Removed {
@@ -86,7 +88,7 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 	usable := make([]*wire.Resource, 0, len(delta.Upserted))
 	for i := range delta.Upserted {
 		r := &delta.Upserted[i]
-		if err := validate(r); err != nil {
+		if err := e.validate(r); err != nil {
 			c.reject(r, err)
 			c.closeFor(r)
 			continue
@@ -108,11 +110,13 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 		policies: old.policies,
 		replaced: make(chan struct{}),
 	}
-	if c.backends.changed() || c.endpoints.changed() || c.proxies.changed() {
+	next.pod = c.pod
+	if c.backends.changed() || c.endpoints.changed() || c.proxies.changed() || c.pod != old.pod {
 		next.view = e.upstream.Update(upstream.Resources{
 			Backends:  c.backends.publish(),
 			Endpoints: c.endpoints.publish(),
 			Proxies:   c.proxies.publish(),
+			Own:       c.pod.endpoints(),
 		})
 	}
 	if c.gone.changed() {
@@ -128,9 +132,9 @@ func (e *Engine) Apply(delta wire.Delta) []wire.Rejection {
 	next.destinations = c.destinations.index
 	next.departed = c.leaving.index
 	next.numbers = c.numbers.index
-	next.inbound = c.inbound.index
+	next.addresses = c.addresses.index
 	next.limits = c.limits.index
-	next.budgets = c.budgets.index
+	next.reached = c.reached.index
 	e.config.Store(next)
 	close(old.replaced)
 	if authorized {
@@ -173,14 +177,11 @@ func (c *change) upsert(r *wire.Resource) {
 	case wire.KindBackend:
 		c.limitBackend(r.Ref, r.Backend)
 		c.backends.set(r.Key, r.Backend)
-		if !c.budgets.has(r.Key) {
-			c.budgets.set(r.Key, newBudget(time.Now()))
+		if !c.reached.has(r.Key) {
+			c.reached.set(r.Key, new(reached))
 		}
 		c.gone.remove(r.Key)
 		c.goneOrder.remove(r.Key)
-		if r.Backend.Namespace == c.engine.options.Namespace && !c.inbound.has(r.Key) {
-			c.inbound.set(r.Key, newSeries(c.engine.metrics, plainLabels(listenerHop, r.Key)))
-		}
 	case wire.KindEndpoints:
 		c.endpoints.set(r.Key, r.Endpoints)
 	case wire.KindProxies:
@@ -189,6 +190,8 @@ func (c *change) upsert(r *wire.Resource) {
 		c.workloads.set(r.Workload.Address.Unmap(), r.Workload)
 	case wire.KindAuthorization:
 		c.authorize(r)
+	case wire.KindSidecar:
+		c.pod = newOwnPod(r.Sidecar)
 	case wire.KindDestination, wire.KindMesh, wire.KindCertificate, wire.KindCapture, wire.KindInbound:
 		// claimNumbers and updateIdentity take these, because they judge them together.
 	}
@@ -203,18 +206,15 @@ func (c *change) remove(ref wire.Ref) {
 	case wire.KindRoute:
 		c.detach(ref.Key)
 	case wire.KindBackend:
-		if backend := c.backends.get(ref.Key); backend != nil && len(backend.Addresses) > 0 {
+		if backend := c.backends.get(ref.Key); backend != nil && len(backend.Addresses) > 0 && !c.engine.sidecar() {
 			c.gone.set(ref.Key, backend)
 			if oldest, full := c.goneOrder.push(ref.Key); full {
 				c.gone.remove(oldest)
 			}
 		}
 		c.backends.remove(ref.Key)
-		c.budgets.remove(ref.Key)
-		if c.inbound.has(ref.Key) {
-			c.inbound.remove(ref.Key)
-			c.obsolete = append(c.obsolete, plainLabels(listenerHop, ref.Key)...)
-		}
+		c.reached.remove(ref.Key)
+		c.obsolete = append(c.obsolete, plainLabels(listenerHop, ref.Key)...)
 	case wire.KindEndpoints:
 		c.endpoints.remove(ref.Key)
 	case wire.KindProxies:
@@ -227,8 +227,8 @@ func (c *change) remove(ref wire.Ref) {
 		c.certificates.remove(ref.Key)
 	case wire.KindAuthorization:
 		c.authorizations.remove(ref.Key)
-	case wire.KindMesh, wire.KindCapture, wire.KindInbound:
-		// Without a mesh there is no trust to fall back to, so the last one stays.
+	case wire.KindMesh, wire.KindCapture, wire.KindInbound, wire.KindSidecar:
+		// A pod ends with its proxy. Without a mesh there is no trust to fall back to, so the last one stays.
 	}
 }
 
@@ -237,12 +237,7 @@ func (c *change) attach(key string, route *wire.Route) {
 	c.detach(key)
 	c.routes[key] = route
 	for _, destination := range route.Destinations {
-		routes := c.attached[destination]
-		if routes == nil {
-			routes = map[string]struct{}{}
-			c.attached[destination] = routes
-		}
-		routes[key] = struct{}{}
+		c.attached[destination] = append(c.attached[destination], route)
 		c.touched[destination] = struct{}{}
 	}
 }
@@ -254,9 +249,11 @@ func (c *change) detach(key string) {
 	}
 	delete(c.routes, key)
 	for _, destination := range route.Destinations {
-		delete(c.attached[destination], key)
-		if len(c.attached[destination]) == 0 {
+		others := slices.DeleteFunc(c.attached[destination], func(r *wire.Route) bool { return r == route })
+		if len(others) == 0 {
 			delete(c.attached, destination)
+		} else {
+			c.attached[destination] = others
 		}
 		c.touched[destination] = struct{}{}
 	}
@@ -294,9 +291,32 @@ func (c *change) claim(key string, d *wire.Destination) error {
 		}
 		c.numbers.set(d.Number, key)
 	}
+	c.addressed(key, d)
 	c.specs[key] = d
 	c.touched[key] = struct{}{}
 	return nil
+}
+
+// addressed leads the cluster IPs of a destination to it where the proxy is beside a pod, in the place of those that it had.
+func (c *change) addressed(key string, d *wire.Destination) {
+	if !c.engine.sidecar() {
+		return
+	}
+	if before := c.specs[key]; before != nil {
+		c.unaddressed(key, before)
+	}
+	for _, address := range d.Addresses {
+		c.addresses.set(netip.AddrPortFrom(address.Unmap(), d.Port), key)
+	}
+}
+
+// unaddressed ends what addressed has begun, as far as no other destination has the addresses since.
+func (c *change) unaddressed(key string, d *wire.Destination) {
+	for _, address := range d.Addresses {
+		if at := netip.AddrPortFrom(address.Unmap(), d.Port); c.addresses.get(at) == key {
+			c.addresses.remove(at)
+		}
+	}
 }
 
 // updateIdentity hands mesh and certificates to their store, which judges them, and takes back those
@@ -360,11 +380,7 @@ func (c *change) rebuild() {
 				c.leaving.remove(key)
 				c.departed.remove(key)
 			}
-			routes := make([]*wire.Route, 0, len(c.attached[key]))
-			for route := range c.attached[key] {
-				routes = append(routes, c.routes[route])
-			}
-			after := newDestination(key, spec, routes, &c.limits.index, c.engine.metrics)
+			after := newDestination(key, before, spec, c.attached[key], &c.limits.index, c.engine.metrics)
 			c.destinations.set(key, after)
 			c.releaseNumber(before, spec.Number)
 			c.dropUnused(before, after)
@@ -374,6 +390,9 @@ func (c *change) rebuild() {
 			if oldest, full := c.departed.push(key); full {
 				forgotten := c.leaving.get(oldest)
 				c.leaving.remove(oldest)
+				if forgotten != nil {
+					c.unaddressed(oldest, forgotten.Destination)
+				}
 				c.releaseNumber(forgotten, 0)
 				c.dropUnused(forgotten, nil)
 			}
@@ -393,17 +412,32 @@ func (c *change) dropUnused(before, after *destination) {
 	if before == nil {
 		return
 	}
-	used := map[telemetry.Labels]struct{}{}
+	if after == nil {
+		c.obsolete = append(c.obsolete, plainLabels(listenerCaptured, before.key)...)
+	}
+	var now []*wire.Route
 	if after != nil {
-		for _, labels := range after.labels() {
-			used[labels] = struct{}{}
+		now = after.routes
+	}
+	for _, route := range before.routes {
+		if len(now) > 0 && now[0] == route {
+			now = now[1:] // what stays keeps its order
+			continue
+		}
+		for _, labels := range ruleLabels(before.key, route) {
+			if after == nil || !after.uses(route, labels) {
+				c.obsolete = append(c.obsolete, labels)
+			}
 		}
 	}
-	for _, labels := range before.labels() {
-		if _, ok := used[labels]; !ok {
-			c.obsolete = append(c.obsolete, labels)
-		}
-	}
+}
+
+// uses tells whether a rule of the route that another rule is of, or was, has a series with these labels.
+func (d *destination) uses(other *wire.Route, labels telemetry.Labels) bool {
+	return slices.ContainsFunc(d.routes, func(route *wire.Route) bool {
+		return route.Name == other.Name && route.Namespace == other.Namespace && route.Kind == other.Kind &&
+			slices.Contains(ruleLabels(d.key, route), labels)
+	})
 }
 
 // clusterIPs returns what it takes to reach backends by the cluster IPs of their Services.

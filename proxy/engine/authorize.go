@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -60,12 +59,15 @@ type caller struct {
 	request *phttp.Request
 	// since is when it began. Tokens have to be valid then: a stream does not end with the token that has begun it.
 	since time.Time
+	// overHop tells that another proxy has sent it.
+	overHop bool
 }
 
 // judge decides about a call. Only those to backends of this namespace are decided about, and all of them are here:
 // whoever picks the pod decides.
 func (e *Engine) judge(cfg *config, c caller) authz.Decision {
-	if cfg.policies.Empty() {
+	if cfg.policies.Empty() || e.sidecar() && !c.overHop {
+		// What the pod of a sidecar sends is decided about where it arrives.
 		return authz.Decision{Rule: authz.NoRule, HTTP: c.request}
 	}
 	namespace, service, port, ok := wire.ParseServicePortKey(c.backend)
@@ -90,7 +92,7 @@ func (e *Engine) decide(cfg *config, c caller) authz.Decision {
 
 func (e *Engine) record(cfg *config, c caller, decision authz.Decision) {
 	destination := c.backend
-	if !cfg.inbound.has(c.backend) {
+	if e.inbound(cfg, c.backend) == nil {
 		destination = unknownDestination
 	}
 	e.metrics.Decided(telemetry.Decision{Destination: destination, Verdict: decision.Verdict.String(), Policy: decision.Policy, Rule: decision.Rule})
@@ -112,7 +114,7 @@ func (e *Engine) record(cfg *config, c caller, decision authz.Decision) {
 // forbids tells whether the exchange's client may not send a request to a backend. If it may, the request is changed
 // into what the application is to get.
 func (x *exchange) forbids(backend string, request *phttp.Request) (authz.Decision, bool) {
-	decision := x.engine.decide(x.config, caller{x.config.peer(x.r), x.source, backend, request, x.start})
+	decision := x.engine.decide(x.config, caller{x.config.peer(x.r), x.source, backend, request, x.start, x.overHop})
 	if decision.HTTP != request {
 		*request = *decision.HTTP
 	}
@@ -143,16 +145,9 @@ const decisionHeader = "Weft-Authorization"
 
 // asksForDecision tells whether a client wants to know what decides about its request. One that was forwarded from
 // elsewhere does not: who is outside of the mesh does not learn about it.
-// received are its fields where the header of net/http does not hold all of them.
-func asksForDecision(r *http.Request, received phttp.Header) bool {
-	if received == nil {
-		if r.Header[upstream.FieldDebug] == nil {
-			return false
-		}
-		received = listed(r.Header)
-	}
-	return slices.Contains(received.Values(upstream.FieldDebug), upstream.DebugDecisions) &&
-		!slices.ContainsFunc([]string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "Via"}, received.Has)
+func asksForDecision(fields phttp.Header) bool {
+	return slices.Contains(fields.Values(upstream.FieldDebug), upstream.DebugDecisions) &&
+		!slices.ContainsFunc([]string{"X-Forwarded-For", "X-Real-Ip", "Forwarded", "Via"}, fields.Has)
 }
 
 // explain keeps what has decided about the request for its answer, if the client has asked.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -62,9 +63,9 @@ func TestAuthorizationOfOwnClients(t *testing.T) {
 		}
 	}
 	want := map[string]float64{
-		"mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/web rule=0 verdict=allowed":     1,
-		"mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/late rule=0 verdict=would_deny": 1,
-		"mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/web rule= verdict=denied":       2,
+		"weft_authorization_policy=shop/web weft_authorization_rule=0 weft_authorization_verdict=allowed weft_destination_namespace=shop weft_destination_port=80 weft_destination_service=web":     1,
+		"weft_authorization_policy=shop/late weft_authorization_rule=0 weft_authorization_verdict=would_deny weft_destination_namespace=shop weft_destination_port=80 weft_destination_service=web": 1,
+		"weft_authorization_policy=shop/web weft_authorization_rule= weft_authorization_verdict=denied weft_destination_namespace=shop weft_destination_port=80 weft_destination_service=web":       2,
 	}
 	if diff := cmp.Diff(want, metrics(t, p.engine, decisions)); diff != "" {
 		t.Errorf("decisions (-want +got):\n%s", diff)
@@ -74,9 +75,9 @@ func TestAuthorizationOfOwnClients(t *testing.T) {
 	if got := get(t, address, "/shut").String(); got != `200  "web"` {
 		t.Errorf("%s, although the policy is gone", got)
 	}
-	delete(want, "mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/web rule=0 verdict=allowed")
-	delete(want, "mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy=shop/web rule= verdict=denied")
-	want["mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=web policy= rule= verdict=allowed"] = 1
+	delete(want, "weft_authorization_policy=shop/web weft_authorization_rule=0 weft_authorization_verdict=allowed weft_destination_namespace=shop weft_destination_port=80 weft_destination_service=web")
+	delete(want, "weft_authorization_policy=shop/web weft_authorization_rule= weft_authorization_verdict=denied weft_destination_namespace=shop weft_destination_port=80 weft_destination_service=web")
+	want["weft_authorization_policy= weft_authorization_rule= weft_authorization_verdict=allowed weft_destination_namespace=shop weft_destination_port=80 weft_destination_service=web"] = 1
 	if diff := cmp.Diff(want, metrics(t, p.engine, decisions)); diff != "" {
 		t.Errorf("decisions without the policy (-want +got):\n%s", diff)
 	}
@@ -150,7 +151,7 @@ func TestAuthorizationAtTheHop(t *testing.T) {
 	if got := get(t, address, "/b"); got.status != http.StatusForbidden || got.reason() != string(reason.AuthorizationDenied) {
 		t.Errorf("what is not allowed: %s", got)
 	}
-	denied := h.peers[0].metric(decisions, "verdict", "denied") + h.peers[1].metric(decisions, "verdict", "denied")
+	denied := h.peers[0].metric(decisions, "weft_authorization_verdict", "denied") + h.peers[1].metric(decisions, "weft_authorization_verdict", "denied")
 	if denied != 1 {
 		t.Errorf("it was asked %g times", denied)
 	}
@@ -185,7 +186,7 @@ func TestAuthorizationOfUnknownBackends(t *testing.T) {
 	if err := try(t, h.listen(stockKey), "x"); err == nil {
 		t.Error("a connection was served")
 	}
-	want := map[string]float64{"mesh_dst_namespace= mesh_dst_port= mesh_dst_service=_other policy=stock/a rule= verdict=denied": 1}
+	want := map[string]float64{"weft_authorization_policy=stock/a weft_authorization_rule= weft_authorization_verdict=denied weft_destination_namespace= weft_destination_port= weft_destination_service=_other": 1}
 	if diff := cmp.Diff(want, metrics(t, peer.engine, decisions)); diff != "" {
 		t.Errorf("decisions (-want +got):\n%s", diff)
 	}
@@ -212,19 +213,7 @@ func TestAuthorizationOfGRPC(t *testing.T) {
 
 func TestAuthorizationOfConnections(t *testing.T) {
 	greeter := func() string {
-		l := listenLoopback(t)
-		t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = io.WriteString(c, "hello")
-				_ = c.Close()
-			}
-		}()
-		return l.Addr().String()
+		return accepting(t, func(c net.Conn) { _, _ = io.WriteString(c, "hello") })
 	}
 	methods := wire.AuthorizationOperation{Methods: []string{"GET"}}
 	allow, deny := wire.AuthorizationAllow, wire.AuthorizationDeny

@@ -12,7 +12,7 @@ import (
 func (t *tries) wish() upstream.Wish {
 	w := newWish(t.config.view, t.key, &t.head, t.source)
 	w.Avoid, w.Prefer = t.avoid, t.preferred()
-	w.GRPC, w.Upgrade = t.grpc, isWebSocket(t.r)
+	w.GRPC, w.Upgrade = t.grpc, t.webSocket
 	return w
 }
 

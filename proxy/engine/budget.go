@@ -93,6 +93,49 @@ func (b *budget) window(interval time.Duration) *budgetWindow {
 	}
 }
 
+// reached keeps what outlives configurations of a backend, from its first use on: few of many backends are used.
+type reached struct {
+	since atomic.Pointer[reachedBackend]
+}
+
+type reachedBackend struct {
+	budget *budget
+	// inbound are the metrics of what comes over the hop.
+	inbound ruleSeries
+}
+
+// reach returns what is kept of a backend, nil if it is not configured.
+func (e *Engine) reach(cfg *config, backend string) *reachedBackend {
+	r := cfg.reached.get(backend)
+	if r == nil {
+		return nil
+	}
+	if known := r.since.Load(); known != nil {
+		return known
+	}
+	r.since.CompareAndSwap(nil, &reachedBackend{
+		budget: newBudget(time.Now()), inbound: ruleSeries{metrics: e.metrics, listener: listenerHop, destination: backend},
+	})
+	return r.since.Load()
+}
+
+// budgetOf returns the budget of a backend, nil if it is not configured.
+func (e *Engine) budgetOf(cfg *config, backend string) *budget {
+	if known := e.reach(cfg, backend); known != nil {
+		return known.budget
+	}
+	return nil
+}
+
+// inbound returns the metrics of what comes over the hop for a backend of this namespace, nil if there is none of that
+// key.
+func (e *Engine) inbound(cfg *config, backend string) *ruleSeries {
+	if b, ok := cfg.view.Backend(backend); !ok || b.Namespace != e.options.Namespace {
+		return nil
+	}
+	return &e.reach(cfg, backend).inbound
+}
+
 // budgetWindow counts over one interval.
 type budgetWindow struct {
 	// width of a bucket.

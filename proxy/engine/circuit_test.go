@@ -57,7 +57,7 @@ func (x *crowded) send() <-chan answer {
 }
 
 func (x *crowded) pending() bool {
-	return x.metric("weft_circuit_breaker_pending", "mesh_backend", key("web")) == 1
+	return x.metric("weft_circuit_breaker_pending", "weft_backend", key("web")) == 1
 }
 
 func TestRequestOverTheLimitIsRefused(t *testing.T) {

@@ -2,7 +2,11 @@ package engine
 
 import (
 	"context"
+	"net/netip"
+	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 
 	"weft.dev/weft/proxy/authz"
 	phttp "weft.dev/weft/proxy/http"
@@ -18,16 +22,17 @@ type config struct {
 	destinations index[string, *destination]
 	departed     index[string, *destination]
 	numbers      index[uint16, string]
-	// inbound holds the metrics of this namespace's backends for what comes over the hop, strays those
-	// for backends that are not known.
-	inbound index[string, *ruleSeries]
-	strays  *ruleSeries
+	// strays are the metrics of what comes over the hop for backends that are not known.
+	strays *ruleSeries
+	// addresses lead to destinations by their cluster IPs, and pod is the pod, where the proxy is beside one.
+	addresses index[netip.AddrPort, string]
+	pod       *ownPod
 	// limits are the rate limits of routes, and of backends whose endpoints are picked here.
 	limits index[wire.Ref, *ratelimit.Limiter]
 	// sessions hold the names of endpoints for as long as the configuration is in force.
 	sessions sessionNames
-	// budgets are those of the backends; they outlive configurations as long as the backend is in them.
-	budgets index[string, *budget]
+	// reached is what is kept of each backend for as long as it is configured.
+	reached index[string, *reached]
 	view    *upstream.View
 	// direct reaches the cluster IPs of backends that have departed.
 	direct *upstream.View
@@ -38,52 +43,85 @@ type config struct {
 	replaced chan struct{}
 }
 
-// destination is one Service port as clients address it, with the routes that apply there.
+// destination is one Service port as clients address it, with the routes that apply there. It is immutable, except that
+// its table is compiled when it is needed: few of many destinations are.
 type destination struct {
 	*wire.Destination
 	key string
-	// table is nil if no routes are attached: the backend of the same key then serves everything.
-	table *phttp.Table
-	// rules holds the metrics of every rule in table, by what the rule was compiled from.
-	rules map[*wire.Route]*ruleSeries
-	// policies hold what applies to every rule in table, policy what applies without one.
-	policies map[*wire.Route]*wire.Policy
+	// routes are those that compete for its requests. Without any the backend of the same key serves everything.
+	routes []*wire.Route
+	// policy is what applies without a route, measures what it asks for.
 	policy   *wire.Policy
-	// ruleMeasures are what the policies of rules ask for, measures what that without a rule does.
-	ruleMeasures map[*wire.Route]*measures
-	measures     *measures
+	measures measures
 	// plain counts what is not subject to any rule.
 	plain *ruleSeries
+	// compiled is what the routes come to, nil until somebody has asked.
+	compiled *compiled
 	// departed tells that the destination is no longer configured. Connections that were accepted
 	// before, or by an agent that does not know yet, are served on, but each answer ends its connection.
 	departed bool
 }
 
-// ruleSeries are the metrics of one rule.
+// compiled is what the routes of a destination come to.
+type compiled struct {
+	once  sync.Once
+	done  atomic.Bool
+	table *phttp.Table
+	// rules are by what they were compiled from.
+	rules map[*wire.Route]*rule
+}
+
+// rule is what a destination has beside the rule of a route.
+type rule struct {
+	series   ruleSeries
+	policy   *wire.Policy
+	measures measures
+}
+
+// ruleSeries are the metrics of one rule, or of a Service port that no rule applies to. They come into being with their
+// first use.
 type ruleSeries struct {
+	metrics               *telemetry.Metrics
+	listener, destination string
+	// route is nil if there is no rule.
+	route *wire.Route
+	made  atomic.Pointer[usedSeries]
+}
+
+type usedSeries struct {
 	// labels are those without a backend.
 	labels telemetry.Labels
-	// unanswered counts requests that no backend was chosen for.
-	unanswered *telemetry.Series
-	// backends are in the order of the rule's backends.
-	backends []*telemetry.Series
+	// series begin with the one without a backend; the others are in the order of the rule's backends.
+	series []*telemetry.Series
+}
+
+// used returns what there is from the first use on.
+func (s *ruleSeries) used() *usedSeries {
+	if made := s.made.Load(); made != nil {
+		return made
+	}
+	all := s.labels()
+	made := &usedSeries{labels: all[0]}
+	for i := range all {
+		made.series = append(made.series, s.metrics.Series(all[i]))
+	}
+	s.made.Store(made)
+	return made
 }
 
 // at returns the series of a backend by its index, those without a backend for phttp.NoBackend.
 func (s *ruleSeries) at(backend int) *telemetry.Series {
-	if backend == phttp.NoBackend {
-		return s.unanswered
-	}
-	return s.backends[backend]
+	return s.used().series[backend-phttp.NoBackend]
 }
 
-// labels returns the labels of all series of d, those of the destination itself first.
-func (d *destination) labels() []telemetry.Labels {
-	labels := plainLabels(listenerCaptured, d.key)
-	for route := range d.rules {
-		labels = append(labels, ruleLabels(d.key, route)...)
+// unanswered counts requests that no backend was chosen for.
+func (s *ruleSeries) unanswered() *telemetry.Series { return s.at(phttp.NoBackend) }
+
+func (s *ruleSeries) labels() []telemetry.Labels {
+	if s.route == nil {
+		return plainLabels(s.listener, s.destination)
 	}
-	return labels
+	return ruleLabels(s.destination, s.route)
 }
 
 // plainLabels returns the labels of a Service port that no rule applies to: first those without a
@@ -115,35 +153,63 @@ func ruleLabels(destination string, route *wire.Route) []telemetry.Labels {
 	return labels
 }
 
-// newSeries resolves the metrics of labels, of which the first has no backend.
-func newSeries(metrics *telemetry.Metrics, labels []telemetry.Labels) *ruleSeries {
-	s := &ruleSeries{labels: labels[0], unanswered: metrics.Series(labels[0])}
-	for _, l := range labels[1:] {
-		s.backends = append(s.backends, metrics.Series(l))
+// manyRules is from how many routes on a destination does not wait for a request to be compiled: it would take long.
+const manyRules = 16
+
+// newDestination returns a destination with the routes attached to it. before is the same one as it was, or nil: what
+// is the same of it is not made again, and if it was needed it is compiled at once.
+func newDestination(key string, before *destination, d *wire.Destination, attached []*wire.Route, limits *index[wire.Ref, *ratelimit.Limiter], metrics *telemetry.Metrics) *destination {
+	next := &destination{Destination: d, key: key, policy: effective(d.Policy), routes: slices.Clone(phttp.Attached(d.Protocol, attached))}
+	next.measures = newMeasures(next.policy, nil)
+	if before != nil {
+		next.plain = before.plain
+	} else {
+		next.plain = &ruleSeries{metrics: metrics, listener: listenerCaptured, destination: key}
 	}
-	return s
+	if len(next.routes) == 0 {
+		return next
+	}
+	next.compiled = new(compiled)
+	if used := before != nil && before.compiled != nil && before.compiled.done.Load(); used || len(next.routes) >= manyRules {
+		next.compile(before, limits)
+	}
+	return next
 }
 
-// newDestination compiles a destination with the routes attached to it.
-func newDestination(key string, d *wire.Destination, attached []*wire.Route, limits *index[wire.Ref, *ratelimit.Limiter], metrics *telemetry.Metrics) *destination {
-	compiled := &destination{Destination: d, key: key, policy: effective(d.Policy)}
-	attached = phttp.Attached(d.Protocol, attached)
-	compiled.measures = newMeasures(compiled.policy, nil)
-	compiled.plain = newSeries(metrics, plainLabels(listenerCaptured, key))
-	if len(attached) == 0 {
-		return compiled
+// compile compiles the routes, unless that has been done. limits are those of the configuration that d is in.
+func (d *destination) compile(before *destination, limits *index[wire.Ref, *ratelimit.Limiter]) *compiled {
+	if !d.compiled.done.Load() {
+		d.compileNow(before, limits)
 	}
-	// Every route has passed phttp.Check, so none is left out.
-	compiled.table, _ = phttp.NewTable(attached)
-	compiled.rules = make(map[*wire.Route]*ruleSeries, len(attached))
-	compiled.policies = make(map[*wire.Route]*wire.Policy, len(attached))
-	compiled.ruleMeasures = make(map[*wire.Route]*measures, len(attached))
-	for _, route := range attached {
-		compiled.policies[route] = effective(d.Policy, route.Policy)
-		compiled.ruleMeasures[route] = newMeasures(compiled.policies[route], limits.get(routeRef(route)))
-		compiled.rules[route] = newSeries(metrics, ruleLabels(key, route))
-	}
-	return compiled
+	return d.compiled
+}
+
+func (d *destination) compileNow(before *destination, limits *index[wire.Ref, *ratelimit.Limiter]) {
+	d.compiled.once.Do(func() {
+		table, known := new(phttp.Table), map[*wire.Route]*rule(nil)
+		if before != nil && before.compiled != nil && before.compiled.done.Load() {
+			table = before.compiled.table
+			if before.Destination == d.Destination {
+				known = before.compiled.rules
+			}
+		}
+		// Every route has passed phttp.Check, so none is left out.
+		d.compiled.table, _ = table.Next(d.routes)
+		d.compiled.rules = make(map[*wire.Route]*rule, len(d.routes))
+		for _, route := range d.routes {
+			limiter := limits.get(routeRef(route))
+			r := known[route]
+			if r == nil || r.measures.limits != limiter {
+				policy := effective(d.Policy, route.Policy)
+				r = &rule{
+					series: ruleSeries{metrics: d.plain.metrics, listener: listenerCaptured, destination: d.key, route: route},
+					policy: policy, measures: newMeasures(policy, limiter),
+				}
+			}
+			d.compiled.rules[route] = r
+		}
+		d.compiled.done.Store(true)
+	})
 }
 
 // withDeparted returns a copy of d as it is when it is no longer configured.
@@ -164,7 +230,11 @@ func (c *config) destination(key string) *destination {
 // find returns the destination that a connection is for, nil if there is none.
 func (c *config) find(t Target) *destination {
 	key := t.Key
-	if key == "" {
+	switch {
+	case key != "":
+	case t.Address.IsValid():
+		key = c.addresses.get(t.Address)
+	default:
 		key = c.numbers.get(t.Number)
 	}
 	return c.destination(key)

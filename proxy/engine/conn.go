@@ -37,6 +37,8 @@ type conn struct {
 	// spoiled tells that it has not, so that what comes is no request.
 	drainBy atomic.Int64
 	spoiled atomic.Bool
+	// preface is what has been read of a client that speaks HTTP/2, of HTTPWeft alone.
+	preface []byte
 	// last tells that no request after the present one can be served.
 	last atomic.Bool
 

@@ -12,6 +12,7 @@ import (
 	"weft.dev/weft/proxy/identity/identitytest"
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/ports"
 )
 
 // clusterIP returns the resources of a Service whose cluster IP is at address, with other endpoints.
@@ -136,10 +137,9 @@ func TestConnectionsReachTheirMaximumAge(t *testing.T) {
 }
 
 func TestClusterIPIsTheLastResortWithoutTheOperator(t *testing.T) {
-	closed := listenLoopback(t)
-	_ = closed.Close()
+	closed := ports.Refusing(t).String()
 	p := newProxy(t)
-	key, resources := clusterIP(t, "cart", named(t, "cluster IP"), wire.ProtocolHTTP, closed.Addr().String())
+	key, resources := clusterIP(t, "cart", named(t, "cluster IP"), wire.ProtocolHTTP, closed)
 	p.apply(resources...)
 	address := p.listen(key)
 	if got := get(t, address, "/"); got.reason() != string(reason.Connect) {

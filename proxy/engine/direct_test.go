@@ -3,7 +3,9 @@ package engine
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -17,75 +19,91 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// canned starts a backend that answers every request that has come whole with the same bytes.
-func canned(t *testing.T, answer string) string {
+// canned starts a backend that answers every request that has come whole, which is when the end has come, with the same
+// bytes.
+func canned(t *testing.T, answer, end string) string {
 	t.Helper()
-	l := listenLoopback(t)
-	t.Cleanup(func() { _ = l.Close() })
-	text := []byte(answer)
-	go func() {
-		for {
-			c, err := l.Accept()
+	text, last := []byte(answer), []byte(end)
+	return accepting(t, func(c net.Conn) {
+		buf := make([]byte, 128<<10)
+		for got := 0; ; {
+			n, err := c.Read(buf[got:])
 			if err != nil {
 				return
 			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				buf := make([]byte, 4096)
-				for got := 0; ; {
-					n, err := c.Read(buf[got:])
-					if err != nil {
-						return
-					}
-					if got += n; !bytes.HasSuffix(buf[:got], []byte("\r\n\r\n")) {
-						continue
-					}
-					got = 0
-					if _, err := c.Write(text); err != nil {
-						return
-					}
-				}
-			}()
+			if got += n; !bytes.HasSuffix(buf[:got], last) {
+				continue
+			}
+			got = 0
+			if _, err := c.Write(text); err != nil {
+				return
+			}
 		}
-	}()
-	return l.Addr().String()
+	})
 }
 
-// TestForwardingMakesNoGarbage: a small request goes through routes, filters, balancing, metrics and the memory of
-// exchanges without an allocation. Blocks of strings are allocated for many requests at a time, so that there is less
-// than one for each.
+// TestForwardingMakesNoGarbage: a request goes through routes, filters, balancing, metrics and the memory of exchanges
+// without an allocation. Blocks of strings are allocated for many requests at a time, so that there is less than one for
+// each.
 func TestForwardingMakesNoGarbage(t *testing.T) {
 	if tested != HTTPWeft || raceEnabled {
 		return // net/http has many, and so has the race detector
 	}
-	const answer = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello"
-	p := newProxy(t, func(o *Options) { o.Exchanges = admin.NewExchanges() })
-	p.apply(service("cart", wire.ProtocolHTTP, canned(t, answer), canned(t, answer))...)
-	p.apply(route("r", "cart", func(r *wire.Route) {
-		r.Matches = []wire.Match{{Path: &wire.ValueMatch{Type: wire.MatchPrefix, Value: "/shop"}}}
-		r.Backends = to("cart")
-		r.Filters = []wire.Filter{{RequestHeaders: &wire.HeaderModifier{Set: []wire.HeaderField{{Name: "X-Team", Value: "shop"}}}}}
-	}))
-	c, _ := raw(t, p.listen(key("cart")), "")
-	buf := make([]byte, 4096)
-	n := 0
-	one := func() {
-		n++
-		text := strconv.AppendInt(append(buf[:0], "GET /shop/a?n="...), int64(n), 10)
-		text = append(text, " HTTP/1.1\r\nHost: cart.shop\r\nUser-Agent: test\r\nAccept: */*\r\nX-Request-Id: 1\r\nConnection: keep-alive\r\n\r\n"...)
-		if _, err := c.Write(text); err != nil {
-			t.Fatalf("write: %v", err)
-		}
-		for got := 0; !bytes.HasSuffix(buf[:got], []byte("hello")); {
-			more, err := c.Read(buf[got:])
-			if err != nil {
-				t.Fatalf("read: %v", err)
+	const (
+		hello  = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello"
+		chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3\r\nyou\r\n0\r\n\r\n"
+	)
+	seconds := wire.Duration(30 * time.Second)
+	for name, tc := range map[string]struct {
+		framing, body, answer, end string
+		timeouts                   *wire.Timeouts
+	}{
+		"no body":                     {answer: hello, end: "hello"},
+		"a body":                      {framing: "Content-Length: 9\r\n", body: "body!\r\n\r\n", answer: hello, end: "hello"},
+		"a body in chunks":            {framing: "Transfer-Encoding: chunked\r\n", body: "4\r\nbody\r\n0\r\n\r\n", answer: hello, end: "hello"},
+		"a body that comes in pieces": {framing: "Content-Length: 65536\r\n", body: strings.Repeat("x", 65536-4) + "\r\n\r\n", answer: hello, end: "hello"},
+		"pieces in chunks":            {framing: "Transfer-Encoding: chunked\r\n", body: "8000\r\n" + strings.Repeat("x", 0x8000) + "\r\n4\r\nbody\r\n0\r\n\r\n", answer: hello, end: "hello"},
+		"an answer in chunks":         {answer: chunks, end: "0\r\n\r\n"},
+		"timeouts":                    {answer: hello, end: "hello", timeouts: &wire.Timeouts{Request: &seconds, BackendRequest: &seconds, Idle: &seconds, Stream: &seconds}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, func(o *Options) { o.Exchanges = admin.NewExchanges() })
+			last := "\r\n\r\n"
+			if tc.body != "" {
+				last = tc.body[len(tc.body)-5:]
 			}
-			got += more
-		}
-	}
-	if allocated := testing.AllocsPerRun(2000, one); allocated >= 1 {
-		t.Errorf("%v allocations for each request", allocated)
+			p.apply(service("cart", wire.ProtocolHTTP, canned(t, tc.answer, last), canned(t, tc.answer, last))...)
+			p.apply(route("r", "cart", func(r *wire.Route) {
+				r.Matches = []wire.Match{{Path: &wire.ValueMatch{Type: wire.MatchPrefix, Value: "/shop"}}}
+				r.Backends = to("cart")
+				r.Filters = []wire.Filter{{RequestHeaders: &wire.HeaderModifier{Set: []wire.HeaderField{{Name: "X-Team", Value: "shop"}}}}}
+				r.Policy = &wire.Policy{Timeouts: tc.timeouts}
+			}))
+			c, _ := raw(t, p.listen(key("cart")), "")
+			buf := make([]byte, 128<<10)
+			n, end := 0, []byte(tc.end)
+			one := func() {
+				n++
+				text := strconv.AppendInt(append(buf[:0], "POST /shop/a?n="...), int64(n), 10)
+				text = append(text, " HTTP/1.1\r\nHost: cart.shop\r\nUser-Agent: test\r\nAccept: */*\r\nX-Request-Id: 1\r\nConnection: keep-alive\r\n"...)
+				text = append(text, tc.framing...)
+				text = append(text, '\r', '\n')
+				text = append(text, tc.body...)
+				if _, err := c.Write(text); err != nil {
+					t.Fatalf("write: %v", err)
+				}
+				for got := 0; !bytes.HasSuffix(buf[:got], end); {
+					more, err := c.Read(buf[got:])
+					if err != nil {
+						t.Fatalf("read: %v", err)
+					}
+					got += more
+				}
+			}
+			if allocated := testing.AllocsPerRun(2000, one); allocated >= 1 {
+				t.Errorf("%v allocations for each request", allocated)
+			}
+		})
 	}
 }
 
@@ -169,7 +187,7 @@ func TestDirectExchanges(t *testing.T) {
 			t.Errorf("the answer ended as if it were whole: %q", body)
 		}
 		until(t, func() bool {
-			return metrics(t, p.engine, "weft_exchanges_cut_total")["reason="+string(reason.ResetAfterHeaders)] == 1
+			return metrics(t, p.engine, "weft_exchanges_cut_total")["weft_reason="+string(reason.ResetAfterHeaders)] == 1
 		})
 	})
 }
@@ -244,6 +262,136 @@ func TestDirectExchangesEndWithTheirPermission(t *testing.T) {
 				t.Errorf("body = %q, %v, want that it breaks off", body, err)
 			case path == "/waits" && (res.StatusCode != http.StatusForbidden || res.Header.Get(reason.Header) != string(reason.AuthorizationDenied)):
 				t.Errorf("answer = %d %s, want 403", res.StatusCode, res.Header.Get(reason.Header))
+			}
+		})
+	}
+}
+
+// scripted starts a backend whose connections are served one after the other by the functions, the last of them again and
+// again. It returns its address, and how many connections there were.
+func scripted(t *testing.T, serve ...func(c net.Conn, r *bufio.Reader)) (address string, conns *atomic.Int32) {
+	t.Helper()
+	l := listenLoopback(t)
+	t.Cleanup(func() { _ = l.Close() })
+	conns = new(atomic.Int32)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			n := int(conns.Add(1))
+			go func() {
+				defer func() { _ = c.Close() }()
+				serve[min(n, len(serve))-1](c, bufio.NewReader(c))
+			}()
+		}
+	}()
+	return l.Addr().String(), conns
+}
+
+// echoes answers each request with its body.
+func echoes(c net.Conn, r *bufio.Reader) {
+	for {
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			return
+		}
+		if _, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body); err != nil {
+			return
+		}
+	}
+}
+
+// TestBodiesAreSentAgainFromTheirBeginning: what was sent in vain, and what has come meanwhile, is there for another try as
+// long as all of it is kept.
+func TestBodiesAreSentAgainFromTheirBeginning(t *testing.T) {
+	long := strings.Repeat("0123456789", 5000)
+	for name, tc := range map[string]struct {
+		body    io.Reader
+		want    string
+		refused bool
+	}{
+		"with the head":               {body: strings.NewReader("short"), want: "short"},
+		"in pieces":                   {body: strings.NewReader(long), want: long},
+		"in chunks":                   {body: io.MultiReader(strings.NewReader(long)), want: long},
+		"with more than what is kept": {body: strings.NewReader(strings.Repeat(long, 4)), refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			backend, conns := scripted(t, func(c net.Conn, r *bufio.Reader) {
+				if req, err := http.ReadRequest(r); err == nil && !tc.refused {
+					_, _ = io.CopyN(io.Discard, req.Body, 5)
+					return
+				}
+				_, _ = io.CopyN(io.Discard, r, int64(3*len(long)))
+			}, echoes)
+			address := newProxy(t).policed(wire.ProtocolHTTP, retries(1, time.Millisecond), backend)
+			got := do(t, client(t), request(t, http.MethodPut, address, "/", tc.body))
+			switch {
+			case tc.refused && (got.status != http.StatusBadGateway || conns.Load() != 1):
+				t.Errorf("answer = %d after %d connections, want 502 after one", got.status, conns.Load())
+			case !tc.refused && (got.status != http.StatusOK || got.body != tc.want):
+				t.Errorf("answer = %d with %d bytes, want 200 with %d", got.status, len(got.body), len(tc.want))
+			}
+		})
+	}
+}
+
+// TestAnEarlyAnswerLeavesNoConnectionBehind: what is left of a request must not begin another one.
+func TestAnEarlyAnswerLeavesNoConnectionBehind(t *testing.T) {
+	backend, conns := scripted(t, func(c net.Conn, r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+		_, _ = io.Copy(io.Discard, r)
+	}, echoes)
+	address := newProxy(t).policed(wire.ProtocolHTTP, nil, backend)
+	c, r := raw(t, address, lines("POST / HTTP/1.1", "Host: cart", "Content-Length: 100000")+"begin")
+	res, err := http.ReadResponse(r, nil)
+	if err != nil || res.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Fatalf("answer = %v, %v, want 413", res, err)
+	}
+	_ = res.Body.Close()
+	_ = c.Close()
+	if got := do(t, client(t), request(t, http.MethodPost, address, "/", strings.NewReader("next"))); got.status != http.StatusOK || got.body != "next" {
+		t.Errorf("answer = %d %q, want 200 next", got.status, got.body)
+	}
+	if n := conns.Load(); n != 2 {
+		t.Errorf("there were %d connections, want 2", n)
+	}
+}
+
+// TestABodyThatBreaksOffHasNoEnd: the application must not take for the whole what its client has not sent to its end.
+func TestABodyThatBreaksOffHasNoEnd(t *testing.T) {
+	for name, begin := range map[string]string{
+		"length": lines("POST / HTTP/1.1", "Host: cart", "Content-Length: 100000") + "begin",
+		"chunks": lines("POST / HTTP/1.1", "Host: cart", "Transfer-Encoding: chunked") + "5\r\nbegin\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			began, ended := make(chan struct{}), make(chan error, 1)
+			backend, _ := scripted(t, func(_ net.Conn, r *bufio.Reader) {
+				req, err := http.ReadRequest(r)
+				if err == nil {
+					_, err = io.ReadFull(req.Body, make([]byte, 5))
+				}
+				if err != nil {
+					ended <- err
+					return
+				}
+				close(began)
+				_, err = io.ReadAll(req.Body)
+				ended <- err
+			})
+			c, _ := raw(t, newProxy(t).policed(wire.ProtocolHTTP, nil, backend), begin)
+			receive(t, began)
+			_ = c.Close()
+			if err := receive(t, ended); err == nil {
+				t.Error("the body ended as if it were whole")
 			}
 		})
 	}

@@ -54,8 +54,12 @@ func (e *Engine) shutdownServers(ctx context.Context) error {
 	var errs []error
 	servers := []interface{ Shutdown(context.Context) error }{e.captured, e.hop}
 	if e.own != nil {
-		servers = append(servers, e.own)
-		defer e.own.Close()
+		servers = append(servers, e.own, e.ownHTTP2, e.ownHop)
+		defer func() {
+			e.own.Close()
+			e.ownHTTP2.Close()
+			e.ownHop.Close()
+		}()
 	}
 	done := make(chan error, len(servers))
 	for _, server := range servers {

@@ -180,10 +180,10 @@ func TestFailingApplicationDoesNotEjectItsProxy(t *testing.T) {
 			_ = res.Body.Close()
 		}
 	}
-	if n := h.metric("weft_upstream_ejections_total", "mesh_backend", stock+"/*"); n != 0 {
+	if n := h.metric("weft_upstream_ejections_total", "weft_backend", stock+"/*"); n != 0 {
 		t.Errorf("%v ejections", n)
 	}
-	if n := metrics(t, h.engine, "weft_upstream_endpoints")["mesh_backend="+stock+"/* state=usable"]; n != 2 {
+	if n := metrics(t, h.engine, "weft_upstream_endpoints")["state=usable weft_backend="+stock+"/*"]; n != 2 {
 		t.Errorf("%v proxies are usable", n)
 	}
 }

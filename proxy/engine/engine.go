@@ -15,6 +15,7 @@ import (
 	"weft.dev/weft/proxy/admin"
 	"weft.dev/weft/proxy/attribute"
 	"weft.dev/weft/proxy/h1"
+	"weft.dev/weft/proxy/h2"
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/trace"
@@ -27,6 +28,9 @@ import (
 type Options struct {
 	// Namespace is the one whose pods this proxy serves.
 	Namespace string
+	// ServiceAccount, if set, makes it the proxy beside one pod, which runs as that: it serves what the pod sends and, from
+	// the hop, what is for the pod.
+	ServiceAccount string
 	// Zone is the proxy's own, for choosing proxies of other namespaces nearby, and the guess at that of a
 	// client whose zone is not known.
 	Zone string
@@ -43,7 +47,7 @@ type Options struct {
 	SourceWait time.Duration
 	// DestinationWait bounds the wait for an unknown destination to be configured. Default: 2 s.
 	DestinationWait time.Duration
-	// HTTP is what serves and speaks HTTP/1.1. Default: HTTPStd.
+	// HTTP is what serves and speaks HTTP. Default: HTTPWeft.
 	HTTP HTTPEngine
 	// Metrics receives all measurements. Default: metrics of its own.
 	Metrics *telemetry.Metrics
@@ -66,7 +70,7 @@ func (o *Options) setDefaults() {
 	setDefault(&o.DenialGrace, identity.UntrustedGrace)
 	setDefault(&o.SourceWait, 5*time.Second)
 	setDefault(&o.DestinationWait, 2*time.Second)
-	setDefault(&o.HTTP, HTTPStd)
+	setDefault(&o.HTTP, HTTPWeft)
 	if o.Metrics == nil {
 		o.Metrics = telemetry.New(0)
 	}
@@ -85,13 +89,13 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// HTTPEngine names an implementation of HTTP/1.1. HTTP/2 is net/http's in any case.
+// HTTPEngine names an implementation of HTTP/1.1 and HTTP/2.
 type HTTPEngine string
 
 const (
-	// HTTPStd is net/http.
+	// HTTPStd is net/http, which the tests hold HTTPWeft to.
 	HTTPStd HTTPEngine = "std"
-	// HTTPWeft is package h1.
+	// HTTPWeft is packages h1 and h2.
 	HTTPWeft HTTPEngine = "weft"
 )
 
@@ -126,8 +130,9 @@ type Engine struct {
 
 	captured *http.Server
 	hop      *http.Server
-	// own serves clients with HTTPWeft, and passes those of HTTP/2 on to captured; else it is nil.
-	own *h1.Server
+	// own, ownHTTP2 and ownHop serve with HTTPWeft, the first two clients and the last other proxies; else they are nil.
+	own              *h1.Server
+	ownHTTP2, ownHop *h2.Server
 	// requests and hops pass connections to these servers.
 	requests *handover
 	hops     *handover
@@ -160,7 +165,7 @@ func New(options Options) *Engine {
 		options:   options,
 		metrics:   options.Metrics,
 		spans:     trace.NewExporter(trace.Options{Resource: options.Resource, Version: wire.Build, Log: options.Log}),
-		identity:  identity.NewStore(identity.Options{Namespace: options.Namespace}),
+		identity:  identity.NewStore(identity.Options{Namespace: options.Namespace, ServiceAccount: options.ServiceAccount}),
 		workloads: identity.NewWorkloads(),
 		builder:   newBuilder(),
 		requests:  newHandover(),
@@ -168,8 +173,8 @@ func New(options Options) *Engine {
 		mirroring: make(chan struct{}, maxMirrors),
 	}
 	sets := upstream.Options{
-		Namespace: options.Namespace, Zone: options.Zone, Identity: e.identity, DialContext: options.Dial,
-		OwnHTTP1: options.HTTP == HTTPWeft,
+		Namespace: options.Namespace, Sidecar: e.sidecar(), Zone: options.Zone, Identity: e.identity, DialContext: options.Dial,
+		OwnHTTP1: options.HTTP == HTTPWeft, OwnHTTP2: options.HTTP == HTTPWeft,
 	}
 	e.metrics.Traces(func() (out, overflowed, failed uint64) {
 		stats := e.spans.Stats()
@@ -183,17 +188,21 @@ func New(options Options) *Engine {
 	e.upstream = upstream.NewSet(sets)
 	e.config.Store(&config{
 		view: e.upstream.Pin(), direct: e.direct.Pin(), replaced: make(chan struct{}),
-		strays: newSeries(e.metrics, plainLabels(listenerHop, "")),
+		strays: &ruleSeries{metrics: e.metrics, listener: listenerHop},
 	})
 	e.base, e.cancel = context.WithCancelCause(context.Background())
 	e.startServers()
 	return e
 }
 
-// Ready tells whether the first complete configuration is in force and the proxy can prove who it is.
-// Before that it must not be sent connections.
+// sidecar tells that the proxy is beside one pod.
+func (e *Engine) sidecar() bool { return e.options.ServiceAccount != "" }
+
+// Ready tells whether the first complete configuration is in force and the proxy can prove who it is, and beside a pod
+// whether it knows that. Before that it must not be sent connections.
 func (e *Engine) Ready() bool {
-	return e.configured.Load() && (e.options.Source != nil || e.identity.Ready())
+	return e.configured.Load() && (e.options.Source != nil || e.identity.Ready()) &&
+		(!e.sidecar() || e.config.Load().pod.known())
 }
 
 // Accepting tells whether new connections are welcome: Ready and not about to end.

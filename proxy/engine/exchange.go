@@ -11,7 +11,9 @@ import (
 	"weft.dev/weft/proxy/admin"
 	"weft.dev/weft/proxy/authz"
 	"weft.dev/weft/proxy/h1"
+	"weft.dev/weft/proxy/h2"
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/nethttp"
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/telemetry"
 	"weft.dev/weft/proxy/trace"
@@ -23,10 +25,15 @@ import (
 type exchange struct {
 	engine *Engine
 	w      http.ResponseWriter
-	r      *http.Request
-	rc     *http.ResponseController
-	// own is w if the client is served by package h1, nil if by net/http.
-	own *h1.ResponseWriter
+	// r has no Header if the client is served by one of our own servers; fields are there for everybody.
+	r  *http.Request
+	rc *http.ResponseController
+	// fields are those of the request as they were received, but for Host. webSocket tells that they ask for the one upgrade
+	// that is forwarded.
+	fields    phttp.Header
+	webSocket bool
+	// own is w if the client is served by one of our own servers, nil if by net/http.
+	own ownWriter
 	// memory is where the exchange and its parts lie.
 	memory *memory
 	start  time.Time
@@ -84,6 +91,8 @@ type exchange struct {
 	// that asked for another one.
 	code     string
 	switched time.Time
+	// messages are those of the answer to a gRPC call.
+	messages messages
 	// caller is who sends the request, for metrics; overHop tells that it has come from another proxy.
 	caller  *telemetry.Caller
 	overHop bool
@@ -96,22 +105,42 @@ type exchange struct {
 // see served.
 type memory struct {
 	exchange exchange
-	tries    tries
-	filters  phttp.Exchange
+	// adapter or streamAdapter makes the request and the writer of the exchange, whose context is ctx, and control is of
+	// the writer. Only those of our own servers have them.
+	adapter       *h1.Adapter
+	streamAdapter *h2.Adapter
+	control       *http.ResponseController
+	ctx           requestContext
+	tries         tries
+	filters       phttp.Exchange
 	// header is that of the request as it came through the gate, chosen the request to the backend.
 	header phttp.Header
 	chosen phttp.Request
+	// answer is the head of the answer of a direct exchange.
+	answer phttp.Response
+	// body is that of the request. direct, its call plain and alarm are of a direct exchange.
+	body   replay
 	direct upstream.Direct
-	// plain is the call of a direct exchange.
-	plain plainCall
-	// served is the connection, of package h1 alone.
-	served *served
+	plain  plainCall
+	alarm  alarm
+	// served is the connection or stream, of our own servers alone; streamServed is that of a stream.
+	served       *served
+	streamServed served
+	// tried is where the list of them lies.
+	tried [1]netip.AddrPort
 }
 
 // clear lets go of what the memory refers to, but for lists that are used again.
 func (m *memory) clear() {
-	m.exchange, m.tries, m.filters, m.served = exchange{}, tries{}, phttp.Exchange{}, nil
+	m.exchange, m.tries, m.filters, m.answer, m.served = exchange{}, tries{}, phttp.Exchange{}, phttp.Response{}, nil
+	m.ctx.Context, m.ctx.conn = nil, nil //nolint:fatcontext // it is another one for each request, in none of the last
+	if m.adapter != nil {
+		m.adapter.End()
+	} else {
+		m.streamAdapter.End()
+	}
 	m.direct.Reset()
+	m.body.begin(nil)
 	clear(m.header[:cap(m.header)])
 	clear(m.chosen.Header[:cap(m.chosen.Header)])
 	m.chosen = phttp.Request{Header: m.chosen.Header[:0]}
@@ -145,13 +174,13 @@ func (e *Engine) capture(x *exchange) {
 	}
 	x.engine, x.config, x.start = e, cfg, time.Now()
 	x.destination, x.series, x.policy = d.key, d.plain, d.policy
-	x.backend, x.grpc = phttp.NoBackend, isGRPC(r)
+	x.read()
 	e.metrics.Active(listenerCaptured, 1)
 	x.caller = c.caller
 	x.closing = d.departed || e.draining.Load() || c.old(x.start, cfg.mesh.MaxConnectionAge) || x.own == nil && ambiguous(c, r)
 	defer x.finish()
 	if e.own == nil {
-		defer c.drain(r) // package h1 waits for nobody
+		defer c.drain(r) // our own servers wait for nobody
 	}
 	if c.refused != "" {
 		x.closing = true
@@ -189,9 +218,8 @@ func (c chooser) choose(ctx context.Context, backend string, wish upstream.Wish)
 
 // serve passes the request through the gate, the routes and filters of its destination, to a backend.
 func (x *exchange) serve(d *destination) {
-	received := x.receivedFields()
-	x.curious = asksForDecision(x.r, received)
-	head, why, err := gate(x.r, received, x.memory.header)
+	x.curious = asksForDecision(x.fields)
+	head, why, err := x.gate(x.memory.header)
 	if why != "" {
 		x.engine.options.Log.Debug("Refused a request", "reason", string(why), "error", err)
 		// What follows on the connection may not be what it seems.
@@ -201,32 +229,31 @@ func (x *exchange) serve(d *destination) {
 	}
 	// If the upgrade is refused, what the client has sent for the other protocol must not be taken for a
 	// request.
-	x.closing = x.closing || isWebSocket(x.r)
+	x.closing = x.closing || x.webSocket
 	x.head, x.memory.header = head, head.Header
 	if x.head.Authority == "" {
 		// Only HTTP/1.0 may leave it out, and what is forwarded is HTTP/1.1.
 		x.head.Authority = d.Service + "." + d.Namespace
 	}
-	if d.table == nil {
+	if len(d.routes) == 0 {
 		x.backend, x.key = 0, d.key
 		if !x.forbidden(x.key, &x.head) && !x.measured(d.measures) {
 			x.forward()
 		}
 		return
 	}
-	rule, matched := d.table.Match(&x.head)
+	c := d.compile(nil, &x.config.limits)
+	rule, matched := c.table.Match(&x.head)
 	if rule == nil {
 		x.answer(reason.NoRule)
 		return
 	}
-	x.applyRule(d, rule, matched)
+	x.applyRule(d, rule, c.rules[rule.Route()], matched)
 }
 
 // applyRule runs the filters of the rule that matched, chooses a backend and forwards.
-func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Matched) {
-	route := rule.Route()
-	x.series = d.rules[route]
-	x.policy = d.policies[route]
+func (x *exchange) applyRule(d *destination, rule *phttp.Rule, own *rule, matched phttp.Matched) {
+	x.series, x.policy = &own.series, own.policy
 	x.filters = &x.memory.filters
 	*x.filters = phttp.Exchange{
 		Rule: rule, Matched: matched, Port: d.Port, Random: x.engine.options.Random(),
@@ -235,10 +262,10 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 		x.writeAnswer(answerReason(res), *res, "")
 		return
 	}
-	x.session = x.stayOfRoute(route)
+	x.session = x.stayOfRoute(rule.Route())
 	i, ok := x.pick(rule)
 	if !ok {
-		if !x.measured(d.ruleMeasures[route]) {
+		if !x.measured(own.measures) {
 			x.answer(reason.NoBackend)
 		}
 		return
@@ -247,7 +274,7 @@ func (x *exchange) applyRule(d *destination, rule *phttp.Rule, matched phttp.Mat
 	// backend will see, and who may not call takes nothing from the limits of others.
 	chosen := &x.memory.chosen
 	answered := x.filters.BackendRequest(i, &x.head, chosen)
-	if answered == nil && x.forbidden(rule.Backend(i), chosen) || x.measured(d.ruleMeasures[route]) {
+	if answered == nil && x.forbidden(rule.Backend(i), chosen) || x.measured(own.measures) {
 		return
 	}
 	x.backend, x.key = i, rule.Backend(i)
@@ -267,12 +294,16 @@ func answerReason(res *phttp.Response) reason.Reason {
 	return reason.Preflight
 }
 
-// receivedFields are the fields of the request as they came; nil if that is not known.
-func (x *exchange) receivedFields() phttp.Header {
-	if x.own == nil {
-		return nil
+// read takes in the fields of the request.
+func (x *exchange) read() {
+	if x.own != nil {
+		x.fields = x.own.Fields()
+	} else {
+		x.fields = listed(x.r.Header)
 	}
-	return x.own.Fields()
+	x.backend, x.webSocket = phttp.NoBackend, isWebSocket(x.r, x.fields)
+	head := phttp.Request{Header: x.fields}
+	x.grpc = head.IsGRPC()
 }
 
 // hopped tells whether the request has come over the hop.
@@ -284,6 +315,15 @@ func (x *exchange) writeHead(res *phttp.Response) {
 	if x.decided != "" {
 		res.Header.Set(decisionHeader, x.decided)
 	}
+	// Where a success came from is of no use to the proxy that waits for it; of a gRPC call it is not known
+	// yet whether it is one.
+	if x.hopped() && (res.Status >= http.StatusBadRequest || x.grpc) {
+		o := upstream.Outcome{Tried: x.tried}
+		if why := res.Header.Get(reason.Header); why != "" && !x.reached {
+			o.NotProcessed = why
+		}
+		upstream.SetOutcome(&res.Header, o)
+	}
 	if x.own != nil {
 		if x.closing {
 			res.Header.Add("Connection", "close")
@@ -294,15 +334,6 @@ func (x *exchange) writeHead(res *phttp.Response) {
 	header := x.w.Header()
 	for _, f := range res.Header {
 		header.Add(f.Name, f.Value)
-	}
-	// Where a success came from is of no use to the proxy that waits for it; of a gRPC call it is not known
-	// yet whether it is one.
-	if x.hopped() && (res.Status >= http.StatusBadRequest || x.grpc) {
-		o := upstream.Outcome{Tried: x.tried}
-		if why := header.Get(reason.Header); why != "" && !x.reached {
-			o.NotProcessed = why
-		}
-		upstream.SetOutcome(header, o)
 	}
 	if _, ok := header["Content-Type"]; !ok {
 		// net/http would guess one.
@@ -345,8 +376,8 @@ func (x *exchange) measure(took time.Duration) {
 	}
 	if traced := x.traces(); traced != nil {
 		o.Trace = traced.own.Trace
-	} else if traceparent := x.r.Header["Traceparent"]; len(traceparent) == 1 {
-		o.Trace = trace.SampledParent(traceparent[0])
+	} else if traceparent, ok := x.fields.Single("Traceparent"); ok {
+		o.Trace = trace.SampledParent(traceparent)
 	}
 	x.series.at(x.backend).Request(&o)
 	x.engine.metrics.Active(listener, -1)
@@ -365,9 +396,9 @@ func (x *exchange) target() string {
 func (x *exchange) record(took time.Duration) admin.Exchange {
 	path, _, _ := strings.Cut(x.target(), "?")
 	e := admin.Exchange{
-		ID: admin.IDOf(x.r.Header.Get), Time: x.start, Duration: took, Listener: listenerCaptured,
+		ID: admin.IDOf(x.fields.Get), Time: x.start, Duration: took, Listener: listenerCaptured,
 		Method: x.r.Method, Authority: x.r.Host, Path: path,
-		Client: x.source.Address, Destination: x.destination, Route: x.series.labels.Route, Rule: x.series.labels.Rule,
+		Client: x.source.Address, Destination: x.destination, Route: x.series.used().labels.Route, Rule: x.series.used().labels.Rule,
 		Backend: x.key, Tries: x.sent, Status: x.status, Reason: string(x.why),
 	}
 	if x.hopped() {
@@ -381,7 +412,7 @@ func (x *exchange) record(took time.Duration) admin.Exchange {
 		e.ID = x.traced.own.Trace.String()
 	}
 	if x.engine.options.Exchanges.Listening() {
-		e.Header = admin.Redact(x.r.Header)
+		e.Header = admin.Redact(nethttp.Header(x.fields))
 	}
 	return e
 }

@@ -31,7 +31,7 @@ func (x *exchange) forward() {
 	t := &x.memory.tries
 	*t = tries{
 		exchange: x, due: x.deadlines(), avoid: x.received.Avoid,
-		retries: *retry.Attempts, repairs: *retry.ConnectFailures, budget: x.config.budgets.get(x.key),
+		retries: *retry.Attempts, repairs: *retry.ConnectFailures, budget: x.engine.budgetOf(x.config, x.key),
 	}
 	if t.retries > 0 {
 		t.budget.request(x.start, retry.Budget)
@@ -48,14 +48,16 @@ func (x *exchange) forward() {
 	defer t.idle.pause()
 	copies := x.newMirrors()
 	defer copies.end()
-	t.body = newReplay(x.r, copies.send)
-	t.body.idle = t.idle
+	if t.body == nil {
+		t.body = newReplay(x.r, nil)
+	}
+	t.body.observe(t.idle, copies.send)
 	defer t.endBody()
 	t.client.rc = x.rc
 	t.stand(&t.call, t)
 	defer x.engine.leave(&t.call)
-	if why := x.memory.plain.revoked; why != nil {
-		t.limit.end(notAllowedError{*why})
+	if why := x.memory.plain.ended(); why != nil && !errors.Is(why, errBackendTimeout) {
+		t.limit.end(why)
 	}
 	if t.body.empty() {
 		copies.send(nil)
@@ -63,6 +65,10 @@ func (x *exchange) forward() {
 		// Without it net/http reads the rest of the body before it writes an answer. Every writer of
 		// HTTP/1 supports it.
 		_ = x.rc.EnableFullDuplex()
+	}
+	if b := t.begun; b.again && !t.pause(b.wait) {
+		t.conclude(&attempt{ctx: t.ctx})
+		return
 	}
 	for {
 		t.idle.resume()
@@ -201,8 +207,6 @@ func (t *tries) next() *attempt {
 			b.attempt.ctx = t.ctx
 		}
 		return b.attempt
-	case b.answered:
-		return t.goOn(b)
 	case b.aim.set != nil:
 		return t.try(b.aim)
 	}
@@ -216,7 +220,8 @@ func (t *tries) next() *attempt {
 // try sends the request once.
 func (t *tries) try(to aim) *attempt {
 	if t.made == 0 {
-		t.engine.awaitCertificate(t.ctx, to.endpoint, t.source)
+		source, _ := t.presented(to.endpoint)
+		t.engine.awaitCertificate(t.ctx, to.endpoint, source)
 	}
 	a := &attempt{to: to.endpoint}
 	if t.hopped() {
@@ -234,17 +239,32 @@ func (t *tries) try(to aim) *attempt {
 		// the request's body returns.
 		a.release = context.AfterFunc(a.ctx, func() { _ = req.Body.Close() })
 	}
-	call := upstream.Call{
-		Source: t.source, Deadline: t.due.whole, StreamDeadline: t.due.stream,
-		Attempt: t.received.Attempt + t.made, Avoid: t.far,
-		Session: t.sessionCall(), Debug: t.curious, Fields: t.head.Header,
-	}
+	call := t.outgoing(to.endpoint)
 	t.count(to)
 	sent := time.Now()
 	res, err := to.set.RoundTrip(req.Context(), to.endpoint, call, req) //nolint:bodyclose // deliver or discard does
 	hints.end()
 	t.learn(a, res, err, time.Since(sent))
 	return a
+}
+
+// outgoing is what the next try needs beyond the request itself.
+func (t *tries) outgoing(to upstream.Endpoint) upstream.Call {
+	call := upstream.Call{
+		Source: t.source, Deadline: t.due.whole, StreamDeadline: t.due.stream,
+		Attempt: t.received.Attempt + t.made, Avoid: t.far,
+		Session: t.sessionCall(), Debug: t.curious, Fields: t.head.Header,
+	}
+	call.Source, call.Caller = t.presented(to)
+	return call
+}
+
+// presented is who the request is sent as, and whom that vouches for if it is not its client.
+func (t *tries) presented(to upstream.Endpoint) (as upstream.Source, caller string) {
+	if t.overHop && to.Hop() {
+		return onBehalf(t.config.peer(t.r), t.source)
+	}
+	return t.source, ""
 }
 
 // hinted returns the request of an attempt, of which informational responses are passed on.
@@ -272,7 +292,7 @@ func (t *tries) learn(a *attempt, res *http.Response, err error, took time.Durat
 	}
 	a.response = res
 	t.reached = true
-	if a.to.Kind() == upstream.KindHop {
+	if a.to.Hop() {
 		a.told = upstream.TakeOutcome(a.response.Header)
 		a.far = reason.Named(a.response.Header.Get(reason.Header))
 	}
@@ -286,7 +306,7 @@ func (t *tries) learn(a *attempt, res *http.Response, err error, took time.Durat
 func (t *tries) measureTry(a *attempt, took time.Duration) {
 	t.upstream = took
 	a.answeredTry()
-	o := telemetry.Outcome{Secure: a.to.Kind() == upstream.KindHop, GRPC: t.grpc, Error: string(a.far), Took: took}
+	o := telemetry.Outcome{Secure: a.to.Hop(), GRPC: t.grpc, Error: string(a.far), Took: took}
 	if a.failure != nil {
 		o.Error = a.failure.Reason.String()
 	} else {
@@ -298,7 +318,7 @@ func (t *tries) measureTry(a *attempt, took time.Duration) {
 // awaitCertificate waits until the client can be proven to the other side of the hop, as long as for its
 // workload to become known. Without a certificate the try fails and says so.
 func (e *Engine) awaitCertificate(ctx context.Context, to upstream.Endpoint, source upstream.Source) {
-	if to.Kind() != upstream.KindHop {
+	if !to.Hop() {
 		return
 	}
 	if err := e.identity.Await(ctx, source.ServiceAccount, e.options.SourceWait); err != nil {
@@ -327,7 +347,7 @@ func (t *tries) request(ctx context.Context) *http.Request {
 		left := time.Until(deadline)
 		header.Set("Grpc-Timeout", formatGRPCTimeout(left))
 	}
-	if isWebSocket(t.r) {
+	if t.webSocket {
 		header.Set("Connection", "Upgrade")
 	}
 	req := &http.Request{
@@ -373,9 +393,12 @@ func targetURL(head *phttp.Request) *url.URL {
 func (t *tries) conclude(a *attempt) {
 	defer a.end()
 	defer t.endTry(a)
-	if a.response != nil {
+	if a.response != nil && endReason(a.ctx) == "" {
 		t.deliver(a)
 		return
+	}
+	if a.response != nil {
+		_ = a.response.Body.Close() // it has come too late, and the client has seen nothing of it
 	}
 	if a.why != "" {
 		t.answer(a.why)

@@ -13,6 +13,7 @@ import (
 
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/ports"
 )
 
 // echo answers with what arrived: request line, authority and header.
@@ -248,8 +249,7 @@ func TestResponseArrivesAsItWasSent(t *testing.T) {
 }
 
 func TestBackendFailuresAreNamed(t *testing.T) {
-	closed := listenLoopback(t)
-	_ = closed.Close()
+	closed := ports.Refusing(t).String()
 	tests := map[string]struct {
 		resources  []wire.Resource
 		wantStatus int
@@ -257,8 +257,8 @@ func TestBackendFailuresAreNamed(t *testing.T) {
 	}{
 		"no endpoints":              {service("cart", wire.ProtocolHTTP), 503, reason.NoEndpoints},
 		"unknown backend":           {service("cart", wire.ProtocolHTTP)[2:], 500, reason.UnknownBackend},
-		"connection refused":        {service("cart", wire.ProtocolHTTP, closed.Addr().String()), 503, reason.Connect},
-		"a backend of another kind": {append(service("cart", wire.ProtocolHTTP), backend("cart", wire.ProtocolTCP, closed.Addr().String())...), 502, reason.Unsendable},
+		"connection refused":        {service("cart", wire.ProtocolHTTP, closed), 503, reason.Connect},
+		"a backend of another kind": {append(service("cart", wire.ProtocolHTTP), backend("cart", wire.ProtocolTCP, closed)...), 502, reason.Unsendable},
 		"no HTTP":                   {service("cart", wire.ProtocolHTTP, speaks(t, "SSH-2.0-x\r\n")), 502, reason.Protocol},
 		"no answer":                 {service("cart", wire.ProtocolHTTP, speaks(t, "")), 502, reason.ResetBeforeHeaders},
 		"unexpected protocol":       {service("cart", wire.ProtocolHTTP, speaks(t, lines("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"))), 502, reason.Protocol},

@@ -10,17 +10,17 @@ import (
 	"weft.dev/weft/proxy/reason"
 )
 
-// gate turns a request as net/http has parsed it into a head that may be routed, or says why it is
+// gate turns the request into a head that may be routed, or says why it is
 // refused. What it lets through is what is matched and what is forwarded. net/http itself refuses
 // invalid names and values, more than one Host, a missing Host in HTTP/1.1, unknown transfer codings and
 // headers of more than maxHeaderBytes. It is lenient about bare line feeds and about Content-Length beside
 // Transfer-Encoding; neither can hide a request, because what is forwarded is written anew. Package h1 refuses
-// all of it. received are its fields as they came, nil if they are not known; memory is where the header of the head
-// may lie.
+// all of it. memory is where the header of the head may lie.
 //
 // Headers that tell of the client's address (X-Forwarded-For, Forwarded) are the application's own here:
 // they are neither added nor removed nor believed.
-func gate(r *http.Request, received, memory phttp.Header) (phttp.Request, reason.Reason, error) {
+func (x *exchange) gate(memory phttp.Header) (phttp.Request, reason.Reason, error) {
+	r := x.r
 	head := phttp.Request{Method: r.Method, Scheme: "http", Authority: r.Host}
 	if r.Method == http.MethodConnect {
 		return head, reason.MethodUnsupported, fmt.Errorf("method %s", r.Method)
@@ -38,31 +38,28 @@ func gate(r *http.Request, received, memory phttp.Header) (phttp.Request, reason
 			return head, reason.BadRequest, err
 		}
 	}
-	for _, host := range r.Header["Host"] {
+	for _, host := range r.Header["Host"] { // the one name that our own servers leave there
 		if !strings.EqualFold(host, r.Host) {
 			return head, reason.BadRequest, fmt.Errorf("host %q differs from authority %q", host, r.Host)
 		}
 	}
-	if received == nil {
-		received = listed(r.Header)
-	}
 	fields := 0
-	for i := range received {
-		if !phttp.Internal(received[i].Name) { // what proxies add must not be what is too much
+	for i := range x.fields {
+		if !phttp.Internal(x.fields[i].Name) { // what proxies add must not be what is too much
 			fields++
 		}
 	}
 	if fields > maxHeaderFields {
 		return head, reason.HeaderTooLarge, fmt.Errorf("%d header fields", fields)
 	}
-	if isWebSocket(r) && (r.ContentLength != 0 || r.Method != http.MethodGet) {
+	if x.webSocket && (r.ContentLength != 0 || r.Method != http.MethodGet) {
 		// What would be left of a body could be taken for the upgraded protocol.
 		return head, reason.BadRequest, fmt.Errorf("upgrade of a %s request of length %d", r.Method, r.ContentLength)
 	}
-	head.Header = append(slices.Grow(memory[:0], len(received)+2), received...)
-	phttp.StripHopByHop(&head.Header, isWebSocket(r))
+	head.Header = append(slices.Grow(memory[:0], len(x.fields)+2), x.fields...)
+	phttp.StripHopByHop(&head.Header, x.webSocket)
 	phttp.StripInternal(&head.Header)
-	if !isWebSocket(r) {
+	if !x.webSocket {
 		// It belongs to the upgrade to h2c, which is never forwarded: the requests in it would pass by
 		// all rules.
 		head.Header.Del("HTTP2-Settings")
@@ -119,15 +116,14 @@ func originForm(r *http.Request) (string, error) {
 
 // isWebSocket tells whether a request asks for the one upgrade that is forwarded. All others are
 // ignored, as a server may (RFC 9110 section 7.8).
-func isWebSocket(r *http.Request) bool {
+func isWebSocket(r *http.Request, fields phttp.Header) bool {
 	if r.ProtoMajor != 1 || r.ProtoMinor == 0 {
 		return false
 	}
-	upgrades := r.Header["Upgrade"]
-	if len(upgrades) != 1 || !strings.EqualFold(upgrades[0], "websocket") {
+	if upgrade, ok := fields.Single("Upgrade"); !ok || !strings.EqualFold(upgrade, "websocket") {
 		return false
 	}
-	for _, value := range r.Header["Connection"] {
+	for _, value := range fields.Values("Connection") {
 		for option := range strings.SplitSeq(value, ",") {
 			if strings.EqualFold(strings.Trim(option, " \t"), "upgrade") {
 				return true

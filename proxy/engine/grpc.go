@@ -2,18 +2,9 @@ package engine
 
 import (
 	"fmt"
-	"net/http"
 	"strconv"
 	"time"
-
-	phttp "weft.dev/weft/proxy/http"
 )
-
-// isGRPC tells whether a request is a gRPC call, before its head has passed the gate.
-func isGRPC(r *http.Request) bool {
-	head := phttp.Request{Header: phttp.Header{{Name: "Content-Type", Value: r.Header.Get("Content-Type")}}}
-	return head.IsGRPC()
-}
 
 // maxGRPCTimeoutDigits is how many digits the value of a grpc-timeout may have.
 const maxGRPCTimeoutDigits = 8

@@ -97,7 +97,7 @@ func TestGRPCStreamsEndWithAStatusWhenTimeIsUp(t *testing.T) {
 					t.Errorf("reason in the trailer = %v, want %s", got, tc.want)
 				}
 				until(t, func() bool {
-					return metrics(t, p.engine, "weft_exchanges_cut_total")["reason="+string(tc.want)] == 1
+					return metrics(t, p.engine, "weft_exchanges_cut_total")["weft_reason="+string(tc.want)] == 1
 				})
 			})
 		}

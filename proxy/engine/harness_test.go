@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a test waits for what must happen. It is only used up by a failure.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 const namespace = "shop"
 
@@ -117,6 +117,26 @@ func listenLoopback(t *testing.T) net.Listener {
 		t.Fatalf("listen: %v", err)
 	}
 	return l
+}
+
+// accepting serves each connection to the address that it returns, until the test ends, and closes it then.
+func accepting(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	l := listenLoopback(t)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				serve(c)
+			}()
+		}
+	}()
+	return l.Addr().String()
 }
 
 // key returns the key of port 80 of a Service in namespace shop.

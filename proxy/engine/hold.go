@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
@@ -36,29 +37,58 @@ func (t *tries) learnStatus(a *attempt) {
 	}
 }
 
-// grpcStatus reads the status of a header or trailer. What is no number is UNKNOWN.
+// grpcStatus reads the status of a header or trailer.
 func grpcStatus(fields http.Header) (phttp.GRPCCode, bool) {
 	values := fields["Grpc-Status"]
 	if len(values) == 0 {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(values[0], 10, 16)
-	if err != nil {
-		return phttp.GRPCUnknown, true
-	}
-	return phttp.GRPCCode(n), true
+	return parseStatus(values[0]), true
 }
 
-// rpcStatus names the status of a gRPC response that has been read to its end. What is none of gRPC's is "_OTHER", so
-// that applications do not make names up.
+// statusOf is grpcStatus for fields as they came.
+func statusOf(fields phttp.Header) (phttp.GRPCCode, bool) {
+	for i := range fields {
+		if strings.EqualFold(fields[i].Name, "Grpc-Status") {
+			return parseStatus(fields[i].Value), true
+		}
+	}
+	return 0, false
+}
+
+// parseStatus reads a status. What is no number is UNKNOWN.
+func parseStatus(value string) phttp.GRPCCode {
+	n, err := strconv.ParseUint(value, 10, 16)
+	if err != nil {
+		return phttp.GRPCUnknown
+	}
+	return phttp.GRPCCode(n)
+}
+
+// headStatus is the status of a gRPC response as far as its head tells: ok is false if it is still to come.
+func headStatus(head *phttp.Response) (code phttp.GRPCCode, ok bool) {
+	if code, ok = statusOf(head.Header); !ok && head.Status != http.StatusOK {
+		return phttp.GRPCCodeOf(head.Status), true
+	}
+	return code, ok
+}
+
+// rpcStatus names the status of a gRPC response that has been read to its end.
 func rpcStatus(res *http.Response) string {
 	code, ok := grpcStatus(res.Header)
 	if !ok {
 		code, ok = grpcStatus(res.Trailer)
 	}
+	if !ok && res.StatusCode != http.StatusOK {
+		code, ok = phttp.GRPCCodeOf(res.StatusCode), true
+	}
+	return namedStatus(code, ok)
+}
+
+// namedStatus names a status, which may be missing. What is none of gRPC's is "_OTHER", so that applications do not make
+// names up.
+func namedStatus(code phttp.GRPCCode, ok bool) string {
 	switch {
-	case !ok && res.StatusCode != http.StatusOK:
-		code = phttp.GRPCCodeOf(res.StatusCode)
 	case !ok:
 		code = phttp.GRPCUnknown
 	case code > phttp.GRPCUnauthenticated:

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"weft.dev/weft/proxy/authz"
-	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/h2"
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/tcp"
@@ -41,7 +41,11 @@ func (c *hopConn) Close() error {
 // anything, is returned.
 func (e *Engine) admitHop(raw net.Conn) (serve func()) {
 	watch := e.identity.Watch()
-	secured := tls.Server(raw, e.identity.ServerConfig())
+	below := raw
+	if e.ownHop != nil {
+		below = h2.Hold(raw)
+	}
+	secured := tls.Server(below, e.identity.ServerConfig())
 	ctx, cancel := context.WithTimeout(e.base, headerTimeout)
 	defer cancel()
 	err := secured.HandshakeContext(ctx)
@@ -69,15 +73,26 @@ func (e *Engine) admitHop(raw net.Conn) (serve func()) {
 	if protocol == upstream.ALPNTCP {
 		return func() { e.relayHop(c) }
 	}
+	if e.ownHop != nil {
+		return func() { e.serveOwnHop(c) }
+	}
 	if err := e.hops.give(c); err != nil {
 		_ = c.Close()
 	}
 	return nil
 }
 
+// serveOwnHop serves a connection of requests until it ends.
+func (e *Engine) serveOwnHop(c *hopConn) {
+	if err := e.ownHop.Serve(c, nil); err != nil {
+		_ = c.Close()
+	}
+}
+
 // relayHop serves a connection of opaque bytes: the preface names the backend, and the bytes follow once
 // there is a connection to one of its pods.
-func (e *Engine) relayHop(c *hopConn) {
+func (e *Engine) relayHop(own *hopConn) {
+	c := own
 	stop := context.AfterFunc(e.base, func() { _ = c.Close() })
 	defer stop()
 	// Failing to set a deadline shows in the read that follows.
@@ -96,10 +111,17 @@ func (e *Engine) relayHop(c *hopConn) {
 		_ = c.Close()
 		return
 	}
+	c, ok := e.vouched(c, m)
+	if !ok {
+		e.metrics.ConnectionRefused(listenerHop, string(reason.UntrustedPeer))
+		_ = upstream.WriteReject(own, string(reason.UntrustedPeer))
+		_ = own.Close()
+		return
+	}
 	cfg := e.config.Load()
-	call := caller{c.peer, receivedSource(m), m.Backend, nil, time.Now()}
-	series := cfg.strays.unanswered
-	if inbound := cfg.inbound.get(m.Backend); inbound != nil {
+	call := caller{c.peer, receivedSource(m), m.Backend, nil, time.Now(), true}
+	series := cfg.strays.unanswered()
+	if inbound := e.inbound(cfg, m.Backend); inbound != nil {
 		series = inbound.at(0)
 	}
 	if e.decide(cfg, call).Verdict == authz.Denied {
@@ -120,7 +142,8 @@ func (e *Engine) relayHop(c *hopConn) {
 	}
 	wish := newWish(cfg.view, m.Backend, nil, receivedSource(m))
 	wish.Prefer = cfg.sessions.find(cfg.view, m.Backend, m.Session)
-	backend, err := e.dial(chooser{engine: e, config: cfg, overHop: true}, m.Backend, *defaultPolicy.Retry.ConnectFailures, wish, upstream.Call{Avoid: m.Avoid})
+	as, vouchedFor := onBehalf(c.peer, receivedSource(m))
+	backend, err := e.dial(chooser{engine: e, config: cfg, overHop: true}, m.Backend, *defaultPolicy.Retry.ConnectFailures, wish, upstream.Call{Source: as, Caller: vouchedFor, Avoid: m.Avoid})
 	if err != nil {
 		why := dialReason(err)
 		e.metrics.ConnectionRefused(listenerHop, string(why))
@@ -144,24 +167,19 @@ func (e *Engine) relayHop(c *hopConn) {
 // While the proxy drains it does not end their connections: until they have learned that it is leaving
 // they would only come back. The end of the server sends their GOAWAY.
 func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
-	cfg := e.config.Load()
 	m := new(memory)
-	x := &m.exchange
-	*x = exchange{
-		memory:  m,
-		engine:  e,
-		w:       w,
-		r:       r,
-		rc:      http.NewResponseController(w),
-		start:   time.Now(),
-		config:  cfg,
-		backend: phttp.NoBackend,
-		series:  cfg.strays,
-		policy:  defaultPolicy,
-		grpc:    isGRPC(r),
-		overHop: true,
-		chooser: chooser{engine: e, config: cfg, overHop: true},
-	}
+	m.exchange = exchange{w: w, r: r, rc: http.NewResponseController(w), memory: m}
+	e.receive(&m.exchange)
+}
+
+// receive serves a request of another proxy: x has it, and how it is answered.
+func (e *Engine) receive(x *exchange) {
+	r, cfg := x.r, e.config.Load()
+	x.engine, x.config, x.start = e, cfg, time.Now()
+	x.series, x.policy, x.overHop = cfg.strays, defaultPolicy, true
+	x.read()
+	x.chooser = chooser{engine: e, config: cfg, overHop: true}
+	x.tried = x.memory.tried[:0]
 	e.metrics.Active(listenerHop, 1)
 	defer x.finish()
 	c, ok := r.Context().Value(connKey{}).(*hopConn)
@@ -169,32 +187,39 @@ func (e *Engine) serveHop(w http.ResponseWriter, r *http.Request) {
 		x.caller = c.caller
 	}
 	if ok && c.untrusted.Load() {
-		w.Header().Set("Connection", "close")
+		x.w.Header().Set("Connection", "close")
 		x.notProcessed(reason.UntrustedPeer)
 		return
 	}
 	var err error
-	if x.received, err = upstream.ReadMetadata(r.Header); err != nil {
+	if x.received, err = upstream.ReadMetadata(x.fields); err != nil {
 		e.options.Log.Debug("Refused a request of the hop", "error", err)
 		x.answer(reason.BadRequest)
 		return
 	}
+	if ok && x.received.Caller != "" {
+		if c, ok = e.vouched(c, x.received); !ok {
+			x.answer(reason.UntrustedPeer)
+			return
+		}
+		x.caller, x.r = c.caller, r.WithContext(withConn(r.Context(), c))
+	}
 	x.destination = x.received.Backend
 	x.source = receivedSource(x.received)
 	x.curious = x.received.Debug
-	if inbound := cfg.inbound.get(x.received.Backend); inbound != nil {
+	if inbound := e.inbound(cfg, x.received.Backend); inbound != nil {
 		x.series = inbound
 	} else if _, err := cfg.direct.ChooseLocal(r.Context(), x.received.Backend, upstream.Wish{}); err != nil {
 		x.notProcessed(reason.UnknownBackend)
 		return
 	}
-	head, why, err := gate(r, nil, nil)
+	head, why, err := x.gate(x.memory.header)
 	if why != "" {
 		e.options.Log.Debug("Refused a request of the hop", "reason", string(why), "error", err)
 		x.answer(why)
 		return
 	}
-	x.head = head
+	x.head, x.memory.header = head, head.Header
 	x.key = x.received.Backend
 	if x.series != cfg.strays {
 		x.backend = 0

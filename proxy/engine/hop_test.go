@@ -132,8 +132,8 @@ func TestHopCarriesRequests(t *testing.T) {
 		t.Errorf("arrived %q: the application sees what the proxies tell each other", got.body)
 	}
 	want := map[string]float64{
-		"http_response_status_code=418 mesh_backend=stock/api:80 mesh_dst_namespace=stock mesh_dst_port=80 mesh_dst_service=api mesh_listener=hop " +
-			"mesh_src_namespace=shop mesh_src_service_account=client mesh_tls=mtls": 1,
+		"http_response_status_code=418 weft_backend=stock/api:80 weft_destination_namespace=stock weft_destination_port=80 weft_destination_service=api weft_listener=hop " +
+			"weft_source_namespace=shop weft_source_service_account=client weft_tls=mtls": 1,
 	}
 	if diff := cmp.Diff(want, metrics(t, h.peers[0].engine, "http_server_request_duration_seconds")); diff != "" {
 		t.Errorf("requests of the peer (-want +got):\n%s", diff)

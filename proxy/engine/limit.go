@@ -24,8 +24,11 @@ var (
 )
 
 // endReason names what ended a context, or nothing if its client has gone or it has not ended.
-func endReason(ctx context.Context) reason.Reason {
-	switch cause := context.Cause(ctx); {
+func endReason(ctx context.Context) reason.Reason { return causeReason(context.Cause(ctx)) }
+
+// causeReason names a cause of the end of a request or a try, as endReason does.
+func causeReason(cause error) reason.Reason {
+	switch {
 	case errors.Is(cause, errDeadline):
 		return reason.DeadlineExceeded
 	case errors.Is(cause, errBackendTimeout):
@@ -61,9 +64,9 @@ func (d deadlines) latest() time.Time {
 func (x *exchange) deadlines() deadlines {
 	whole := least(time.Duration(*x.policy.Timeouts.Request), x.received.TimeLeft)
 	stream := least(time.Duration(*x.policy.Timeouts.Stream), x.received.StreamTimeLeft)
-	if x.grpc {
+	if timeout := x.head.Header.Get("Grpc-Timeout"); x.grpc && timeout != "" {
 		// A value that is not valid is the application's to complain about.
-		if d, err := parseGRPCTimeout(x.head.Header.Get("Grpc-Timeout")); err == nil {
+		if d, err := parseGRPCTimeout(timeout); err == nil {
 			d = max(d, 1)
 			whole = least(whole, d)
 			if stream > 0 {

@@ -4,16 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 
 	"weft.dev/weft/proxy/wire"
 )
 
-// Target names the destination that a connection is for: by Key if it is set, else by Number.
+// Target names the destination that a connection is for: by Key if it is set, else by Address, a cluster IP and port, if
+// that is valid, else by Number.
 type Target struct {
-	Key    string
-	Number uint16
+	Key     string
+	Address netip.AddrPort
+	Number  uint16
 }
 
 // Listener accepts connections of clients and tells which destination each of them is for.
@@ -27,6 +30,10 @@ type Listener interface {
 // numbers of this pod, as the node agent sets it up.
 func Captured(l net.Listener) Listener { return captured{l} }
 
+// CapturedBeside returns a Listener for connections that netfilter has redirected to l within the pod of both sides, from
+// cluster IPs and ports.
+func CapturedBeside(l net.Listener) Listener { return capturedBeside{l} }
+
 // Direct returns a Listener whose connections are all for one destination, by its key. It serves where
 // nothing is captured: every destination has a real port then.
 func Direct(l net.Listener, key string) Listener { return direct{Listener: l, key: key} }
@@ -37,11 +44,7 @@ var errNotRedirected = errors.New("connection was not redirected")
 type captured struct{ net.Listener }
 
 func (captured) Target(conn net.Conn) (Target, error) {
-	raw, ok := conn.(syscall.Conn)
-	if !ok {
-		return Target{}, fmt.Errorf("original destination: %T is no socket", conn)
-	}
-	original, err := originalDestination(raw, conn.RemoteAddr())
+	original, err := redirectedFrom(conn)
 	if err != nil {
 		return Target{}, err
 	}
@@ -50,6 +53,30 @@ func (captured) Target(conn net.Conn) (Target, error) {
 		return Target{}, errNotRedirected
 	}
 	return Target{Number: original.Port()}, nil
+}
+
+// redirectedFrom returns what the client of a connection connected to.
+func redirectedFrom(conn net.Conn) (netip.AddrPort, error) {
+	raw, ok := conn.(syscall.Conn)
+	if !ok {
+		return netip.AddrPort{}, fmt.Errorf("original destination: %T is no socket", conn)
+	}
+	return originalDestination(raw, conn.RemoteAddr())
+}
+
+type capturedBeside struct{ net.Listener }
+
+func (capturedBeside) Target(conn net.Conn) (Target, error) {
+	original, err := redirectedFrom(conn)
+	if err != nil {
+		return Target{}, err
+	}
+	original = netip.AddrPortFrom(original.Addr().Unmap(), original.Port())
+	// A connection that nothing redirected may be reported with the listener's own address.
+	if local, ok := conn.LocalAddr().(*net.TCPAddr); ok && original == netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), local.AddrPort().Port()) {
+		return Target{}, errNotRedirected
+	}
+	return Target{Address: original}, nil
 }
 
 type direct struct {

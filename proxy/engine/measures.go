@@ -21,14 +21,14 @@ type measures struct {
 }
 
 // newMeasures compiles a policy that has passed validatePolicy.
-func newMeasures(policy *wire.Policy, limits *ratelimit.Limiter) *measures {
-	m := &measures{limits: limits}
+func newMeasures(policy *wire.Policy, limits *ratelimit.Limiter) measures {
+	m := measures{limits: limits}
 	m.fault, _ = newFault(policy.Fault)
 	return m
 }
 
 // measured takes the measures and tells whether the request has been answered.
-func (x *exchange) measured(m *measures) bool {
+func (x *exchange) measured(m measures) bool {
 	return m.limits != nil && x.limited(m.limits, limitsOfRoute, x.asked) || x.faulted(m.fault)
 }
 
@@ -36,7 +36,7 @@ func (x *exchange) measured(m *measures) bool {
 func (x *exchange) asked() *phttp.Request {
 	if x.original == nil {
 		// It has passed the gate before.
-		head, _, _ := gate(x.r, x.receivedFields(), nil)
+		head, _, _ := x.gate(nil)
 		x.original = &head
 	}
 	return x.original
@@ -75,8 +75,21 @@ const (
 // limitedByService is limited by the limits of the backend, if its pod is picked here. It sees the request as
 // the Service will, since over the hop there is no other.
 func (x *exchange) limitedByService() bool {
-	limiter := x.config.limits.get(backendRef(x.key))
+	limiter := x.engine.limitsOf(x.config, x.key, x.overHop)
 	return limiter != nil && x.limited(limiter, limitsOfService, func() *phttp.Request { return &x.head })
+}
+
+// limitsOf returns the limits of a backend as far as they apply to what has come over the hop or not, nil if none do. The
+// proxy beside a pod applies them to what its pod gets.
+func (e *Engine) limitsOf(cfg *config, key string, overHop bool) *ratelimit.Limiter {
+	limiter := cfg.limits.get(backendRef(key))
+	if limiter == nil || !e.sidecar() || overHop {
+		return limiter
+	}
+	if backend, ok := cfg.view.Backend(key); ok && backend.Meshed {
+		return nil
+	}
+	return limiter
 }
 
 // limited takes a token of each limit, or answers the request if one of them is used up.
@@ -84,7 +97,11 @@ func (x *exchange) limitedByService() bool {
 // Only refusals tell about limits. What is left is counted by each proxy for itself, and the client's next
 // request may go to another one; of a limit without keys it would also tell how much others send.
 func (x *exchange) limited(limiter *ratelimit.Limiter, name string, request func() *phttp.Request) bool {
-	exceeded := x.take(limiter, request)
+	replicas := x.config.view.Replicas()
+	if name == limitsOfService {
+		replicas = x.config.view.Sharing(x.key)
+	}
+	exceeded := x.take(limiter, replicas, request)
 	if len(exceeded) == 0 {
 		return false
 	}
@@ -98,13 +115,13 @@ func (x *exchange) limited(limiter *ratelimit.Limiter, name string, request func
 }
 
 // take takes a token of each limit for a request of the exchange, or none.
-func (x *exchange) take(limiter *ratelimit.Limiter, request func() *phttp.Request) []ratelimit.Exceeded {
-	return x.engine.take(x.config, limiter, func() string { return x.config.caller(x.r) }, request)
+func (x *exchange) take(limiter *ratelimit.Limiter, replicas int, request func() *phttp.Request) []ratelimit.Exceeded {
+	return x.engine.take(limiter, replicas, func() string { return x.config.caller(x.r) }, request)
 }
 
-// take takes a token of each limit for a request of a caller, or none.
-func (e *Engine) take(cfg *config, limiter *ratelimit.Limiter, caller func() string, request func() *phttp.Request) []ratelimit.Exceeded {
-	verdict := limiter.Take(time.Now(), cfg.view.Replicas(), func(key wire.RateLimitKey) string {
+// take takes a token of each limit, which replicas share, for a request of a caller, or none.
+func (e *Engine) take(limiter *ratelimit.Limiter, replicas int, caller func() string, request func() *phttp.Request) []ratelimit.Exceeded {
+	verdict := limiter.Take(time.Now(), replicas, func(key wire.RateLimitKey) string {
 		switch key.Type {
 		case wire.RateLimitIdentity:
 			return caller()
@@ -130,7 +147,7 @@ func (e *Engine) tooMany(cfg *config, c *hopConn, key string) bool {
 		return false
 	}
 	nothing := func() *phttp.Request { return &phttp.Request{} }
-	return len(e.take(cfg, limiter, c.peer.String, nothing)) > 0
+	return len(e.take(limiter, cfg.view.Sharing(key), c.peer.String, nothing)) > 0
 }
 
 // caller returns the SPIFFE ID of the workload that a request comes from.

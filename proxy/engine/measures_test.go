@@ -93,7 +93,7 @@ func TestRateLimitOfARoute(t *testing.T) {
 	if got := outcomes(t, 1, ask); got[0] != passes {
 		t.Errorf("outcome without limits = %s", got)
 	}
-	if got := metrics(t, p.engine, "weft_local_responses_total")["reason=rate_limited"]; got != 4 {
+	if got := metrics(t, p.engine, "weft_local_responses_total")["weft_reason=rate_limited"]; got != 4 {
 		t.Errorf("%v answers were counted, want 4", got)
 	}
 }

@@ -64,8 +64,8 @@ type picker func(ctx context.Context) (upstream.Endpoint, *upstream.Set, error)
 
 // within tells whether a copy is within the rate limits of its Service, as far as they apply here.
 func (m *mirrors) within(to *phttp.Mirror) bool {
-	limiter := m.config.limits.get(backendRef(to.Backend))
-	return limiter == nil || len(m.take(limiter, func() *phttp.Request { return &to.Request })) == 0
+	limiter := m.engine.limitsOf(m.config, to.Backend, m.overHop)
+	return limiter == nil || len(m.take(limiter, m.config.view.Sharing(to.Backend), func() *phttp.Request { return &to.Request })) == 0
 }
 
 // end counts what was not sent. A body that is longer than what is kept, or that the backend did not

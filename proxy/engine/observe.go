@@ -143,12 +143,15 @@ func (x *exchange) attributes() []attribute.Attribute {
 		listener = listenerHop
 	}
 	add(attribute.Listener, listener)
+	add(attribute.TLS, attribute.Protection(x.overHop))
 	if peer := x.config.peer(x.r); peer.Namespace != "" {
-		add(attribute.Source, peer.String())
+		add(attribute.SourceID, peer.String())
+		add(attribute.SourceNamespace, peer.Namespace)
+		add(attribute.SourceAccount, peer.ServiceAccount)
 	}
-	add(attribute.Destination, x.destination)
-	add(attribute.Route, x.series.labels.Route)
-	add(attribute.Rule, x.series.labels.Rule)
+	out = attribute.AppendDestination(out, x.destination)
+	out = attribute.AppendRoute(out, x.series.used().labels.Route)
+	add(attribute.Rule, x.series.used().labels.Rule)
 	add(attribute.Backend, x.key)
 	if x.sent > 0 {
 		add(attribute.Endpoint, x.last.Address().String())
@@ -158,6 +161,9 @@ func (x *exchange) attributes() []attribute.Attribute {
 	if x.judged.Verdict != authz.Unconcerned {
 		add(attribute.AuthorizationVerdict, x.judged.Verdict.String())
 		add(attribute.AuthorizationPolicy, x.judged.Policy)
+		if x.judged.Rule >= 0 {
+			out = append(out, attribute.Int(attribute.AuthorizationRule, int64(x.judged.Rule)))
+		}
 	}
 	return out
 }

@@ -94,7 +94,8 @@ func TestTheLineOfARequest(t *testing.T) {
 		"http.request.method": "GET", "url.scheme": "http", "url.path": "/a%0ab", "url.query": "token=REDACTED&REDACTED",
 		"http.response.status_code": 200.0, "server.address": host, "network.protocol.name": "http", "network.protocol.version": "1.1",
 		"network.transport": "tcp", "network.peer.address": "127.0.0.1", "client.address": "127.0.0.1",
-		"weft.listener": "captured", "weft.destination": key("web"), "weft.route": "HTTPRoute/shop/r", "weft.rule": "main", "weft.backend": key("web"),
+		"weft.listener": "captured", "weft.tls": "none", "weft.destination.namespace": "shop", "weft.destination.service": "web", "weft.destination.port": 80.0,
+		"weft.route.kind": "HTTPRoute", "weft.route.namespace": "shop", "weft.route.name": "r", "weft.rule": "main", "weft.backend": key("web"),
 		"weft.endpoint": address, "weft.tries": 1.0, "weft.request_id": "r1",
 	} {
 		if got := objects[0][name]; got != want {
@@ -190,7 +191,7 @@ func TestTheOtherProxyWritesToo(t *testing.T) {
 	get(t, h.listen(stockKey), "/a")
 	objects, _ := w.lines(t, 1)
 	for name, want := range map[string]any{
-		"weft.listener": "hop", "weft.source": "spiffe://cluster.local/ns/shop/sa/client", "weft.backend": stockKey, "url.path": "/a",
+		"weft.listener": "hop", "weft.source.id": "spiffe://cluster.local/ns/shop/sa/client", "weft.backend": stockKey, "url.path": "/a",
 		"network.protocol.version": "2", "http.response.status_code": 200.0,
 	} {
 		if got := objects[0][name]; got != want {

@@ -33,7 +33,7 @@ func (e *Engine) relayTCP(c *conn) {
 		MaxDuration: time.Duration(*policy.Timeouts.Stream),
 	}
 	source := c.upstreamSource(e.options.Zone)
-	call := caller{c.peer(cfg), source, c.target.key, nil, time.Now()}
+	call := caller{c.peer(cfg), source, c.target.key, nil, time.Now(), false}
 	series := c.target.plain.at(0)
 	if e.decide(cfg, call).Verdict == authz.Denied {
 		e.metrics.ConnectionRefused(listenerCaptured, string(reason.AuthorizationDenied))
@@ -128,7 +128,7 @@ func (e *Engine) relay(cfg *config, call caller, protocol string, client, backen
 func (t *tries) upgrade(a *attempt) {
 	res := a.response
 	backend, ok := res.Body.(io.ReadWriteCloser)
-	if !ok || !isWebSocket(t.r) || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket") {
+	if !ok || !t.webSocket || !strings.EqualFold(res.Header.Get("Upgrade"), "websocket") {
 		_ = res.Body.Close()
 		t.answer(reason.Protocol)
 		return
@@ -162,7 +162,7 @@ func (t *tries) upgrade(a *attempt) {
 	if !t.due.stream.IsZero() {
 		options.MaxDuration = max(1, time.Until(t.due.stream))
 	}
-	call := caller{t.config.peer(t.r), t.source, t.key, &t.head, t.start}
+	call := caller{t.config.peer(t.r), t.source, t.key, &t.head, t.start, t.overHop}
 	end := t.series.at(t.backend).Relay(t.caller, t.overHop, protocolWebSocket)
 	moved, cut := t.engine.relay(t.config, call, protocolWebSocket, rest(client, buffered.Reader), backend, options)
 	end(moved.Sent, moved.Received, string(cut))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/ports"
 )
 
 var upgradeRequest = lines("GET /chat?room=1 HTTP/1.1", "Host: cart", "Connection: keep-alive, Upgrade",
@@ -154,10 +155,9 @@ func shouting(t *testing.T) string {
 
 func TestTCP(t *testing.T) {
 	p := newProxy(t)
-	closed := listenLoopback(t)
-	_ = closed.Close()
+	closed := ports.Refusing(t).String()
 	// An endpoint that refuses is left for another.
-	p.apply(service("mail", wire.ProtocolTCP, closed.Addr().String(), shouting(t))...)
+	p.apply(service("mail", wire.ProtocolTCP, closed, shouting(t))...)
 	// A route on an opaque port is not applied.
 	p.apply(route("none", "mail", func(r *wire.Route) { r.Matches = nil }))
 	address := p.listen(key("mail"))

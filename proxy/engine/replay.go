@@ -25,14 +25,22 @@ const (
 // read of a try, so that nothing is asked of a client that expects 100 Continue before a backend wants
 // it, and it ends with the body or with the request.
 type replay struct {
+	mu      sync.Mutex
+	changed sync.Cond
+	replayed
+	// run is readAhead, made once.
+	run func()
+}
+
+// replayed is what is known of one body.
+type replayed struct {
 	r *http.Request
-	// whole is called once with the body, if that has ended before the request and did not exceed maxReplay.
+	// whole is called once with the body, if that has ended before the request and did not exceed maxReplay. It may be
+	// nil.
 	whole func(body []byte)
 	// idle is told when bytes move.
 	idle *idleLimit
 
-	mu      sync.Mutex
-	changed sync.Cond
 	// buf is what was read from offset base on. Only the reading goroutine changes it.
 	buf  []byte
 	base int
@@ -42,12 +50,29 @@ type replay struct {
 	begun, reading bool
 	closed         bool
 	current        *replayBody
+	outlet         outlet
 }
 
 func newReplay(r *http.Request, whole func(body []byte)) *replay {
-	b := &replay{r: r, whole: whole}
-	b.changed.L = &b.mu
+	b := new(replay)
+	b.begin(r)
+	b.whole = whole
 	return b
+}
+
+// begin makes ready for the body of a request.
+func (b *replay) begin(r *http.Request) {
+	if b.run == nil {
+		b.run, b.changed.L = b.readAhead, &b.mu
+	}
+	b.replayed = replayed{r: r}
+}
+
+// observe says who is told of the body.
+func (b *replay) observe(idle *idleLimit, whole func(body []byte)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.idle, b.whole = idle, whole
 }
 
 // empty tells whether there is no body.
@@ -69,7 +94,7 @@ func (b *replay) rewind() bool {
 	if b.base > 0 {
 		return false
 	}
-	b.current = nil
+	b.current, b.outlet.direct = nil, nil
 	b.changed.Broadcast()
 	return true
 }
@@ -141,7 +166,11 @@ func (b *replay) readAhead() {
 		b.reading = false
 		b.changed.Broadcast()
 	}()
-	for b.makeRoom() {
+	for {
+		b.pour()
+		if !b.makeRoom() {
+			return
+		}
 		room := b.buf[len(b.buf):cap(b.buf)]
 		b.mu.Unlock()
 		n, err := b.r.Body.Read(room)
@@ -152,7 +181,7 @@ func (b *replay) readAhead() {
 		}
 		if err != nil {
 			b.err = err
-			if errors.Is(err, io.EOF) && b.base == 0 && !b.closed {
+			if errors.Is(err, io.EOF) && b.base == 0 && !b.closed && b.whole != nil {
 				b.whole(b.buf)
 			}
 		}
@@ -171,14 +200,25 @@ func (b *replay) makeRoom() bool {
 			}
 			return true
 		}
-		if b.current != nil && b.current.read > b.base {
-			kept := copy(b.buf, b.buf[b.current.read-b.base:])
-			b.buf, b.base = b.buf[:kept], b.current.read
+		if had := b.had(); had > b.base {
+			kept := copy(b.buf, b.buf[had-b.base:])
+			b.buf, b.base = b.buf[:kept], had
 			continue
 		}
 		b.changed.Wait()
 	}
 	return false
+}
+
+// had is how much of the body the present try has had.
+func (b *replay) had() int {
+	switch {
+	case b.current != nil:
+		return b.current.read
+	case b.outlet.direct != nil:
+		return b.outlet.sent
+	}
+	return b.base
 }
 
 // replayBody is the body as one try sees it.
@@ -205,18 +245,26 @@ func (t *replayBody) Read(p []byte) (int, error) {
 			t.read += n
 			b.idle.moved()
 			b.changed.Broadcast()
+			if t.read == b.base+len(b.buf) && errors.Is(b.err, io.EOF) {
+				return n, t.end() // so that it is sent with the last of the body
+			}
 			return n, nil
 		case b.err != nil:
-			for name := range t.trailer {
-				t.trailer[name] = b.r.Trailer[name]
-			}
-			return 0, b.err
+			return 0, t.end()
 		case !b.begun:
 			b.begun, b.reading = true, true
-			go b.readAhead()
+			go b.run()
 		}
 		b.changed.Wait()
 	}
+}
+
+// end returns how the body has ended, and fills in the trailer. The lock is held.
+func (t *replayBody) end() error {
+	for name := range t.trailer {
+		t.trailer[name] = t.replay.r.Trailer[name]
+	}
+	return t.replay.err
 }
 
 // Close implements io.Closer. The request's own body belongs to net/http's server.

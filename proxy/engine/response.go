@@ -9,6 +9,7 @@ import (
 	"net/textproto"
 	"slices"
 	"sync"
+	"time"
 
 	phttp "weft.dev/weft/proxy/http"
 	"weft.dev/weft/proxy/reason"
@@ -69,12 +70,27 @@ func (t *tries) deliver(a *attempt) {
 		why = reason.ResetAfterHeaders
 	}
 	t.why = why
-	t.engine.cut(why, "backend", t.key, "error", err)
-	if !t.grpc || gone {
+	if !gone {
+		// The client sees as much as there is, if it reads.
+		_ = t.rc.SetWriteDeadline(time.Now().Add(lastWrite))
+		_ = t.rc.Flush()
+	}
+	t.cut(err)
+}
+
+// cut ends an answer that has broken off, for the reason that the exchange has: that of a gRPC call with a status, unless
+// it is in the middle of a message.
+func (t *tries) cut(err error) {
+	t.engine.cut(t.why, "backend", t.key, "error", err)
+	if t.grpc {
+		said := reason.Of(t.why)
+		t.code = said.GRPC().String()
+	}
+	if !t.grpc || t.messages.within() || errors.Is(err, errClientGone) {
 		// The client must not take what it has for the whole.
 		panic(http.ErrAbortHandler)
 	}
-	t.endGRPC(why)
+	t.endGRPC()
 }
 
 func responseHead(res *http.Response) phttp.Response {
@@ -100,7 +116,7 @@ func (t *tries) copyBody(a *attempt) error {
 	if t.bounded() {
 		defer client.watch(a.ctx)()
 	}
-	if res.ContentLength < 0 {
+	if res.ContentLength < 0 && !upstream.Arrived(res) {
 		// It may be long until the first byte, and the head alone can be an answer (gRPC streams).
 		if err := t.send(client, nil, true); err != nil {
 			return err
@@ -147,6 +163,9 @@ func (t *tries) send(client *interrupter, p []byte, flush bool) error {
 		if _, err := t.w.Write(p); err != nil {
 			return errClientGone
 		}
+		if t.grpc {
+			t.messages.passed(p)
+		}
 	}
 	if flush {
 		if err := t.rc.Flush(); err != nil {
@@ -173,16 +192,15 @@ func (t *tries) copyTrailer(res *http.Response) {
 }
 
 // endGRPC ends a gRPC response that broke off with a status that says why, instead of resetting it.
-func (t *tries) endGRPC(why reason.Reason) {
-	said := reason.Of(why)
-	t.code = said.GRPC().String()
+func (t *tries) endGRPC() {
+	said := reason.Of(t.why)
 	header := t.w.Header()
 	for _, f := range phttp.GRPCResponse(said.GRPC(), "weft: "+said.Text).Header {
 		if name := http.CanonicalHeaderKey(f.Name); name != "Content-Type" {
 			header.Set(http.TrailerPrefix+name, f.Value)
 		}
 	}
-	header.Set(http.TrailerPrefix+reason.Header, string(why))
+	header.Set(http.TrailerPrefix+reason.Header, string(t.why))
 }
 
 // informational passes 1xx responses on to the client until the final response is there.
@@ -211,13 +229,7 @@ func (i *informational) receive(code int, fields textproto.MIMEHeader) error {
 	if i.got++; i.got > maxInformational {
 		return errInformational
 	}
-	switch {
-	case i.over, code == http.StatusContinue:
-		// net/http sends 100 Continue itself when the body is read, which is when the backend has asked
-		// for it.
-		return nil
-	case !i.r.ProtoAtLeast(1, 1):
-		// HTTP/1.0 does not know them (RFC 9110 section 15.2).
+	if i.over {
 		return nil
 	}
 	head := phttp.Response{Status: code}
@@ -226,16 +238,29 @@ func (i *informational) receive(code int, fields textproto.MIMEHeader) error {
 			head.Header.Add(name, value)
 		}
 	}
+	i.inform(&head)
+	return nil
+}
+
+// inform passes an informational response on.
+func (x *exchange) inform(head *phttp.Response) {
+	switch {
+	case head.Status == http.StatusContinue:
+		// The server sends 100 Continue itself when the body is read, which is when the backend has asked for it.
+		return
+	case !x.r.ProtoAtLeast(1, 1):
+		// HTTP/1.0 does not know them (RFC 9110 section 15.2).
+		return
+	}
 	phttp.StripHopByHop(&head.Header, false)
 	phttp.StripInternal(&head.Header)
-	header := i.w.Header()
+	header := x.w.Header()
 	clear(header)
 	for _, f := range head.Header {
 		header.Add(f.Name, f.Value)
 	}
-	i.w.WriteHeader(code)
+	x.w.WriteHeader(head.Status)
 	clear(header)
-	return nil
 }
 
 // end makes responses that come later be ignored: the response writer belongs to deliver from now on.

@@ -11,6 +11,7 @@ import (
 
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/ports"
 )
 
 // flaky starts a backend whose first answers have the statuses given; 0 means that it hangs up without
@@ -99,7 +100,7 @@ func TestRetriesAreCountedByReason(t *testing.T) {
 	get(t, p.listen(key("cart")), "/")
 	got := map[string]float64{}
 	for labels, n := range metrics(t, p.engine, "weft_upstream_retries_total") {
-		_, rest, _ := strings.Cut(labels, "reason=")
+		_, rest, _ := strings.Cut(labels, "weft_retry_reason=")
 		reason, _, _ := strings.Cut(rest, " ")
 		got[reason] = n
 	}
@@ -124,10 +125,9 @@ func TestBackoffIsTheLeastTimeBetweenTries(t *testing.T) {
 }
 
 func TestEndpointThatRefusesIsLeftWhateverTheMethod(t *testing.T) {
-	closed := listenLoopback(t)
-	_ = closed.Close()
+	closed := ports.Refusing(t).String()
 	p := newProxy(t)
-	p.apply(service("cart", wire.ProtocolHTTP, closed.Addr().String(), named(t, "alive"))...)
+	p.apply(service("cart", wire.ProtocolHTTP, closed, named(t, "alive"))...)
 	address := p.listen(key("cart"))
 	for range 20 {
 		got := do(t, client(t), request(t, http.MethodPost, address, "/", strings.NewReader("order")))

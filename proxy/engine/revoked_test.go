@@ -78,7 +78,7 @@ func TestStreamsEndWithTheirPermission(t *testing.T) {
 		for protocol, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": client(t, h2c)} {
 			t.Run(name+", "+protocol, func(t *testing.T) {
 				s.allow("client")
-				before := s.decider.metric(decisions, "verdict", "denied")
+				before := s.decider.metric(decisions, "weft_authorization_verdict", "denied")
 				res, err := c.Do(request(t, http.MethodGet, s.address, "/", nil))
 				if err != nil {
 					t.Fatal(err)
@@ -99,7 +99,7 @@ func TestStreamsEndWithTheirPermission(t *testing.T) {
 					t.Errorf("after it was denied came %q, %v, want that it breaks off", rest, err)
 				}
 				<-gone
-				if got := s.decider.metric(decisions, "verdict", "denied"); got != before+1 {
+				if got := s.decider.metric(decisions, "weft_authorization_verdict", "denied"); got != before+1 {
 					t.Errorf("%v are counted as denied, want one more than %v", got, before)
 				}
 			})
@@ -237,7 +237,7 @@ func TestPermissionThatComesBack(t *testing.T) {
 			t.Errorf("allowed is %s, and it is to end: %v", step.account, got)
 		}
 	}
-	if got := p.metric(decisions, "verdict", "denied"); got != 1 {
+	if got := p.metric(decisions, "weft_authorization_verdict", "denied"); got != 1 {
 		t.Errorf("%v are counted as denied, want 1", got)
 	}
 }

@@ -207,10 +207,10 @@ func TestRequestsAreMeasuredByRule(t *testing.T) {
 	get(t, address, "/b")
 	got := metrics(t, p.engine, "http_server_request_duration_seconds")
 	want := map[string]float64{
-		"http_response_status_code=200 mesh_backend=shop/cart:80 mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=cart mesh_listener=captured " +
-			"mesh_route_kind=HTTPRoute mesh_route_name=measured mesh_route_namespace=shop mesh_rule=stable mesh_src_namespace=shop mesh_src_service_account=client mesh_tls=none": 2,
-		"error_type=no_rule_matched http_response_status_code=404 mesh_dst_namespace=shop mesh_dst_port=80 mesh_dst_service=cart mesh_listener=captured " +
-			"mesh_src_namespace=shop mesh_src_service_account=client mesh_tls=none": 1,
+		"http_response_status_code=200 weft_backend=shop/cart:80 weft_destination_namespace=shop weft_destination_port=80 weft_destination_service=cart weft_listener=captured " +
+			"weft_route_kind=HTTPRoute weft_route_name=measured weft_route_namespace=shop weft_rule=stable weft_source_namespace=shop weft_source_service_account=client weft_tls=none": 2,
+		"error_type=no_rule_matched http_response_status_code=404 weft_destination_namespace=shop weft_destination_port=80 weft_destination_service=cart weft_listener=captured " +
+			"weft_source_namespace=shop weft_source_service_account=client weft_tls=none": 1,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)

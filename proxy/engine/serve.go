@@ -51,7 +51,7 @@ func (e *Engine) startServers() {
 	e.hop = e.newServer(http.HandlerFunc(e.serveHop), &hopProtocols)
 	e.hop.HTTP2 = upstream.HopServerHTTP2()
 	if e.options.HTTP == HTTPWeft {
-		e.own = e.newOwnServer()
+		e.startOwnServers()
 	}
 	for server, conns := range map[*http.Server]*handover{e.captured: e.requests, e.hop: e.hops} {
 		go func() {

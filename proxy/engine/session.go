@@ -28,7 +28,7 @@ type stay struct {
 
 // newStay reads the session of a request.
 func (x *exchange) newStay(policy *wire.SessionPersistence, route string) stay {
-	values := x.r.Header.Values(session.RequestField(policy))
+	values := x.fields.Values(session.RequestField(policy))
 	return stay{policy: policy, route: route, sent: session.Find(policy, route != "", values, time.Now())}
 }
 
@@ -90,7 +90,7 @@ func (x *exchange) sessionCall() string {
 func (t *tries) keep(to upstream.Endpoint, head *phttp.Response) {
 	var endpoint string
 	switch to.Kind() {
-	case upstream.KindHop:
+	case upstream.KindHop, upstream.KindSidecar:
 		endpoint = head.Header.Get(upstream.FieldSession)
 		head.Header.Del(upstream.FieldSession)
 	case upstream.KindPod:

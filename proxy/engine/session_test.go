@@ -12,6 +12,7 @@ import (
 
 	"weft.dev/weft/proxy/session"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/ports"
 )
 
 // pods starts as many backends, which answer with their name and the cookies they see.
@@ -137,9 +138,7 @@ func TestSessionOfAService(t *testing.T) {
 
 func TestSessionOfAPodThatRefuses(t *testing.T) {
 	p := newProxy(t)
-	closed := listenLoopback(t)
-	_ = closed.Close()
-	dead := closed.Addr().String()
+	dead := ports.Refusing(t).String()
 	p.apply(service("cart", wire.ProtocolHTTP, append(pods(t, "cart", 2), dead)...)...)
 	p.apply(limitedBackend("cart", persistent(cookieSession)))
 	j := newJar(t, p.listen(key("cart")))

@@ -166,7 +166,7 @@ func (e *Engine) standBy(cfg *config, call caller) (ctx context.Context, leave f
 func (t *tries) stand(c *connection, end revocable) {
 	namespace := t.engine.options.Namespace
 	if len(t.key) > len(namespace) && t.key[len(namespace)] == '/' && strings.HasPrefix(t.key, namespace) {
-		t.engine.stand(t.config, c, caller{t.config.peer(t.r), t.source, t.key, &t.head, t.start}, end)
+		t.engine.stand(t.config, c, caller{t.config.peer(t.r), t.source, t.key, &t.head, t.start, t.overHop}, end)
 	}
 }
 

@@ -62,7 +62,7 @@ func TestStandingConnectionsEnd(t *testing.T) {
 			alive()
 			policy(only(namespace, "client"))
 			alive()
-			if decider.metric(decisions, "verdict", "denied")+decider.metric(decisions, "verdict", "allowed") != 0 {
+			if decider.metric(decisions, "weft_authorization_verdict", "denied")+decider.metric(decisions, "weft_authorization_verdict", "allowed") != 0 {
 				t.Error("what goes on is counted again")
 			}
 			policy(only(namespace, "other"))
@@ -70,7 +70,7 @@ func TestStandingConnectionsEnd(t *testing.T) {
 			if rest, err := io.ReadAll(r); len(rest) > 0 || err == nil && in == namespace {
 				t.Errorf("after it was denied came %q, %v", rest, err)
 			}
-			until(t, func() bool { return decider.metric(decisions, "verdict", "denied") == 1 })
+			until(t, func() bool { return decider.metric(decisions, "weft_authorization_verdict", "denied") == 1 })
 		})
 	}
 }

@@ -128,6 +128,7 @@ func (t *tries) endTry(a *attempt) {
 		attribute.String(attribute.Path, attribute.Bound(t.head.Path)),
 		attribute.String(attribute.Scheme, "http"),
 		attribute.String(attribute.Backend, t.key),
+		attribute.String(attribute.TLS, attribute.Protection(a.to.Hop())),
 		attribute.String(attribute.PeerAddress, a.to.Address().Addr().String()),
 		attribute.Int(attribute.PeerPort, int64(a.to.Address().Port())),
 	)

@@ -119,8 +119,8 @@ func TestATraceAcrossTheHopAndARetry(t *testing.T) {
 		if strings.Contains(strings.Join(mapValues(s.Attributes), " "), "token=x") {
 			t.Errorf("a secret is in %v", s.Attributes)
 		}
-		if s.Kind == "SERVER" && (s.Attributes[attribute.Source] != "spiffe://cluster.local/ns/shop/sa/client" || !s.Remote) {
-			t.Errorf("span of %q, remote %v", s.Attributes[attribute.Source], s.Remote)
+		if s.Kind == "SERVER" && (s.Attributes[attribute.SourceID] != "spiffe://cluster.local/ns/shop/sa/client" || !s.Remote) {
+			t.Errorf("span of %q, remote %v", s.Attributes[attribute.SourceID], s.Remote)
 		}
 		if s.Kind == "CLIENT" && s.Attributes[attribute.Hop] == "" && s.Attributes[attribute.Status] == "200" {
 			last = s
@@ -257,13 +257,13 @@ func TestAnswersOfTheProxyAreTraced(t *testing.T) {
 		name, reason, route, method string
 		failed                      bool
 	}{
-		{"GET shop/web:80", "no_endpoints", "HTTPRoute/shop/r", "", true},
+		{"GET shop/web:80", "no_endpoints", "r", "", true},
 		{"GET shop/web:80", "no_rule_matched", "", "", false},
-		{"HTTP shop/web:80", "no_endpoints", "HTTPRoute/shop/r", "BREW", true},
+		{"HTTP shop/web:80", "no_endpoints", "r", "BREW", true},
 	} {
 		s := got[i]
 		if s.Name != want.name || s.Attributes[attribute.Reason] != want.reason || s.Attributes[attribute.ErrorType] != want.reason ||
-			s.Attributes[attribute.Route] != want.route || s.Attributes[attribute.MethodOriginal] != want.method || s.Failed != want.failed {
+			s.Attributes[attribute.RouteName] != want.route || s.Attributes[attribute.MethodOriginal] != want.method || s.Failed != want.failed {
 			t.Errorf("span %d is %+v", i, s)
 		}
 	}

@@ -65,7 +65,7 @@ func TestAConnectionOfADroppedRootTakesNothingNew(t *testing.T) {
 	}
 	defer func() { _ = opaque.Close() }()
 	until(t, func() bool { // the server has judged it, too
-		return metrics(t, peer.engine, "weft_connections_total")["mesh_listener=hop protocol="+upstream.ALPNTCP] == 1
+		return metrics(t, peer.engine, "weft_connections_total")["protocol="+upstream.ALPNTCP+" weft_listener=hop"] == 1
 	})
 	type result struct {
 		body string

@@ -12,7 +12,7 @@ import (
 
 // validate reports why a resource cannot be used by a proxy. Mesh and certificates are judged by
 // package identity when they are put to use.
-func validate(r *wire.Resource) error {
+func (e *Engine) validate(r *wire.Resource) error {
 	if err := r.Valid(); err != nil {
 		return err
 	}
@@ -45,6 +45,8 @@ func validate(r *wire.Resource) error {
 		return nil
 	case wire.KindAuthorization:
 		return validateAuthorization(r.Key, r.Authorization)
+	case wire.KindSidecar:
+		return e.validateSidecar(r.Sidecar)
 	case wire.KindCapture, wire.KindInbound:
 		return errors.New("capture is for node agents, not for proxies")
 	}

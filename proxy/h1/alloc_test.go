@@ -43,7 +43,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 				if !backend.Clean() {
 					t.Errorf("the backend's connection is not clean: %v", backend.Err())
 				}
-				if err := backend.Write(&request, 0, false, nil); err != nil {
+				if err := backend.Write(&request, 0, false, nil, false); err != nil {
 					t.Errorf("write: %v", err)
 				}
 				if err := backend.Head(request.Method, false); err != nil {

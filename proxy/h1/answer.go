@@ -88,6 +88,8 @@ func (a *answer) proceed(w net.Conn) error {
 // WriteHead begins the final answer. length is that of its body, -1 if it is not known. Nothing need be sent
 // before Flush.
 func (c *Conn) WriteHead(r *phttp.Response, length int64) error {
+	// What the client does with a body that it was not asked for is not known, so nothing can follow.
+	unasked := c.Request.Continue && c.reading.awaited()
 	a := &c.answer
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -95,7 +97,7 @@ func (c *Conn) WriteHead(r *phttp.Response, length int64) error {
 		return errHeadTwice
 	}
 	a.begun = true
-	a.closing = a.closing || c.server.draining.Load()
+	a.closing = a.closing || unasked || c.server.conns.Ended()
 	framing := length
 	switch {
 	case r.Status == 204:
@@ -217,6 +219,6 @@ func (c *Conn) Take() (net.Conn, error) {
 	c.quiet()
 	c.answer.drop()
 	c.answer.taken = true
-	c.server.remove(c)
+	c.server.conns.Remove(c)
 	return c.source.rest(), c.conn.SetReadDeadline(time.Time{})
 }

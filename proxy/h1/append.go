@@ -97,7 +97,7 @@ func keepsLength(value string, length int64) bool {
 // appendField appends one field line. Names and values have been parsed or come from HTTP/2 or configuration,
 // all of which check them; a control character here would still be a way to write a second message.
 func appendField(b []byte, f *phttp.Field) []byte {
-	if !isToken(f.Name) || !consistsOf(f.Value, &valueBytes) {
+	if !phttp.IsToken(f.Name) || !phttp.ValueOctets.All(f.Value) {
 		return b
 	}
 	b = append(b, f.Name...)
@@ -112,6 +112,17 @@ func appendChunk(b, data []byte) []byte {
 	b = append(b, '\r', '\n')
 	b = append(b, data...)
 	return append(b, '\r', '\n')
+}
+
+// appendChunks appends data as a chunk, if there is any, and with last the end of the body.
+func appendChunks(b, data []byte, last bool) []byte {
+	if len(data) > 0 {
+		b = appendChunk(b, data)
+	}
+	if last {
+		b = appendLastChunk(b, nil)
+	}
+	return b
 }
 
 // appendLastChunk ends a chunked body. Fields that must not be in a trailer are left out.

@@ -96,6 +96,49 @@ func (b *body) next() ([]byte, error) {
 	return bytes, b.took(len(bytes))
 }
 
+// atHand tells whether next has bytes to return without waiting.
+func (b *body) atHand() bool {
+	bytes := b.source.buffered()
+	switch b.part {
+	case partRest, partToEnd, partChunk:
+		return b.err == nil && len(bytes) > 0
+	case partChunkEnd:
+		if len(bytes) < 2 {
+			return false
+		}
+		bytes = bytes[2:]
+	case partSize:
+	case partTrailer:
+		return false
+	}
+	size, length, _, _ := parseChunkLine(bytes)
+	return size > 0 && len(bytes) > length
+}
+
+// whole returns the whole body if all of it has come, in one chunk if it is chunked, and uses it. The bytes are valid
+// until the source is used again.
+func (b *body) whole() (bytes []byte, ok bool) {
+	bytes = b.source.buffered()
+	switch {
+	case b.err != nil:
+		return nil, b.complete()
+	case b.part == partRest:
+		if int64(len(bytes)) < b.left {
+			return nil, false
+		}
+	case b.part == partSize:
+		size, length, _, err := parseChunkLine(bytes)
+		end := int64(length) + size
+		if err != nil || size == 0 || size > int64(len(bytes)) || int64(len(bytes))-end < int64(len(lastChunk)) || string(bytes[end:][:len(lastChunk)]) != lastChunk {
+			return nil, false
+		}
+	default:
+		return nil, false
+	}
+	bytes, _ = b.next() // the end is noted
+	return bytes, b.complete()
+}
+
 // within limits n to what belongs to the body or chunk.
 func (b *body) within(n int) int {
 	if b.part == partToEnd {

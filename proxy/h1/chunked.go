@@ -1,6 +1,10 @@
 package h1
 
-import "bytes"
+import (
+	"bytes"
+
+	phttp "weft.dev/weft/proxy/http"
+)
 
 const (
 	// maxChunkLine bounds the line before a chunk, maxChunkExtensions all extensions of a body together.
@@ -42,7 +46,7 @@ func parseChunkLine(b []byte) (size int64, length, extensions int, err *Error) {
 		return 0, 0, 0, errChunkExtension
 	}
 	for _, c := range b[i : end-1] {
-		if !valueBytes[c] {
+		if !phttp.ValueOctets[c] {
 			return 0, 0, 0, errChunkExtension
 		}
 	}
@@ -51,7 +55,7 @@ func parseChunkLine(b []byte) (size int64, length, extensions int, err *Error) {
 
 func hexDigit(c byte) (int64, bool) {
 	switch {
-	case isDigit(c):
+	case phttp.IsDigit(c):
 		return int64(c - '0'), true
 	case 'a' <= c && c <= 'f':
 		return int64(c-'a') + 10, true

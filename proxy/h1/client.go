@@ -11,14 +11,17 @@ import (
 // own: what a backend sends unasked shows when the connection is to be used again, or with the next response.
 //
 // The order of calls is Write, WriteBody as often as there is something, Head until the response is final, and
-// Next or Read to the end of the body. Writing may be left to another goroutine.
+// Next or Read to the end of the body. Writing the body may be left to another goroutine.
 type Client struct {
 	conn   net.Conn
 	source source
 	body   body
 	peek   peeker
+	ask    asker
 	// Response is what Head has read last.
 	Response Response
+	// informational counts the responses to the request under way before the final one.
+	informational int
 	// exchanged tells that a final head has been read, answered that its response is complete.
 	exchanged, answered bool
 	failed              error
@@ -46,20 +49,30 @@ func (c *Client) Clean() bool {
 	return !c.peek.init(c.conn) || c.peek.quiet()
 }
 
-// Write sends the head of a request, and first, the beginning of its body. length is that of the body, -1 if it is
-// not known; zero means that there is none.
-func (c *Client) Write(r *phttp.Request, length int64, upgrade bool, first []byte) error {
-	memory := getBuffer(1)
+// Write sends the head of a request, and with it first, the beginning of its body. length is that of the body, -1 if it
+// is not known; zero means that there is none. last tells that first is all of the body.
+func (c *Client) Write(r *phttp.Request, length int64, upgrade bool, first []byte, last bool) error {
+	memory := getBuffer(roomForHead + len(first))
 	defer putBuffer(memory)
+	_, err := c.conn.Write(c.appendRequest((*memory)[:0], r, length, upgrade, first, last))
+	return c.fail(err)
+}
+
+// appendRequest appends what Write sends, and begins the exchange.
+func (c *Client) appendRequest(b []byte, r *phttp.Request, length int64, upgrade bool, first []byte, last bool) []byte {
+	c.exchanged, c.answered, c.informational = false, false, 0
 	if length == 0 && !bodyExpected(r.Method) {
 		length = lengthNone
 	}
-	out := appendRequest((*memory)[:0], r, length, upgrade)
-	out = append(out, first...)
-	c.exchanged, c.answered = false, false
-	_, err := c.conn.Write(out)
-	return c.fail(err)
+	b = appendRequest(b, r, length, upgrade)
+	if length == lengthChunked {
+		return appendChunks(b, first, last)
+	}
+	return append(b, first...)
 }
+
+// roomForHead is how much memory is taken for a head besides a body. A longer head takes more.
+const roomForHead = 4 << 10
 
 // bodyExpected tells whether a request without a body has to say so (RFC 9110 section 8.6).
 func bodyExpected(method string) bool {
@@ -71,6 +84,25 @@ func (c *Client) WriteBody(p []byte) error {
 	_, err := c.conn.Write(p)
 	return err
 }
+
+// WriteChunks sends a part of the body of a request whose length is not known. last tells that it is the last; it may
+// have no bytes then.
+func (c *Client) WriteChunks(p []byte, last bool) error {
+	memory := getBuffer(roomForChunks + min(len(p), flushSize))
+	defer putBuffer(memory)
+	for {
+		n := min(len(p), flushSize)
+		if err := c.WriteBody(appendChunks((*memory)[:0], p[:n], last && n == len(p))); err != nil {
+			return err
+		}
+		if p = p[n:]; len(p) == 0 {
+			return nil
+		}
+	}
+}
+
+// roomForChunks is more than what chunks have besides their data.
+const roomForChunks = 64
 
 // Head reads the head of the next response into Response: an informational one, or the final one.
 func (c *Client) Head(method string, upgrade bool) error {
@@ -85,6 +117,8 @@ func (c *Client) Head(method string, upgrade bool) error {
 		c.exchanged = true
 		c.body.begin(&c.source, c.Response.length)
 		c.ended()
+	} else if c.informational++; c.informational > maxInformational {
+		return c.fail(errInformational)
 	}
 	return nil
 }
@@ -101,6 +135,9 @@ func (c *Client) Read(p []byte) (int, error) {
 	n, err := c.body.read(p)
 	return n, c.read(err)
 }
+
+// AtHand tells whether Next has bytes to return without waiting.
+func (c *Client) AtHand() bool { return c.body.atHand() }
 
 // Trailer returns what followed the body.
 func (c *Client) Trailer() phttp.Header { return c.body.trailer }

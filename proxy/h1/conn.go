@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,11 @@ type Conn struct {
 	client    watcher
 	// started is headStarted, made once.
 	started func()
-	// limited tells that writes have a deadline, which may be over.
+	// ended is called when the connection has; it may be nil.
+	ended func()
+	// parked tells that the connection has been left to its present goroutine because it waits.
+	parked bool
+	// limited tells that writes have a deadline, which holds until the answer is complete.
 	limited atomic.Bool
 
 	// Request is the request under way.
@@ -42,8 +47,8 @@ type Conn struct {
 	answer  answer
 }
 
-func newConn(s *Server, conn net.Conn) *Conn {
-	c := &Conn{server: s, conn: conn, source: source{conn: conn}}
+func newConn(s *Server, conn net.Conn, ended func()) *Conn {
+	c := &Conn{server: s, conn: conn, source: source{conn: conn}, ended: ended}
 	c.client.conn, c.started = conn, c.headStarted
 	c.reading.conn = c
 	return c
@@ -52,29 +57,59 @@ func newConn(s *Server, conn net.Conn) *Conn {
 // NetConn returns the connection as Serve was given it.
 func (c *Conn) NetConn() net.Conn { return c.conn }
 
-// serve answers one request after the other.
-func (c *Conn) serve() {
-	defer c.source.drop()
+// begin answers the requests of a new connection.
+func (c *Conn) begin() {
 	if c.server.Preface != nil {
 		if done := c.first(); done {
+			c.finish()
 			return
 		}
 	}
-	for first := true; ; first = false {
-		if !c.await(first) {
+	c.serve(true)
+}
+
+// serve answers one request after the other, until the connection ends or has waited for one for a while: then a
+// goroutine whose stack has never been large waits on, and answers the next one.
+func (c *Conn) serve(first bool) {
+	if parked := c.answerAll(first); parked {
+		c.Request, c.parked = Request{}, true
+		go c.serve(false)
+		return
+	}
+	c.finish()
+}
+
+// finish lets go of the connection, which has ended or is somebody else's.
+func (c *Conn) finish() {
+	c.client.stop()
+	c.source.drop()
+	c.server.conns.Remove(c)
+	if c.ended != nil {
+		c.ended()
+	}
+}
+
+// answerAll answers one request after the other. It is parked if the connection only waits.
+func (c *Conn) answerAll(first bool) (parked bool) {
+	for ; ; first = false {
+		come, parked := c.await(first)
+		switch {
+		case parked:
+			return true
+		case !come:
 			_ = c.conn.Close()
-			return
+			return false
 		}
 		if failed, ok := c.readHead(); !ok {
 			if failed == nil {
 				_ = c.conn.Close() // it has gone, or taken too long
-				return
+				return false
 			}
 			c.refuse(failed)
-			return
+			return false
 		}
 		if !c.exchange(c.server.Handle) {
-			return
+			return false
 		}
 	}
 }
@@ -103,15 +138,27 @@ func (c *Conn) first() (done bool) {
 	return false
 }
 
-// await waits for the first byte of a request. It is false if the connection is to be closed.
-func (c *Conn) await(first bool) bool {
+// await waits for the first byte of a request. If none has come the connection is to be closed, or parked.
+func (c *Conn) await(first bool) (come, parked bool) {
 	if len(c.source.buffered()) == 0 {
-		if c.setIdleDeadline(first) != nil || c.source.fillIdle() != nil {
-			return false
+		if c.setIdleDeadline(first) != nil {
+			return false, false
 		}
+		if !first && !c.parked {
+			c.client.rest()
+		}
+		err := c.source.fillIdle()
+		if c.client.wake() {
+			c.idleUntil = time.Time{}
+			parked = errors.Is(err, os.ErrDeadlineExceeded)
+		}
+		if err != nil {
+			return false, parked
+		}
+		c.parked = false
 	}
 	// From here on Shutdown waits for the answer.
-	return c.state.CompareAndSwap(stateIdle, stateActive)
+	return c.state.CompareAndSwap(stateIdle, stateActive), false
 }
 
 // setIdleDeadline bounds the wait for a request. Setting a deadline is dear, so one that is nearly right stays.
@@ -161,7 +208,7 @@ func (c *Conn) endIdle() {
 
 // exchange has one request answered and tells whether another one may follow.
 func (c *Conn) exchange(handle func(*Conn)) bool {
-	if c.idleUntil.IsZero() || c.Request.ContentLength != 0 {
+	if c.idleUntil.IsZero() || !c.bodyAtHand() {
 		// That of the head is over; a body has all the time that policy gives it.
 		c.idleUntil = time.Time{}
 		if c.conn.SetReadDeadline(time.Time{}) != nil {
@@ -183,6 +230,12 @@ func (c *Conn) exchange(handle func(*Conn)) bool {
 		_ = c.conn.Close()
 	}
 	return false
+}
+
+// bodyAtHand tells whether nothing more need be read from the connection for the request's body.
+func (c *Conn) bodyAtHand() bool {
+	n := c.Request.ContentLength
+	return n == 0 || n > 0 && n <= int64(len(c.source.buffered()))
 }
 
 // run calls the handler. It is false if the connection is gone with it, or is somebody else's.
@@ -239,9 +292,11 @@ func (c *Conn) end() ending {
 	switch {
 	case c.refused(), !c.reading.rest():
 		return endLinger
-	case (c.answer.closing || c.server.draining.Load()) && len(c.source.buffered()) > 0:
+	case (c.answer.closing || c.server.conns.Ended()) && len(c.source.buffered()) > 0:
 		return endLinger
-	case c.answer.closing, c.server.draining.Load(), c.limited.Load():
+	case c.answer.closing, c.server.conns.Ended():
+		return endClose
+	case c.limited.CompareAndSwap(true, false) && c.conn.SetWriteDeadline(time.Time{}) != nil:
 		return endClose
 	}
 	return endReuse
@@ -269,6 +324,41 @@ func (c *Conn) ReadBody(p []byte) (int, error) {
 	n, _, err := c.reading.readTrailed(p, c.reading.exchange)
 	return n, err
 }
+
+// WholeBody returns the request's body if all of it has come with the head, and uses it: ReadBody has nothing more then.
+// The bytes are valid until the exchange ends. It is for the handler's goroutine.
+func (c *Conn) WholeBody() (body []byte, ok bool) {
+	r := &c.reading
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waits {
+		return nil, false
+	}
+	if body, ok = r.whole(); ok && !r.done {
+		r.done = true
+		c.client.resume()
+	}
+	return body, ok
+}
+
+// BodyAtHand reads as much of the body as has come already. It is for the handler's goroutine, before anybody reads.
+func (c *Conn) BodyAtHand(p []byte) int {
+	r := &c.reading
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waits || r.part != partRest || !r.atHand() {
+		return 0
+	}
+	n, _ := r.read(p) // how the body ends is noted
+	if r.complete() {
+		r.done = true
+		c.client.resume()
+	}
+	return n
+}
+
+// StopBody makes reads of the body fail from now on, and waits for one that is under way.
+func (c *Conn) StopBody() { c.reading.end() }
 
 // bodyReader reads the body of the request under way, perhaps in another goroutine than that of the handler.
 type bodyReader struct {
@@ -328,6 +418,13 @@ func (r *bodyReader) readTrailed(p []byte, exchange uint64) (n int, trailer phtt
 		r.conn.client.resume()
 	}
 	return n, r.trailer, err
+}
+
+// awaited tells whether the client waits to be asked for the body.
+func (r *bodyReader) awaited() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waits
 }
 
 // finished tells whether the body is complete.

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/nethttp"
 )
 
 // stricter are the rules by which requests are refused that net/http's server takes, each with a reason.
@@ -149,12 +150,12 @@ func seenByOwn(text []byte) (all []seen, refused *Error) {
 			}
 			body, err := io.ReadAll(r.Body)
 			errors.As(err, &refused)
-			trailer := sorted(headerOf(c.Trailer()))
+			trailer := sorted(nethttp.Header(c.Trailer()))
 			all = append(all, seen{r.Method, r.RequestURI, r.Host, sorted(r.Header), string(body), err == nil, trailer})
 			_ = c.WriteHead(&noContent, 0)
 		},
 	}
-	_ = s.Serve(newScript(text))
+	_ = s.Serve(newScript(text), nil)
 	return all, refused
 }
 

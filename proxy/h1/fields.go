@@ -51,7 +51,7 @@ func parseFields(section string, h phttp.Header, most int) (phttp.Header, facts,
 // parseField splits one line, which has no CR LF at its end.
 func parseField(line string) (name, value string, err *Error) {
 	colon := 0
-	for colon < len(line) && tokenBytes[line[colon]] {
+	for colon < len(line) && phttp.TokenOctets[line[colon]] {
 		colon++
 	}
 	switch {
@@ -61,7 +61,7 @@ func parseField(line string) (name, value string, err *Error) {
 		return "", "", errFieldName
 	}
 	value = trim(line[colon+1:])
-	if !consistsOf(value, &valueBytes) {
+	if !phttp.ValueOctets.All(value) {
 		return "", "", errFieldValue
 	}
 	return line[:colon], value, nil
@@ -148,7 +148,7 @@ func parseLength(value string) (int64, *Error) {
 	}
 	for i := range len(value) {
 		c := value[i]
-		if !isDigit(c) || n > (1<<63-1-int64(c-'0'))/10 {
+		if !phttp.IsDigit(c) || n > (1<<63-1-int64(c-'0'))/10 {
 			return 0, errLength
 		}
 		n = n*10 + int64(c-'0')

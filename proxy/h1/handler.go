@@ -8,11 +8,10 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/nethttp"
 )
 
 // HTTP returns the exchange under way as net/http's types, for handlers that need those. The request's URL and
@@ -21,72 +20,58 @@ import (
 //
 // The writer supports http.ResponseController in all it can do, and WriteFields.
 func (c *Conn) HTTP(ctx context.Context) (*ResponseWriter, *http.Request) {
-	a := NewAdapter(ctx, c)
-	a.Begin()
+	a := NewAdapter(ctx)
+	a.Begin(c)
+	a.Request.Header = nethttp.Header(c.Request.Header)
+	delete(a.Request.Header, "Transfer-Encoding")
+	delete(a.Request.Header, "Trailer")
 	return &a.Writer, a.Request
 }
 
-// Adapter makes net/http's types of one exchange after the other on a connection, each time in the same memory. It is
-// for handlers of which nothing outlives the exchange; of others each has its own (Conn.HTTP).
+// Adapter makes net/http's types of one exchange after the other, each time in the same memory. It is for handlers of
+// which nothing outlives the exchange; of others each has its own (Conn.HTTP).
 type Adapter struct {
-	// Request and Writer are what Conn.HTTP returns, from Begin to the end of the exchange.
+	// Request and Writer are what Conn.HTTP returns, from Begin to the end of the exchange, but that the request has no
+	// Header: its fields are those of the connection, which making another form of would be dear.
 	Request *http.Request
 	Writer  ResponseWriter
 
 	conn *Conn
-	// values are those of the request's header.
-	values []string
+	body requestBody
 }
 
 // NewAdapter returns an Adapter whose requests have a context.
-func NewAdapter(ctx context.Context, c *Conn) *Adapter {
-	a := &Adapter{conn: c, Request: new(http.Request).WithContext(ctx), Writer: ResponseWriter{conn: c, header: http.Header{}}}
-	a.Request.Header = http.Header{}
+func NewAdapter(ctx context.Context) *Adapter {
+	a := &Adapter{Request: new(http.Request).WithContext(ctx), Writer: ResponseWriter{header: http.Header{}}}
 	return a
 }
 
-// Begin takes over the exchange under way.
-func (a *Adapter) Begin() {
-	r, req := &a.conn.Request, a.Request
+// Begin takes over the exchange under way on a connection.
+func (a *Adapter) Begin(c *Conn) {
+	a.conn, a.Writer.conn = c, c
+	r, req := &c.Request, a.Request
 	req.Method, req.RequestURI, req.Host = r.Method, r.Target, r.Authority
 	req.Proto, req.ProtoMajor, req.ProtoMinor = protocols[r.Minor], 1, int(r.Minor)
 	req.ContentLength, req.Trailer = r.ContentLength, nil
-	a.fill(r.Header)
-	if announced := req.Header["Trailer"]; len(announced) > 0 {
-		if r.ContentLength == lengthChunked {
-			req.Trailer = trailerOf(announced)
-		}
-		delete(req.Header, "Trailer")
+	if r.ContentLength == lengthChunked && r.Header.Has("Trailer") {
+		req.Trailer = nethttp.Announced(r.Header.Values("Trailer"))
 	}
 	req.Body = http.NoBody
 	if r.ContentLength != 0 {
-		req.Body = &requestBody{conn: a.conn, request: req, exchange: a.conn.reading.exchange}
+		a.body = requestBody{conn: a.conn, request: req, exchange: a.conn.reading.exchange}
+		req.Body = &a.body
 	}
 	clear(a.Writer.header)
 	a.Writer.wrote, a.Writer.announced = false, nil
 }
 
-var protocols = [...]string{"HTTP/1.0", "HTTP/1.1"}
-
-// fill makes the request's header of fields, each name with the part of values that is its own.
-func (a *Adapter) fill(fields phttp.Header) {
-	header := a.Request.Header
-	clear(header)
-	a.values = a.values[:0]
-	for i := range fields {
-		name := http.CanonicalHeaderKey(fields[i].Name)
-		if name == "Transfer-Encoding" {
-			continue
-		}
-		if before := header[name]; before != nil {
-			header[name] = append(before, fields[i].Value)
-			continue
-		}
-		a.values = append(a.values, fields[i].Value)
-		n := len(a.values)
-		header[name] = a.values[n-1 : n : n]
-	}
+// End lets go of the exchange.
+func (a *Adapter) End() {
+	clear(a.Writer.header)
+	a.conn, a.Writer.conn, a.body, a.Request.Body = nil, nil, requestBody{}, nil
 }
+
+var protocols = [...]string{"HTTP/1.0", "HTTP/1.1"}
 
 // requestBody is the body of a request.
 type requestBody struct {
@@ -100,7 +85,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	n, trailer, err := b.conn.reading.readTrailed(p, b.exchange)
 	if errors.Is(err, io.EOF) && len(trailer) > 0 && b.request.Trailer != nil {
 		// The announced names are in a map that the request's copies share.
-		maps.Copy(b.request.Trailer, headerOf(trailer))
+		maps.Copy(b.request.Trailer, nethttp.Header(trailer))
 	}
 	return n, err
 }
@@ -117,6 +102,21 @@ type ResponseWriter struct {
 	announced []string
 }
 
+// WholeBody is that of the connection.
+func (w *ResponseWriter) WholeBody() (body []byte, ok bool) { return w.conn.WholeBody() }
+
+// BodyAtHand is that of the connection.
+func (w *ResponseWriter) BodyAtHand(p []byte) int { return w.conn.BodyAtHand(p) }
+
+// StopBody is that of the connection.
+func (w *ResponseWriter) StopBody() { w.conn.StopBody() }
+
+// lastWrite is how long writes may still take after Interrupt, so that a client which reads has what there is.
+const lastWrite = time.Second
+
+// Interrupt makes writes of the answer fail soon, also one that waits. Any goroutine may call it.
+func (w *ResponseWriter) Interrupt() { _ = w.SetWriteDeadline(time.Now().Add(lastWrite)) }
+
 // Fields returns the fields of the request as they were received.
 func (w *ResponseWriter) Fields() phttp.Header { return w.conn.Request.Header }
 
@@ -125,7 +125,7 @@ func (w *ResponseWriter) Header() http.Header { return w.header }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *ResponseWriter) WriteHeader(status int) {
-	res := phttp.Response{Status: status, Header: headerFrom(w.header)}
+	res := phttp.Response{Status: status, Header: nethttp.Fields(w.header)}
 	if status < http.StatusOK {
 		_ = w.conn.WriteInformational(&res)
 		return
@@ -182,23 +182,14 @@ func (w *ResponseWriter) EndHTTP() {
 	if !w.wrote {
 		w.WriteHeader(http.StatusOK)
 	}
-	var trailer phttp.Header
-	if len(w.announced) > 0 {
-		for name := range trailerOf(w.announced) {
-			for _, value := range w.header[name] {
-				trailer.Add(name, value)
-			}
-		}
+	w.conn.SetTrailer(nethttp.Trailer(w.header, w.announced))
+}
+
+// PassTrailer says what follows the body, if that is chunked, whether it was announced or not.
+func (w *ResponseWriter) PassTrailer(trailer phttp.Header) {
+	for i := range trailer {
+		w.header.Add(http.TrailerPrefix+trailer[i].Name, trailer[i].Value)
 	}
-	for name, values := range w.header {
-		if plain, ok := strings.CutPrefix(name, http.TrailerPrefix); ok {
-			for _, value := range values {
-				trailer.Add(plain, value)
-			}
-		}
-	}
-	slices.SortStableFunc(trailer, func(a, b phttp.Field) int { return strings.Compare(a.Name, b.Name) })
-	w.conn.SetTrailer(trailer)
 }
 
 // FlushError implements what http.ResponseController.Flush needs.
@@ -212,8 +203,8 @@ func (w *ResponseWriter) FlushError() error {
 // EnableFullDuplex implements what http.ResponseController.EnableFullDuplex needs: it always is.
 func (w *ResponseWriter) EnableFullDuplex() error { return nil }
 
-// SetWriteDeadline implements what http.ResponseController.SetWriteDeadline needs. The connection ends with the
-// answer then. Any goroutine may call it.
+// SetWriteDeadline implements what http.ResponseController.SetWriteDeadline needs. It holds until the answer is
+// complete. Any goroutine may call it.
 func (w *ResponseWriter) SetWriteDeadline(at time.Time) error {
 	w.conn.limited.Store(true)
 	return w.conn.conn.SetWriteDeadline(at)

@@ -168,3 +168,47 @@ func TestPreface(t *testing.T) {
 		t.Errorf("answer = %q", got)
 	}
 }
+
+// TestAConnectionThatWaitsCostsNoServingGoroutine: while a connection waits for long, whoever has begun to serve it is free,
+// and requests that come later are answered all the same.
+func TestAConnectionThatWaitsCostsNoServingGoroutine(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("listen: %v", err)
+	}
+	defer func() { _ = l.Close() }()
+	s := &Server{Handle: echo, HeadTimeout: patience, IdleTimeout: patience}
+	left, over := make(chan error, 1), make(chan struct{})
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			err = s.Serve(c, func() { close(over) })
+		}
+		left <- err
+	}()
+	c, r := dial(t, l.Addr().String(), head("GET /first HTTP/1.1", "Host: a"))
+	if _, got := readAnswer(t, r, "GET"); got != "GET /first " {
+		t.Errorf("answer = %q", got)
+	}
+	if err := <-left; err != nil {
+		t.Fatalf("serve: %v", err)
+	}
+	for range 2 {
+		if _, err := io.WriteString(c, head("GET /later HTTP/1.1", "Host: a")); err != nil {
+			t.Fatalf("write: %v", err)
+		}
+		if _, got := readAnswer(t, r, "GET"); got != "GET /later " {
+			t.Errorf("answer = %q", got)
+		}
+	}
+	select {
+	case <-over:
+		t.Error("the connection has ended")
+	default:
+	}
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	<-over
+	ended(t, r)
+}

@@ -87,9 +87,9 @@ func (r *Request) parseLine(line string) *Error {
 	switch {
 	case !ok || target == "":
 		return errRequestLine
-	case len(method) > maxMethod || !isToken(method):
+	case len(method) > maxMethod || !phttp.IsToken(method):
 		return errMethod
-	case !consistsOf(target, &targetBytes):
+	case !phttp.TargetOctets.All(target):
 		return errTarget
 	}
 	switch version {
@@ -108,7 +108,7 @@ func (r *Request) parseLine(line string) *Error {
 
 // isVersion tells whether s is an HTTP version, whichever (RFC 9112 section 2.3).
 func isVersion(s string) bool {
-	return len(s) == len("HTTP/1.1") && strings.HasPrefix(s, "HTTP/") && isDigit(s[5]) && s[6] == '.' && isDigit(s[7])
+	return len(s) == len("HTTP/1.1") && strings.HasPrefix(s, "HTTP/") && phttp.IsDigit(s[5]) && s[6] == '.' && phttp.IsDigit(s[7])
 }
 
 // authorize finds the authority and brings the target into origin form.

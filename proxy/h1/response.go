@@ -84,13 +84,13 @@ func (r *Response) parseLine(line string) *Error {
 		r.Minor = 1 // a later one is understood like the last that is known (RFC 9110 section 6.2)
 	}
 	for _, c := range []byte(line[version+1 : version+1+digits]) {
-		if !isDigit(c) {
+		if !phttp.IsDigit(c) {
 			return errStatusLine
 		}
 		r.Status = r.Status*10 + int(c-'0')
 	}
 	reason := line[version+1+digits:]
-	if r.Status < 100 || reason != "" && reason[0] != ' ' || !consistsOf(reason, &valueBytes) {
+	if r.Status < 100 || reason != "" && reason[0] != ' ' || !phttp.ValueOctets.All(reason) {
 		return errStatusLine
 	}
 	return nil

@@ -11,13 +11,13 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/nethttp"
 )
 
 // continueTimeout is how long a request that expects 100 Continue waits for it before it sends its body all the
@@ -43,13 +43,11 @@ func NewTransport(conn net.Conn) *Transport {
 // Client returns the connection itself, for whoever has reserved it.
 func (t *Transport) Client() *Client { return t.client }
 
-var errNotClean = errors.New("the connection has ended, or the backend has sent bytes unasked")
-
 // Reserve tells whether a request may be sent; the connection is for one at a time.
 func (t *Transport) Reserve() error {
 	if t.used && (t.broken.Load() || !t.client.Clean()) {
 		t.broken.Store(true)
-		return errNotClean
+		return ErrNotClean
 	}
 	t.used = true
 	return nil
@@ -81,7 +79,7 @@ func (t *Transport) Close() error {
 
 // RoundTrip is RoundTripFields with the fields of req.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	return t.RoundTripFields(req, headerFrom(req.Header))
+	return t.RoundTripFields(req, nethttp.Fields(req.Header))
 }
 
 // RoundTripFields sends a request and returns the head of the final response. fields are sent instead of
@@ -113,23 +111,25 @@ func (e *outgoing) failed(err error) error {
 	return err
 }
 
-// Send sends a request that has no body and asks for no other protocol. Responses are then read from Client, or by
-// Resume.
-func (t *Transport) Send(head *phttp.Request) error {
+// Send sends the head of a request that asks for no other protocol, and with it the beginning of its body, as
+// Client.Write does. The rest of the body is for Client to write, and responses to read.
+func (t *Transport) Send(head *phttp.Request, length int64, first []byte, last bool) error {
 	if err := sendable(head); err != nil {
 		return err
 	}
-	return t.client.Write(head, 0, false, nil)
+	return t.client.Write(head, length, false, first, last)
 }
 
-// Resume goes on with an exchange that Send has begun, from the response whose head Client has read last. req is the
-// request that was sent; its body is not used.
-func (t *Transport) Resume(req *http.Request) (*http.Response, error) {
-	e := &outgoing{Transport: t, req: req, ctx: req.Context()}
-	e.whole.Store(true)
-	e.stop = context.AfterFunc(e.ctx, t.Interrupt)
-	res, err := e.receive()
-	return res, e.failed(err)
+// Ask is Reserve, and Send with the whole body, and waits for the first bytes of the answer. ErrNotClean means that the
+// connection cannot be used; nothing was sent then.
+func (t *Transport) Ask(head *phttp.Request, length int64, body []byte) error {
+	if err := sendable(head); err != nil {
+		return err
+	}
+	if t.broken.Load() {
+		return ErrNotClean
+	}
+	return t.client.Ask(head, length, body)
 }
 
 // Interrupt makes everything that waits on the connection fail, and ends it.
@@ -168,7 +168,7 @@ func (e *outgoing) send(head *phttp.Request) (*http.Response, error) {
 	} else if length == 0 {
 		length = lengthChunked // net/http: a body without a length
 	}
-	if err := e.client.Write(head, length, e.upgrade, nil); err != nil {
+	if err := e.client.Write(head, length, e.upgrade, nil, false); err != nil {
 		return nil, err
 	}
 	if length == 0 {
@@ -186,19 +186,16 @@ func (e *outgoing) send(head *phttp.Request) (*http.Response, error) {
 
 // receive returns the final response, from the one whose head was read last.
 func (e *outgoing) receive() (*http.Response, error) {
-	for count := 0; ; count++ {
+	for {
 		r := &e.client.Response
 		if r.Status >= 200 || r.upgraded {
 			return e.response(), nil
-		}
-		if count == maxInformational {
-			return nil, e.client.fail(errInformational)
 		}
 		if r.Status == http.StatusContinue && e.proceed != nil {
 			e.asked.Do(func() { close(e.proceed) })
 		}
 		if trace := httptrace.ContextClientTrace(e.ctx); trace != nil && trace.Got1xxResponse != nil {
-			if err := trace.Got1xxResponse(r.Status, textproto.MIMEHeader(headerOf(r.Header))); err != nil {
+			if err := trace.Got1xxResponse(r.Status, textproto.MIMEHeader(nethttp.Header(r.Header))); err != nil {
 				return nil, err
 			}
 		}
@@ -263,7 +260,7 @@ func (e *outgoing) uploadBody(left int64) error {
 		switch {
 		case errors.Is(err, io.EOF) && chunked:
 			e.last.Store(true)
-			if writeErr := e.client.WriteBody(appendLastChunk((*framed)[:0], headerFrom(e.req.Trailer))); writeErr != nil {
+			if writeErr := e.client.WriteBody(appendLastChunk((*framed)[:0], nethttp.Fields(e.req.Trailer))); writeErr != nil {
 				return errors.Join(errWrite, writeErr)
 			}
 			return nil
@@ -302,11 +299,11 @@ func (e *outgoing) response() *http.Response {
 		ContentLength: r.ContentLength, Request: e.req,
 	}
 	if announced := fields.Values("Trailer"); len(announced) > 0 && r.length == lengthChunked {
-		res.Trailer = trailerOf(announced)
+		res.Trailer = nethttp.Announced(announced)
 	}
 	fields.Del("Trailer")
 	fields.Del("Transfer-Encoding")
-	res.Header = headerOf(fields)
+	res.Header = nethttp.Header(fields)
 	if r.upgraded {
 		e.stop()
 		res.Body = &switched{Conn: e.client.rest(), fields: fields}
@@ -391,15 +388,15 @@ func (s *switched) CloseWrite() error { return closeWrite(s.Conn) }
 // sendable refuses what cannot be written as a head. Whatever has been parsed can.
 func sendable(r *phttp.Request) error {
 	switch {
-	case !isToken(r.Method):
+	case !phttp.IsToken(r.Method):
 		return fmt.Errorf("method %q is no token", r.Method)
 	case r.Authority != "" && phttp.CheckAuthority(r.Authority) != nil:
 		return fmt.Errorf("authority %q is no host", r.Authority)
-	case !consistsOf(r.Path, &targetBytes) || !consistsOf(r.RawQuery, &targetBytes):
+	case !phttp.TargetOctets.All(r.Path) || !phttp.TargetOctets.All(r.RawQuery):
 		return fmt.Errorf("target %q has a control character", r.Target())
 	}
 	for i := range r.Header {
-		if f := &r.Header[i]; !isToken(f.Name) || !consistsOf(f.Value, &valueBytes) {
+		if f := &r.Header[i]; !phttp.IsToken(f.Name) || !phttp.ValueOctets.All(f.Value) {
 			return fmt.Errorf("field %q: %q is not valid", f.Name, f.Value)
 		}
 	}
@@ -432,46 +429,10 @@ func targetPath(u *url.URL) string {
 	return u.EscapedPath()
 }
 
-// headerFrom returns the fields of a header of net/http, sorted by name.
-func headerFrom(h http.Header) phttp.Header {
-	var fields phttp.Header
-	for _, name := range slices.Sorted(maps.Keys(h)) {
-		for _, value := range h[name] {
-			if name == "User-Agent" && value == "" {
-				continue // net/http's way of saying that there is none
-			}
-			fields.Add(name, value)
-		}
-	}
-	return fields
-}
-
-// headerOf returns fields as a header of net/http.
-func headerOf(fields phttp.Header) http.Header {
-	h := make(http.Header, len(fields))
-	for i := range fields {
-		h.Add(fields[i].Name, fields[i].Value)
-	}
-	return h
-}
-
-// trailerOf returns the names that Trailer fields announce, without values.
-func trailerOf(announced []string) http.Header {
-	h := http.Header{}
-	for _, list := range announced {
-		for name := range strings.SplitSeq(list, ",") {
-			if name = trim(name); name != "" {
-				h[http.CanonicalHeaderKey(name)] = nil
-			}
-		}
-	}
-	return h
-}
-
 func mergeTrailer(h http.Header, fields phttp.Header) http.Header {
 	if h == nil {
 		h = http.Header{}
 	}
-	maps.Copy(h, headerOf(fields))
+	maps.Copy(h, nethttp.Header(fields))
 	return h
 }

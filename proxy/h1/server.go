@@ -6,9 +6,9 @@ import (
 	"errors"
 	"io"
 	"net"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"weft.dev/weft/proxy/open"
 )
 
 // Server serves connections of clients. All fields are set before the first connection.
@@ -27,83 +27,31 @@ type Server struct {
 	// Failed is told of a panic of Handle that is not http.ErrAbortHandler. It may be nil.
 	Failed func(panicked any)
 
-	draining atomic.Bool
-	mu       sync.Mutex
-	conns    map[*Conn]struct{}
-	// ended is closed when the last connection has, while Shutdown waits.
-	ended chan struct{}
+	conns open.Set[*Conn]
 }
 
 // ErrShutdown is what Serve returns for a connection that it has not taken because the server is ending.
 var ErrShutdown = errors.New("server is shutting down")
 
-// Serve serves a connection until it ends, and closes it. The error means that it still belongs to the caller.
-func (s *Server) Serve(conn net.Conn) error {
-	c := newConn(s, conn)
-	if !s.add(c) {
+// Serve serves a connection until it ends, and closes it. It returns earlier if the connection has to wait for a request:
+// then another goroutine serves it. ended, which may be nil, is called when it has ended. The error means that it still
+// belongs to the caller.
+func (s *Server) Serve(conn net.Conn, ended func()) error {
+	c := newConn(s, conn, ended)
+	if !s.conns.Add(c) {
 		return ErrShutdown
 	}
-	defer s.remove(c)
-	c.serve()
+	c.begin()
 	return nil
-}
-
-func (s *Server) add(c *Conn) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.draining.Load() {
-		return false
-	}
-	if s.conns == nil {
-		s.conns = map[*Conn]struct{}{}
-	}
-	s.conns[c] = struct{}{}
-	return true
-}
-
-func (s *Server) remove(c *Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.conns, c)
-	if len(s.conns) == 0 && s.ended != nil {
-		close(s.ended)
-		s.ended = nil
-	}
 }
 
 // Shutdown takes no more connections, closes those that are idle, and waits until the others have answered
 // their requests. The error is that of ctx if it ends before; Close ends what is left.
-func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
-	s.draining.Store(true)
-	var ended chan struct{}
-	if len(s.conns) > 0 {
-		if s.ended == nil {
-			s.ended = make(chan struct{})
-		}
-		ended = s.ended
-	}
-	for c := range s.conns {
-		c.endIdle()
-	}
-	s.mu.Unlock()
-	if ended == nil {
-		return nil
-	}
-	select {
-	case <-ended:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+func (s *Server) Shutdown(ctx context.Context) error { return s.conns.Drain(ctx, (*Conn).endIdle) }
 
 // Close ends all connections at once.
 func (s *Server) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.draining.Store(true)
-	for c := range s.conns {
+	for _, c := range s.conns.End() {
 		_ = c.conn.Close()
 	}
 }

@@ -47,11 +47,13 @@ func start(t *testing.T, s *Server) string {
 			if err != nil {
 				return
 			}
-			serving.Go(func() {
-				if s.Serve(c) != nil {
+			serving.Add(1)
+			go func() {
+				if s.Serve(c, serving.Done) != nil {
 					_ = c.Close()
+					serving.Done()
 				}
-			})
+			}()
 		}
 	})
 	t.Cleanup(func() {
@@ -251,6 +253,8 @@ func TestContinue(t *testing.T) {
 	_, r = dial(t, address, head("POST /refused HTTP/1.1", "Host: a", "Content-Length: 2", "Expect: 100-continue"))
 	if res, _ := readAnswer(t, r, "POST"); res.StatusCode != http.StatusForbidden {
 		t.Errorf("answer = %d, want 403 and no 100 before", res.StatusCode)
+	} else if !res.Close {
+		t.Error("the client is not told that the connection ends")
 	}
 	ended(t, r)
 }

@@ -9,4 +9,6 @@ const polls = false
 
 func readSocket(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }
 
+func writeSocket(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }
+
 func peekSocket(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }

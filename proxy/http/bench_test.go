@@ -91,3 +91,17 @@ func BenchmarkNormalizePath(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkNextTable replaces one of 10,000 routes of one destination.
+func BenchmarkNextTable(b *testing.B) {
+	routes := make([]*wire.Route, 10_000)
+	for i := range routes {
+		routes[i] = httpRule(fmt.Sprintf("r%d", i), onPath(wire.MatchPrefix, fmt.Sprintf("/api/v1/items/%d", i)))
+	}
+	table := mustTable(b, routes...)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		routes[i%len(routes)] = httpRule(routes[i%len(routes)].Name, onPath(wire.MatchPrefix, fmt.Sprintf("/api/v2/items/%d", i)))
+		table, _ = table.Next(routes)
+	}
+}

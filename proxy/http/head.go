@@ -34,6 +34,20 @@ func (h Header) Has(name string) bool {
 	return slices.ContainsFunc(h, func(f Field) bool { return equalFold(f.Name, name) })
 }
 
+// Single returns the value of the line called name; it is not ok if there is none, or more than one.
+func (h Header) Single(name string) (value string, ok bool) {
+	for i := range h {
+		if !equalFold(h[i].Name, name) {
+			continue
+		}
+		if ok {
+			return "", false
+		}
+		value, ok = h[i].Value, true
+	}
+	return value, ok
+}
+
 // Values returns the values of all lines called name in order, nil if there are none.
 func (h Header) Values(name string) []string {
 	var values []string

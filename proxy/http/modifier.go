@@ -115,13 +115,3 @@ func (m *headerModifier) apply(h *Header) {
 		h.Del(name)
 	}
 }
-
-// IsToken tells whether s is a token (RFC 9110 section 5.6.2).
-func IsToken(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; !isAlphanumeric(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}

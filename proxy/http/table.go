@@ -29,6 +29,8 @@ type Table struct {
 	regexes candidates
 	root    *prefixNode
 	grpc    methodIndex
+	// compiled has the matches of each route.
+	compiled map[*wire.Route][]*candidate
 }
 
 // Matched tells how a request came to its rule.
@@ -55,18 +57,30 @@ func (e RouteError) Unwrap() error { return e.Err }
 // producer routes, which never compete with each other (GEP-1294). The order of routes is of no
 // consequence. A rule that does not compile is reported and left out; the others work. The table keeps
 // references to routes, which must not change any more.
-func NewTable(routes []*wire.Route) (*Table, []RouteError) {
-	t := &Table{exact: map[string]*candidates{}, root: &prefixNode{}}
+func NewTable(routes []*wire.Route) (*Table, []RouteError) { return new(Table).Next(routes) }
+
+// Next is NewTable for the routes that come after those of t. What of them is in t already, by its address, is not
+// compiled again, but filed alone.
+func (t *Table) Next(routes []*wire.Route) (*Table, []RouteError) {
+	before := t.compiled
+	t = &Table{exact: map[string]*candidates{}, root: &prefixNode{}, compiled: make(map[*wire.Route][]*candidate, len(routes))}
 	var failed []RouteError
 	for _, route := range routes {
-		rule, cs, err := compileRoute(route)
-		if err != nil {
-			ref := wire.Ref{Kind: wire.KindRoute, Key: route.Key()}
-			failed = append(failed, RouteError{Ref: ref, Err: err})
-			continue
+		cs, known := before[route]
+		if !known {
+			rule, compiled, err := compileRoute(route)
+			if err != nil {
+				ref := wire.Ref{Kind: wire.KindRoute, Key: route.Key()}
+				failed = append(failed, RouteError{Ref: ref, Err: err})
+				continue
+			}
+			for _, c := range compiled {
+				c.rule = rule
+			}
+			cs = compiled
 		}
+		t.compiled[route] = cs
 		for _, c := range cs {
-			c.rule = rule
 			t.add(c)
 		}
 	}

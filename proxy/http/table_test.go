@@ -456,3 +456,30 @@ func TestMatchDoesNotAllocate(t *testing.T) {
 		t.Errorf("a match costs %v allocations, want none", n)
 	}
 }
+
+// TestNextTable: a table that follows another is the one that is made from its routes alone.
+func TestNextTable(t *testing.T) {
+	on := func(name, prefix string) *wire.Route { return httpRule(name, onPath(wire.MatchPrefix, prefix)) }
+	a, b, changed := on("a", "/a"), on("b", "/b"), on("b", "/c")
+	first := mustTable(t, a, b)
+	next, failed := first.Next([]*wire.Route{a, changed})
+	if len(failed) > 0 {
+		t.Fatal(failed)
+	}
+	for _, tc := range []struct {
+		table *Table
+		path  string
+		want  *wire.Route
+	}{
+		{first, "/a", a}, {first, "/b", b}, {first, "/c", nil},
+		{next, "/a", a}, {next, "/b", nil}, {next, "/c", changed},
+	} {
+		var got *wire.Route
+		if rule, _ := tc.table.Match(request(t, tc.path)); rule != nil {
+			got = rule.Route()
+		}
+		if got != tc.want {
+			t.Errorf("%s takes %v, want %v", tc.path, got, tc.want)
+		}
+	}
+}

@@ -1,7 +1,5 @@
 package http
 
-import "strings"
-
 // notTrailing are fields that change how a message is framed, routed, authenticated or understood, and that
 // a recipient acts upon before the trailer has come (RFC 9110 section 6.5.1).
 var notTrailing = []string{
@@ -13,15 +11,13 @@ var notTrailing = []string{
 
 // MayTrail tells whether a field may stand in a trailer. Others are dropped from it.
 func MayTrail(name string) bool {
-	for i := range len(name) {
-		if !isAlphanumeric(name[i]) && strings.IndexByte("!#$%&'*+-.^_`|~", name[i]) < 0 {
-			return false
-		}
+	if !IsToken(name) {
+		return false
 	}
 	for _, never := range notTrailing {
 		if equalFold(name, never) {
 			return false
 		}
 	}
-	return name != "" && !hasPrefixFold(name, "x-forwarded-")
+	return !hasPrefixFold(name, "x-forwarded-")
 }

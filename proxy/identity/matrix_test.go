@@ -213,7 +213,7 @@ var badChains = []struct {
 	{name: "no certificate", side: "client", bend: func(_ *testing.T, c *chain) {
 		c.edit = func(peer *tls.Config) { peer.GetClientCertificate = nil }
 	}, want: "didn't provide a certificate"},
-	{name: "proxy of another namespace", side: "server", uris: []string{"spiffe://cluster.local/ns/mint/sa/weft-proxy"}, want: "not a proxy of namespace bank"},
+	{name: "proxy of another namespace", side: "server", uris: []string{"spiffe://cluster.local/ns/mint/sa/weft-proxy"}, want: "not spiffe://cluster.local/ns/bank/sa/weft-proxy"},
 
 	{name: "other trust domain", uris: []string{"spiffe://other.example%s"}, want: "not of trust domain"},
 	{name: "subdomain of the trust domain", uris: []string{"spiffe://a.cluster.local%s"}, want: "not of trust domain"},

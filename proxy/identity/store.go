@@ -29,14 +29,17 @@ var ErrNoCertificate = errors.New("no certificate")
 type Options struct {
 	// Namespace whose certificates this Store holds; certificates of others are rejected.
 	Namespace string
+	// ServiceAccount, if set, is that of the one pod whose proxy has this Store: its certificate is the proxy's own.
+	// Otherwise the one with wire.Certificate.Proxy is.
+	ServiceAccount string
 	// Now is the clock that certificates are judged by. Default: time.Now.
 	Now func() time.Time
 }
 
 // Store holds the certificates and the trust bundle in force. It is safe for concurrent use.
 type Store struct {
-	namespace string
-	now       func() time.Time
+	namespace, serviceAccount string
+	now                       func() time.Time
 
 	mu      sync.Mutex // serializes Update
 	current atomic.Pointer[snapshot]
@@ -71,13 +74,13 @@ type credential struct {
 	chain, key  string
 	isProxy     bool
 	certificate tls.Certificate
-	// clients holds the *tls.Config for each namespace dialled so far.
+	// clients holds the *tls.Config for each PeerID dialled so far.
 	clients sync.Map
 }
 
 // NewStore returns a Store that has nothing: every handshake fails until the first Update.
 func NewStore(options Options) *Store {
-	s := &Store{namespace: options.Namespace, now: options.Now, watched: map[*watched]struct{}{}}
+	s := &Store{namespace: options.Namespace, serviceAccount: options.ServiceAccount, now: options.Now, watched: map[*watched]struct{}{}}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -186,8 +189,12 @@ func (s *Store) credential(key string, c *wire.Certificate, t *trust, previous *
 	if t == nil {
 		return nil, errors.New("there is no trust bundle to check it with")
 	}
+	isProxy := c.Proxy
+	if s.serviceAccount != "" {
+		isProxy = c.ServiceAccount == s.serviceAccount
+	}
 	if previous != nil && previous.trust == t && previous.chain == c.Chain && previous.key == c.Key &&
-		previous.isProxy == c.Proxy && previous.id.String() == c.SPIFFEID && s.unexpired(previous) {
+		previous.isProxy == isProxy && previous.id.String() == c.SPIFFEID && s.unexpired(previous) {
 		return previous, nil
 	}
 	id, err := ParseID(c.SPIFFEID)
@@ -210,7 +217,7 @@ func (s *Store) credential(key string, c *wire.Certificate, t *trust, previous *
 	if actual != id {
 		return nil, fmt.Errorf("certificate is for %s, not for %s", actual, id)
 	}
-	parsed := &credential{id: id, trust: t, chain: c.Chain, key: c.Key, isProxy: c.Proxy, certificate: pair}
+	parsed := &credential{id: id, trust: t, chain: c.Chain, key: c.Key, isProxy: isProxy, certificate: pair}
 	return parsed, s.valid(parsed)
 }
 

@@ -86,7 +86,7 @@ func handshake(t *testing.T, client, server *tls.Config) (seen tls.ConnectionSta
 
 func clientConfig(t *testing.T, store *identity.Store, serviceAccount, namespace string) *tls.Config {
 	t.Helper()
-	config, err := store.ClientConfig(serviceAccount, namespace)
+	config, err := store.ClientConfig(serviceAccount, namespace, wire.ProxyAccount)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestClientConfigKeepsItsPointerUntilSomethingChanges(t *testing.T) {
 	if clientConfig(t, store, "cart", "bank") == renewed {
 		t.Error("a new trust bundle kept the old configuration")
 	}
-	if _, err := store.ClientConfig("till", "bank"); !errors.Is(err, identity.ErrNoCertificate) {
+	if _, err := store.ClientConfig("till", "bank", wire.ProxyAccount); !errors.Is(err, identity.ErrNoCertificate) {
 		t.Errorf("error %v for a removed certificate", err)
 	}
 }
@@ -221,7 +221,7 @@ func TestExpiryWhileInForce(t *testing.T) {
 	}
 	clientConfig(t, store, "weft-proxy", "bank")
 	now = now.Add(2 * time.Hour)
-	if _, err := store.ClientConfig("weft-proxy", "bank"); !errors.Is(err, identity.ErrNoCertificate) {
+	if _, err := store.ClientConfig("weft-proxy", "bank", wire.ProxyAccount); !errors.Is(err, identity.ErrNoCertificate) {
 		t.Errorf("error %v", err)
 	}
 	if store.Ready() {
@@ -281,7 +281,7 @@ func TestUpdateRejects(t *testing.T) {
 			if diff := cmp.Diff(tc.want, slices.Collect(maps.Keys(rejected))); diff != "" {
 				t.Errorf("rejected (-want +got):\n%s\n%v", diff, rejected)
 			}
-			if _, err := store.ClientConfig("cart", "bank"); (err == nil) != (tc.want == nil) {
+			if _, err := store.ClientConfig("cart", "bank", wire.ProxyAccount); (err == nil) != (tc.want == nil) {
 				t.Errorf("configuration: %v", err)
 			}
 		})
@@ -311,7 +311,7 @@ func TestRejectedResourcesKeepTheirPreviousContent(t *testing.T) {
 	// Under a bundle that no longer trusts it, the previous content is of no use.
 	after := identitytest.NewCA(t, "cluster.local")
 	store.Update(after.Mesh(), keyed(broken, brokenProxy))
-	if _, err := store.ClientConfig("cart", "bank"); !errors.Is(err, identity.ErrNoCertificate) || store.Ready() {
+	if _, err := store.ClientConfig("cart", "bank", wire.ProxyAccount); !errors.Is(err, identity.ErrNoCertificate) || store.Ready() {
 		t.Errorf("error %v, ready %v", err, store.Ready())
 	}
 	// Under one that trusts it as well, it is.

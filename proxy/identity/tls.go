@@ -13,13 +13,13 @@ import (
 // protocols of the hop listener: HTTP/2, and opaque bytes after a preface.
 var protocols = []string{"h2", "weft-tcp/1"}
 
-// ClientConfig returns the configuration for dialling the proxies of a namespace on behalf of a
-// ServiceAccount of this one. It accepts only peers of that namespace and trust domain whose certificate
-// is good for a server. The pointer stays the same until the certificate or the trust bundle changes. It
+// ClientConfig returns the configuration for dialling a proxy of a namespace on behalf of a ServiceAccount of this one:
+// the namespace's own, which run as wire.ProxyAccount, or the one beside a pod, which runs as the pod's. It accepts only
+// peers of that namespace, ServiceAccount and trust domain whose certificate is good for a server. The pointer stays the same until the certificate or the trust bundle changes. It
 // is shared: do not modify it. It offers no protocol (ALPN); the dialler sets that on a clone.
 //
 // The error wraps ErrNoCertificate if there is none for that ServiceAccount or it has expired.
-func (s *Store) ClientConfig(serviceAccount, namespace string) (*tls.Config, error) {
+func (s *Store) ClientConfig(serviceAccount, namespace, peer string) (*tls.Config, error) {
 	c := s.current.Load().credentials[s.namespace+"/"+serviceAccount]
 	if c == nil {
 		return nil, fmt.Errorf("%w for service account %s/%s", ErrNoCertificate, s.namespace, serviceAccount)
@@ -27,10 +27,11 @@ func (s *Store) ClientConfig(serviceAccount, namespace string) (*tls.Config, err
 	if !s.unexpired(c) {
 		return nil, fmt.Errorf("%w: that of %s expired at %s", ErrNoCertificate, c.id, c.certificate.Leaf.NotAfter)
 	}
-	if config, ok := c.clients.Load(namespace); ok {
+	server := PeerID{TrustDomain: c.trust.domain, Namespace: namespace, ServiceAccount: peer}
+	if config, ok := c.clients.Load(server); ok {
 		return config.(*tls.Config), nil
 	}
-	config, _ := c.clients.LoadOrStore(namespace, s.newClientConfig(c, namespace))
+	config, _ := c.clients.LoadOrStore(server, s.newClientConfig(c, server))
 	return config.(*tls.Config), nil
 }
 
@@ -51,14 +52,14 @@ func (s *Store) ServerConfig() *tls.Config {
 }
 
 // newClientConfig leaves the key exchange to Go's default, which prefers X25519MLKEM768.
-func (s *Store) newClientConfig(c *credential, namespace string) *tls.Config {
+func (s *Store) newClientConfig(c *credential, server PeerID) *tls.Config {
 	verify := func(state tls.ConnectionState) error {
 		id, err := s.verifyServer(c.trust, state)
 		if err != nil {
 			return err
 		}
-		if id.Namespace != namespace {
-			return fmt.Errorf("peer is %s, not a proxy of namespace %s", id, namespace)
+		if id != server {
+			return fmt.Errorf("peer is %s, not %s", id, server)
 		}
 		return nil
 	}

@@ -44,7 +44,7 @@ func render(entries []Entry) []byte {
 # Reasons
 
 A request that a proxy refuses or fails is answered with one reason. It is in the response header
-` + "`" + Header + "`" + ` (for a gRPC response that broke off: a trailer), in the label ` + "`reason`" + ` of the metrics
+` + "`" + Header + "`" + ` (for a gRPC response that broke off: a trailer), in the label ` + "`weft_reason`" + ` of the metrics
 ` + "`weft_local_responses_total`, `weft_exchanges_cut_total` and `weft_connections_refused_total`" + `, and in the proxy's log:
 of each reason the first line of every second, and at debug level all of them. What an application answers itself
 has none. TCP connections and connections without a valid client are closed instead of answered. A response that

@@ -1,22 +1,26 @@
 package source
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
+	"iter"
 	"maps"
 	"os"
 	"slices"
 	"strconv"
 
+	"weft.dev/weft/proxy/held"
 	"weft.dev/weft/proxy/wire"
 )
 
-// cacheSchema is the version of the file's form. A file of a greater one is not read.
-const cacheSchema = 1
+// cacheSchema is the version of the file's form. A file of another one is not read.
+const cacheSchema = 2
 
 // minCompaction is the least size, in bytes, that a file grows to before it is written anew.
 const minCompaction = 1 << 20
@@ -24,7 +28,7 @@ const minCompaction = 1 << 20
 // Cache saves the configuration in force in one file, so that a container that restarts while the
 // operator is away comes back with it. The file begins with a complete state; each delta is appended to
 // it, and when the appended part outgrows the state, a new file takes its place by an atomic rename: the
-// cost of saving a change is the size of the change. Every record carries a checksum.
+// cost of saving a change is the size of the change. Every record ends with a checksum.
 //
 // A Cache belongs to one Stream. It must not be copied.
 type Cache struct {
@@ -36,8 +40,10 @@ type Cache struct {
 	// gets its certificates from the operator.
 	PrivateKeys bool
 
-	state map[wire.Ref]wire.Resource
-	file  *os.File
+	// state is what is saved, and whatever else is in force. shared tells that it is kept up to date by the Stream.
+	state  *held.Set
+	shared bool
+	file   *os.File
 	// size is the length of the file, base that of its first record.
 	size, base int64
 }
@@ -56,7 +62,9 @@ var checksum = crc32.MakeTable(crc32.Castagnoli)
 // it wraps fs.ErrNotExist if there is none. A last record that was cut off by the end of the process is
 // left out: the state before it is complete in itself.
 func (c *Cache) Load() ([]wire.Resource, error) {
-	c.state = map[wire.Ref]wire.Resource{}
+	if !c.shared {
+		c.state = new(held.Set)
+	}
 	data, err := os.ReadFile(c.Path)
 	if err != nil {
 		return nil, fmt.Errorf("saved configuration: %w", err)
@@ -70,8 +78,11 @@ func (c *Cache) Load() ([]wire.Resource, error) {
 			delete(state, ref)
 		}
 	}
-	c.state = state
-	return sorted(state), nil
+	resources := sorted(state)
+	if !c.shared {
+		c.state.Apply(wire.Delta{Upserted: resources}, nil)
+	}
+	return resources, nil
 }
 
 func (c *Cache) keeps(ref wire.Ref) bool { return c.PrivateKeys || ref.Kind != wire.KindCertificate }
@@ -80,20 +91,17 @@ func sorted(state map[wire.Ref]wire.Resource) []wire.Resource {
 	return slices.SortedFunc(maps.Values(state), func(a, b wire.Resource) int { return compareRefs(a.Ref, b.Ref) })
 }
 
-// record saves an applied delta.
+// record saves an applied delta, which is in a shared state already.
 func (c *Cache) record(d wire.Delta) error {
 	d = c.filter(d)
 	if len(d.Upserted) == 0 && len(d.Removed) == 0 {
 		return nil
 	}
-	if c.state == nil {
-		c.state = map[wire.Ref]wire.Resource{}
-	}
-	for _, ref := range d.Removed {
-		delete(c.state, ref)
-	}
-	for _, r := range d.Upserted {
-		c.state[r.Ref] = r
+	if !c.shared {
+		if c.state == nil {
+			c.state = new(held.Set)
+		}
+		c.state.Apply(d, nil)
 	}
 	err := c.append(d)
 	if err != nil {
@@ -112,7 +120,7 @@ func (c *Cache) filter(d wire.Delta) wire.Delta {
 		}
 	}
 	for _, ref := range d.Removed {
-		if _, ok := c.state[ref]; ok {
+		if c.keeps(ref) {
 			kept.Removed = append(kept.Removed, ref)
 		}
 	}
@@ -120,11 +128,14 @@ func (c *Cache) filter(d wire.Delta) wire.Delta {
 }
 
 func (c *Cache) append(d wire.Delta) error {
+	if c.file == nil {
+		return c.rewrite()
+	}
 	line, err := encodeRecord(d)
 	if err != nil {
 		return err
 	}
-	if c.file == nil || c.size+int64(len(line)) > max(2*c.base, minCompaction) {
+	if c.size+int64(len(line)) > max(2*c.base, minCompaction) {
 		return c.rewrite()
 	}
 	n, err := c.file.Write(line)
@@ -143,11 +154,8 @@ func (c *Cache) rewrite() error {
 		return err
 	}
 	c.file = file
-	data, err := encodeCache(sorted(c.state))
+	size, err := writeState(file, c.saved())
 	if err != nil {
-		return err
-	}
-	if _, err := file.Write(data); err != nil {
 		return err
 	}
 	// A container that restarts finds what was written; after the loss of power the checksums tell what
@@ -155,7 +163,7 @@ func (c *Cache) rewrite() error {
 	if err := os.Rename(temporary, c.Path); err != nil {
 		return err
 	}
-	c.size, c.base = int64(len(data)), int64(len(data))
+	c.size, c.base = size, size
 	return nil
 }
 
@@ -169,25 +177,58 @@ func (c *Cache) close() error {
 	return file.Close()
 }
 
-func encodeCache(resources []wire.Resource) ([]byte, error) {
-	header, err := json.Marshal(cacheHeader{Format: cacheFormat, Schema: cacheSchema})
-	if err != nil {
-		return nil, err
+// saved are the resources of the state that may be saved, sorted.
+func (c *Cache) saved() iter.Seq[wire.Resource] {
+	return func(yield func(wire.Resource) bool) {
+		for _, h := range c.state.Versions() {
+			if r, ok := c.state.Get(h.Ref); ok && c.keeps(h.Ref) && !yield(r) {
+				return
+			}
+		}
 	}
-	state, err := encodeRecord(wire.Delta{Upserted: resources})
-	if err != nil {
-		return nil, err
-	}
-	return slices.Concat(header, []byte("\n"), state), nil
 }
 
-// encodeRecord returns one line: the checksum in eight hexadecimal digits, a space, the delta in JSON.
+// writeState writes a whole file, one resource after the other: a state may be large. It returns the file's size.
+func writeState(file io.Writer, resources iter.Seq[wire.Resource]) (size int64, err error) {
+	header, err := json.Marshal(cacheHeader{Format: cacheFormat, Schema: cacheSchema})
+	if err != nil {
+		return 0, err
+	}
+	out, sum := bufio.NewWriterSize(file, 1<<16), crc32.New(checksum)
+	write := func(data ...[]byte) {
+		for _, d := range data {
+			_, _ = sum.Write(d) // it never fails
+			_, _ = out.Write(d) // the failure is that of Flush
+			size += int64(len(d))
+		}
+	}
+	write(header, []byte("\n"))
+	sum.Reset()
+	separator := `{"seq":0,"upserted":[`
+	for r := range resources {
+		data, err := json.Marshal(r)
+		if err != nil {
+			return 0, err
+		}
+		write([]byte(separator), data)
+		separator = ","
+	}
+	if separator == "," {
+		write([]byte("]}"))
+	} else {
+		write([]byte(`{"seq":0}`))
+	}
+	write(fmt.Appendf(nil, " %08x\n", sum.Sum32()))
+	return size, out.Flush()
+}
+
+// encodeRecord returns one line: the delta in JSON, a space, the checksum in eight hexadecimal digits.
 func encodeRecord(d wire.Delta) ([]byte, error) {
 	data, err := json.Marshal(d)
 	if err != nil {
 		return nil, err
 	}
-	return fmt.Appendf(nil, "%08x %s\n", crc32.Checksum(data, checksum), data), nil
+	return fmt.Appendf(data, " %08x\n", crc32.Checksum(data, checksum)), nil
 }
 
 // decodeCache returns the state that a file describes.
@@ -223,9 +264,13 @@ func decodeCache(data []byte) (map[wire.Ref]wire.Resource, error) {
 }
 
 func decodeRecord(line []byte) (*wire.Delta, error) {
-	sum, data, ok := bytes.Cut(line, []byte(" "))
-	want, err := strconv.ParseUint(string(sum), 16, 32)
-	if !ok || len(sum) != 8 || err != nil {
+	at := bytes.LastIndexByte(line, ' ')
+	if at < 0 || len(line)-at != 9 {
+		return nil, errors.New("no checksum")
+	}
+	data := line[:at]
+	want, err := strconv.ParseUint(string(line[at+1:]), 16, 32)
+	if err != nil {
 		return nil, errors.New("no checksum")
 	}
 	if uint64(crc32.Checksum(data, checksum)) != want {

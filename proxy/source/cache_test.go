@@ -140,10 +140,10 @@ func TestDamagedFiles(t *testing.T) {
 		"empty":                    {data: nil, wantErr: "not a configuration file"},
 		"something else":           {data: []byte("{}\n{}\n"), wantErr: "not a configuration file"},
 		"bit flipped in state":     {data: flip(len(lines[0]) + 20), wantErr: "line 2: the checksum is wrong"},
-		"bit flipped in record":    {data: flip(len(whole) - 10), wantErr: "line 3: the checksum is wrong"},
+		"bit flipped in record":    {data: flip(len(whole) - 20), wantErr: "line 3: the checksum is wrong"},
 		"bit flipped in checksum":  {data: flip(len(lines[0])), wantErr: "line 2"},
 		"record without checksum":  {data: append(bytes.Clone(whole), "nonsense\n"...), wantErr: "line 4: no checksum"},
-		"schema of another future": {data: append([]byte(`{"format":"weft-config","schema":2}`+"\n"), lines[1]...), wantErr: "schema 2"},
+		"schema of another future": {data: append([]byte(`{"format":"weft-config","schema":3}`+"\n"), lines[1]...), wantErr: "schema 3"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -88,9 +88,15 @@ func (s *Stream) receive(up *upstream) error {
 		if message.Delta == nil {
 			return errors.New("a message without a delta")
 		}
+		size := len(message.Delta.Upserted)
+		if first {
+			size += s.Held.Len() // all versions were listed for the operator
+		}
 		rejected, accepted := s.apply(*message.Delta)
 		err := up.sendOrReason(&wire.ClientMessage{Ack: &wire.Ack{Seq: message.Delta.Seq, Rejected: rejected}})
 		s.save(accepted)
+		message = wire.ServerMessage{}
+		s.tidy(size, first)
 		if err != nil {
 			return err
 		}
@@ -197,7 +203,13 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 
 // Unmarshal implements encoding.CodecV2.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if err := json.Unmarshal(data.Materialize(), v); err != nil {
+	message, ok := v.(*wire.ServerMessage)
+	if !ok {
+		return fmt.Errorf("message: %T is not received", v)
+	}
+	r := data.Reader()
+	defer func() { _ = r.Close() }() // it never fails
+	if err := readMessage(r, message); err != nil {
 		return fmt.Errorf("message: %w", err)
 	}
 	return nil

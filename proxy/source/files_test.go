@@ -31,7 +31,7 @@ func TestEachSetBringsTheDifferenceAsOneDelta(t *testing.T) {
 		wantRejected int
 	}{
 		{resources: []wire.Resource{one, two}, want: wire.Delta{Seq: 1, Upserted: []wire.Resource{one, two}}},
-		{resources: []wire.Resource{one, two}, want: wire.Delta{Seq: 2, Upserted: []wire.Resource{}}},
+		{resources: []wire.Resource{one, two}, want: wire.Delta{Seq: 2}},
 		{
 			resources: []wire.Resource{backend("one", 2)},
 			want:      wire.Delta{Seq: 3, Upserted: []wire.Resource{backend("one", 2)}, Removed: []wire.Ref{two.Ref}},
@@ -45,7 +45,7 @@ func TestEachSetBringsTheDifferenceAsOneDelta(t *testing.T) {
 			resources: []wire.Resource{backend("one", 2), bad}, wantRejected: 1,
 			want: wire.Delta{Seq: 5, Upserted: []wire.Resource{bad}},
 		},
-		{resources: nil, want: wire.Delta{Seq: 6, Upserted: []wire.Resource{}, Removed: []wire.Ref{one.Ref}}},
+		{resources: nil, want: wire.Delta{Seq: 6, Removed: []wire.Ref{one.Ref}}},
 	}
 	for i, s := range steps {
 		rejected := files.Set(s.resources)

@@ -1,8 +1,10 @@
 package source
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc/mem"
@@ -31,7 +33,7 @@ func FuzzServerMessage(f *testing.F) {
 			return
 		}
 		state := map[wire.Ref]string{}
-		stream := &Stream{held: map[wire.Ref]string{}, Apply: func(d wire.Delta) []wire.Rejection {
+		stream := &Stream{Apply: func(d wire.Delta) []wire.Rejection {
 			for i := range d.Upserted {
 				r := &d.Upserted[i]
 				if r.Content() == nil {
@@ -62,10 +64,16 @@ func FuzzServerMessage(f *testing.F) {
 				t.Errorf("%s was rejected without a reason", r.Ref)
 			}
 			delete(state, r.Ref)
-			delete(stream.held, r.Ref)
 		}
-		if !maps.Equal(state, stream.held) {
-			t.Errorf("the client holds %v, applied was %v", stream.held, state)
+		for _, r := range rejected {
+			delete(state, r.Ref)
+		}
+		held := map[wire.Ref]string{}
+		for _, h := range stream.Held.Versions() {
+			held[h.Ref] = h.Version
+		}
+		if !maps.Equal(state, held) {
+			t.Errorf("the client holds %v, applied was %v", held, state)
 		}
 	})
 }
@@ -78,7 +86,7 @@ func FuzzSavedConfiguration(f *testing.F) {
 	}
 	f.Add(whole)
 	f.Add(whole[:len(whole)-3])
-	f.Add([]byte(`{"format":"weft-config","schema":1}` + "\n00000000 {}\n"))
+	f.Add([]byte(`{"format":"weft-config","schema":2}` + "\n{} 00000000\n"))
 
 	f.Fuzz(func(t *testing.T, data []byte) {
 		state, err := decodeCache(data)
@@ -115,4 +123,11 @@ func FuzzFiles(f *testing.F) {
 			}
 		}
 	})
+}
+
+// encodeCache returns the file of a state.
+func encodeCache(resources []wire.Resource) ([]byte, error) {
+	var file bytes.Buffer
+	_, err := writeState(&file, slices.Values(resources))
+	return file.Bytes(), err
 }

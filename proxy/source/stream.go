@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 
+	"weft.dev/weft/proxy/held"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -39,8 +41,14 @@ type Stream struct {
 	Build string
 	// Apply puts deltas in force.
 	Apply ApplyFunc
+	// Held is what is in force. The Stream alone changes it.
+	Held held.Set
 	// Cache, if set, is loaded before the first attempt and kept up to date.
 	Cache *Cache
+	// Tidy gives what it took to receive and to apply a large delta, or to connect with much that is in force, back to
+	// the system at once: it is several times what is kept. It is for a process that has one Stream. A heap that hardly grows would otherwise not be looked
+	// at for minutes, and keep its pages for longer.
+	Tidy bool
 	// OnConnection, if set, is told when the stream is complete, with nil, and when it is lost, with
 	// the reason. It is called by Run's goroutine.
 	OnConnection func(connected bool, err error)
@@ -56,9 +64,7 @@ type Stream struct {
 	connected bool
 	reports   reports
 
-	// held is what is in force, roots the trust bundle in it, problem why the last attempt ended; Run's
-	// goroutine owns them.
-	held    map[wire.Ref]string
+	// roots is the trust bundle in force, problem why the last attempt ended; Run's goroutine owns them.
 	roots   string
 	problem string
 }
@@ -81,7 +87,6 @@ func (s *Stream) Run(ctx context.Context) error {
 	if len(s.Addresses) == 0 {
 		return errors.New("configuration stream: no address")
 	}
-	s.held = map[wire.Ref]string{}
 	s.loadCache()
 	least, most := s.MinBackoff, s.MaxBackoff
 	if least == 0 {
@@ -111,6 +116,7 @@ func (s *Stream) loadCache() {
 	if s.Cache == nil {
 		return
 	}
+	s.Cache.state, s.Cache.shared = &s.Held, true
 	resources, err := s.Cache.Load()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.log().Warn("saved configuration is not used", "error", err)
@@ -124,6 +130,18 @@ func (s *Stream) loadCache() {
 		useless.Removed = append(useless.Removed, r.Ref)
 	}
 	s.save(useless)
+	s.tidy(len(resources), false)
+}
+
+// large is how many resources leave behind so much garbage that it is worth the work to give it back at once.
+const large = 1000
+
+// tidy is called when nothing but what is in force is left of so many resources. To start and to connect leaves behind
+// more than a small configuration takes, whose heap would not be looked at for minutes.
+func (s *Stream) tidy(resources int, connecting bool) {
+	if s.Tidy && (resources >= large || connecting) {
+		debug.FreeOSMemory()
+	}
 }
 
 func (s *Stream) log() *slog.Logger {
@@ -135,25 +153,18 @@ func (s *Stream) log() *slog.Logger {
 
 // hello lists what is in force.
 func (s *Stream) hello() *wire.Hello {
-	hello := &wire.Hello{Build: s.Build, Revision: wire.Revision, Held: make([]wire.Held, 0, len(s.held))}
-	for ref, version := range s.held {
-		hello.Held = append(hello.Held, wire.Held{Ref: ref, Version: version})
-	}
-	return hello
+	return &wire.Hello{Build: s.Build, Revision: wire.Revision, Held: s.Held.Versions()}
 }
 
 // apply puts a delta in force, except for what is rejected, and remembers what is held.
 func (s *Stream) apply(d wire.Delta) (rejected []wire.Rejection, accepted wire.Delta) {
 	rejected = applyValid(s.Apply, d)
 	accepted = accept(d, rejected)
-	for _, r := range accepted.Upserted {
-		s.held[r.Ref] = r.Version
-		if r.Mesh != nil {
-			s.roots = r.Mesh.TrustBundle
+	s.Held.Apply(accepted, nil)
+	for i := range accepted.Upserted {
+		if mesh := accepted.Upserted[i].Mesh; mesh != nil {
+			s.roots = mesh.TrustBundle
 		}
-	}
-	for _, ref := range accepted.Removed {
-		delete(s.held, ref)
 	}
 	return rejected, accepted
 }
@@ -171,15 +182,13 @@ func (s *Stream) save(accepted wire.Delta) {
 // applyValid rejects malformed resources and hands the rest to apply.
 func applyValid(apply ApplyFunc, d wire.Delta) []wire.Rejection {
 	var rejected []wire.Rejection
-	valid := make([]wire.Resource, 0, len(d.Upserted))
-	for _, r := range d.Upserted {
+	for i := range d.Upserted {
+		r := &d.Upserted[i]
 		if err := r.Valid(); err != nil {
 			rejected = append(rejected, wire.Rejection{Ref: r.Ref, Version: r.Version, Reason: err.Error()})
-			continue
 		}
-		valid = append(valid, r)
 	}
-	return append(rejected, apply(wire.Delta{Seq: d.Seq, Upserted: valid, Removed: d.Removed})...)
+	return append(rejected, apply(accept(d, rejected))...)
 }
 
 // accept returns d without the rejected resources.

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"weft.dev/weft/proxy/attribute"
 )
 
 // Decision names a decision about who may call what. Its labels come from configuration.
@@ -35,7 +37,7 @@ type decisionSeries struct {
 
 var decisionsDesc = prometheus.NewDesc("weft_authorization_decisions_total",
 	"Decisions of MeshAuthorizations about requests and connections, by verdict: allowed, denied, or would_deny (audit).",
-	[]string{labelDestinationNS, labelDestination, labelPort, "verdict", "policy", "rule"}, nil)
+	[]string{labelDestinationNS, labelDestination, labelPort, labelVerdict, labelPolicy, labelPolicyRule}, nil)
 
 func newDecisionSeries(table *seriesTable) *decisionSeries {
 	d := &decisionSeries{table: table, rest: map[string]*atomic.Uint64{}}
@@ -53,9 +55,13 @@ func (d *decisionSeries) Collect(metrics chan<- prometheus.Metric) {
 		if of.Rule >= 0 {
 			rule = strconv.Itoa(of.Rule)
 		}
-		namespace, service, port := splitDestination(of.Destination)
+		destination := map[string]string{}
+		for _, a := range attribute.AppendDestination(nil, of.Destination) {
+			destination[a.Key] = a.Value()
+		}
 		metrics <- prometheus.MustNewConstMetric(decisionsDesc, prometheus.CounterValue, float64(n.Load()),
-			namespace, service, port, of.Verdict, of.Policy, rule)
+			destination[attribute.DestinationNamespace], destination[attribute.DestinationService], destination[attribute.DestinationPort],
+			of.Verdict, of.Policy, rule)
 	}
 	for of, n := range *d.known.Load() {
 		show(of, n)

@@ -4,29 +4,34 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"weft.dev/weft/proxy/attribute"
 )
 
-// Labels that several metrics share. Those of OpenTelemetry's attributes are these in their Prometheus form, and
-// what a mesh knows beyond them starts with mesh_. All values come from configuration or from fixed sets, never from
-// a request.
-const (
-	labelListener       = "mesh_listener"
-	labelSourceNS       = "mesh_src_namespace"
-	labelSourceAccount  = "mesh_src_service_account"
-	labelDestinationNS  = "mesh_dst_namespace"
-	labelDestination    = "mesh_dst_service"
-	labelPort           = "mesh_dst_port"
-	labelRouteKind      = "mesh_route_kind"
-	labelRouteNamespace = "mesh_route_namespace"
-	labelRoute          = "mesh_route_name"
-	labelRule           = "mesh_rule"
-	labelBackend        = "mesh_backend"
-	labelTLS            = "mesh_tls"
-	labelStatus         = "http_response_status_code"
-	labelRPCStatus      = "rpc_status_code"
-	labelError          = "error_type"
-	labelReason         = "reason"
-	labelProtocol       = "network_protocol_name"
+// Labels that several metrics share with spans and the access log. All values come from configuration or from fixed
+// sets, never from a request.
+var (
+	labelListener       = attribute.Label(attribute.Listener)
+	labelSourceNS       = attribute.Label(attribute.SourceNamespace)
+	labelSourceAccount  = attribute.Label(attribute.SourceAccount)
+	labelDestinationNS  = attribute.Label(attribute.DestinationNamespace)
+	labelDestination    = attribute.Label(attribute.DestinationService)
+	labelPort           = attribute.Label(attribute.DestinationPort)
+	labelRouteKind      = attribute.Label(attribute.RouteKind)
+	labelRouteNamespace = attribute.Label(attribute.RouteNamespace)
+	labelRoute          = attribute.Label(attribute.RouteName)
+	labelRule           = attribute.Label(attribute.Rule)
+	labelBackend        = attribute.Label(attribute.Backend)
+	labelTLS            = attribute.Label(attribute.TLS)
+	labelStatus         = attribute.Label(attribute.Status)
+	labelRPCStatus      = attribute.Label(attribute.RPCStatus)
+	labelError          = attribute.Label(attribute.ErrorType)
+	labelReason         = attribute.Label(attribute.Reason)
+	labelRetryReason    = attribute.Label(attribute.RetryReason)
+	labelProtocol       = attribute.Label(attribute.ProtocolName)
+	labelVerdict        = attribute.Label(attribute.AuthorizationVerdict)
+	labelPolicy         = attribute.Label(attribute.AuthorizationPolicy)
+	labelPolicyRule     = attribute.Label(attribute.AuthorizationRule)
 )
 
 // family is one of the metrics that grow with configuration and traffic.
@@ -87,7 +92,7 @@ var definitions = [families]definition{
 	retries: {
 		name: "weft_upstream_retries_total", valueType: prometheus.CounterValue,
 		help: "Tries that repeat another one, by the reason that it was not enough.",
-		more: []string{labelReason},
+		more: []string{labelRetryReason},
 	},
 	tcpConnections: {
 		name: "weft_tcp_connections_total", valueType: prometheus.CounterValue, caller: true,

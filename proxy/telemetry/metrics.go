@@ -71,15 +71,15 @@ func New(seriesLimit int) *Metrics {
 		connectionsRefused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_connections_refused_total",
 			Help: "Connections that were not served, by listener and reason.",
-		}, []string{labelListener, "reason"}),
+		}, []string{labelListener, labelReason}),
 		localResponses: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_local_responses_total",
 			Help: "Answers that the proxy made itself, by the reason in their weft-reason header.",
-		}, []string{"reason"}),
+		}, []string{labelReason}),
 		cuts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_exchanges_cut_total",
 			Help: "Responses and relayed connections that ended before they were complete, by reason.",
-		}, []string{"reason"}),
+		}, []string{labelReason}),
 		mirrors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weft_mirror_requests_total",
 			Help: "Requests due to be mirrored, by outcome.",

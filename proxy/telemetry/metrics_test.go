@@ -59,26 +59,26 @@ func TestConnectionsAndConfigurationAreReported(t *testing.T) {
 	relayed.Relay(m.Caller("shop", "till"), false, "tcp")
 	ended(3, 5, "idle_timeout")
 
-	const db = `mesh_dst_namespace="shop",mesh_dst_port="5432",mesh_dst_service="db",mesh_listener="captured",` +
-		`mesh_src_namespace="shop",mesh_src_service_account="till",mesh_tls="none",network_protocol_name="tcp"`
+	const db = `network_protocol_name="tcp",weft_destination_namespace="shop",weft_destination_port="5432",weft_destination_service="db",weft_listener="captured",` +
+		`weft_source_namespace="shop",weft_source_service_account="till",weft_tls="none"`
 	want := map[string]string{
-		`weft_connections_active{mesh_listener="captured",protocol="HTTP"`:                                     "1",
-		`weft_connections_total{mesh_listener="captured",protocol="HTTP"`:                                      "2",
-		`weft_connections_refused_total{mesh_listener="captured",reason="unknown_source"`:                      "1",
-		`weft_config_rejections_total{kind="Route"`:                                                            "1",
-		`weft_mirror_requests_total{outcome="dropped"`:                                                         "1",
-		`weft_fallbacks_total{reason="departed"`:                                                               "1",
-		`weft_local_responses_total{reason="no_route"`:                                                         "1",
-		`weft_exchanges_cut_total{reason="idle_timeout"`:                                                       "1",
-		"weft_config_connected 1":                                                                              "",
-		`weft_certificate_expiration_timestamp_seconds{certificate="workload",mesh_src_service_account="till"`: "1.7e+09",
-		"weft_tcp_sent_bytes_total{" + db:                                                                      "3",
-		"weft_tcp_received_bytes_total{" + db:                                                                  "5",
-		"weft_tcp_connections_active{" + db:                                                                    "1",
-		`weft_tcp_connections_total{error_type="idle_timeout",` + db:                                           "1",
-		"weft_config_sequence 7":                                                                               "",
-		"weft_ready 1":                                                                                         "",
-		"weft_draining 1":                                                                                      "",
+		`weft_connections_active{protocol="HTTP",weft_listener="captured"`:                                        "1",
+		`weft_connections_total{protocol="HTTP",weft_listener="captured"`:                                         "2",
+		`weft_connections_refused_total{weft_listener="captured",weft_reason="unknown_source"`:                    "1",
+		`weft_config_rejections_total{kind="Route"`:                                                               "1",
+		`weft_mirror_requests_total{outcome="dropped"`:                                                            "1",
+		`weft_fallbacks_total{reason="departed"`:                                                                  "1",
+		`weft_local_responses_total{weft_reason="no_route"`:                                                       "1",
+		`weft_exchanges_cut_total{weft_reason="idle_timeout"`:                                                     "1",
+		"weft_config_connected 1":                                                                                 "",
+		`weft_certificate_expiration_timestamp_seconds{certificate="workload",weft_source_service_account="till"`: "1.7e+09",
+		"weft_tcp_sent_bytes_total{" + db:                                                                         "3",
+		"weft_tcp_received_bytes_total{" + db:                                                                     "5",
+		"weft_tcp_connections_active{" + db:                                                                       "1",
+		`weft_tcp_connections_total{error_type="idle_timeout",` + db:                                              "1",
+		"weft_config_sequence 7":                                                                                  "",
+		"weft_ready 1":                                                                                            "",
+		"weft_draining 1":                                                                                         "",
 	}
 	got := map[string]string{}
 	for name, value := range scrape(t, m, "weft_") {

@@ -34,25 +34,25 @@ func TestRequestsAreCountedByWhatTheyCameTo(t *testing.T) {
 		s.Request(&o)
 	}
 	const (
-		of = `mesh_backend="shop/cart-v1:80",mesh_dst_namespace="shop",mesh_dst_port="80",mesh_dst_service="cart",mesh_listener="captured",` +
-			`mesh_route_kind="HTTPRoute",mesh_route_name="cart",mesh_route_namespace="shop",mesh_rule="0",`
-		fromTill = `mesh_src_namespace="shop",mesh_src_service_account="till",mesh_tls="none"`
+		of = `weft_backend="shop/cart-v1:80",weft_destination_namespace="shop",weft_destination_port="80",weft_destination_service="cart",weft_listener="captured",` +
+			`weft_route_kind="HTTPRoute",weft_route_name="cart",weft_route_namespace="shop",weft_rule="0",`
+		fromTill = `weft_source_namespace="shop",weft_source_service_account="till",weft_tls="none"`
 	)
 	want := map[string]string{
-		`http_response_status_code="200",` + of + fromTill:                                                                    "2",
-		`http_response_status_code="200",` + of + `mesh_src_namespace="front",mesh_src_service_account="web",mesh_tls="mtls"`: "1",
-		`error_type="503",http_response_status_code="503",` + of + fromTill:                                                   "1",
-		`error_type="circuit_open",http_response_status_code="503",` + of + fromTill:                                          "1",
-		`error_type="client_gone",` + of + fromTill:                                                                           "1",
-		`http_response_status_code="_OTHER",` + of + `mesh_tls="none"`:                                                        "1",
+		`http_response_status_code="200",` + of + fromTill:                                                                          "2",
+		`http_response_status_code="200",` + of + `weft_source_namespace="front",weft_source_service_account="web",weft_tls="mtls"`: "1",
+		`error_type="503",http_response_status_code="503",` + of + fromTill:                                                         "1",
+		`error_type="circuit_open",http_response_status_code="503",` + of + fromTill:                                                "1",
+		`error_type="client_gone",` + of + fromTill:                                                                                 "1",
+		`http_response_status_code="_OTHER",` + of + `weft_tls="none"`:                                                              "1",
 	}
 	if diff := cmp.Diff(prefixed("http_server_request_duration_seconds_count{", want), scrape(t, m, "http_server_request_duration_seconds_count")); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
 	}
 	want = map[string]string{
-		of + fromTill + `,rpc_status_code="OK"`:                                        "1",
-		of + fromTill + `,rpc_status_code="NOT_FOUND"`:                                 "1",
-		`error_type="UNAVAILABLE",` + of + fromTill + `,rpc_status_code="UNAVAILABLE"`: "1",
+		`rpc_response_status_code="OK",` + of + fromTill:                                   "1",
+		`rpc_response_status_code="NOT_FOUND",` + of + fromTill:                            "1",
+		`error_type="UNAVAILABLE",rpc_response_status_code="UNAVAILABLE",` + of + fromTill: "1",
 	}
 	if diff := cmp.Diff(prefixed("rpc_server_call_duration_seconds_count{", want), scrape(t, m, "rpc_server_call_duration_seconds_count")); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
@@ -132,7 +132,7 @@ func TestDroppedSeriesMakeRoom(t *testing.T) {
 	m.Series(rule(1)).Request(ok)
 	found := false
 	for name := range scrape(t, m, "http_server_request_duration_seconds_count") {
-		found = found || strings.Contains(name, `mesh_rule="1"`)
+		found = found || strings.Contains(name, `weft_rule="1"`)
 	}
 	if !found {
 		t.Error("a new rule got no series although an old one's were dropped")
@@ -156,7 +156,7 @@ func TestIdleSeriesExpire(t *testing.T) {
 			<-time.After(10 * time.Minute)
 		}
 		for name := range scrape(t, m, "http_server_request_duration_seconds_count") {
-			if strings.Contains(name, `mesh_rule="0"`) {
+			if strings.Contains(name, `weft_rule="0"`) {
 				t.Errorf("%s has not been used for 40 minutes", name)
 			}
 		}
@@ -173,7 +173,7 @@ func TestIdleSeriesExpire(t *testing.T) {
 		m.Series(rule(2)).Request(ok)
 		found := false
 		for name := range scrape(t, m, "http_server_request_duration_seconds_count") {
-			found = found || strings.Contains(name, `mesh_rule="2"`)
+			found = found || strings.Contains(name, `weft_rule="2"`)
 		}
 		if !found {
 			t.Error("there was no room, although everything was idle")

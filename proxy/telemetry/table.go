@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,7 +12,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/proto"
 
-	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/proxy/attribute"
 )
 
 // idleAfter is how long a series may stay unchanged before it is forgotten. It is longer than anybody scrapes, and
@@ -215,7 +214,7 @@ func (t *seriesTable) pairs(s *Series, key cellKey) []*dto.LabelPair {
 	}
 	switch key.family {
 	case retries:
-		with(labelReason, key.why)
+		with(labelRetryReason, key.why)
 	case tcpConnections, tcpActive, tcpSent, tcpReceived:
 		with(labelProtocol, key.what)
 		with(labelError, key.why)
@@ -224,7 +223,7 @@ func (t *seriesTable) pairs(s *Series, key cellKey) []*dto.LabelPair {
 		with(labelError, key.why)
 	}
 	if key.family != retries {
-		with(labelTLS, tlsName(key.secure))
+		with(labelTLS, attribute.Protection(key.secure))
 	}
 	slices.SortFunc(pairs, byName)
 	return pairs
@@ -232,14 +231,7 @@ func (t *seriesTable) pairs(s *Series, key cellKey) []*dto.LabelPair {
 
 func byName(a, b *dto.LabelPair) int { return cmp.Compare(a.GetName(), b.GetName()) }
 
-func tlsName(secure bool) string {
-	if secure {
-		return "mtls"
-	}
-	return "none"
-}
-
-// labelPairs splits what Labels name.
+// labelPairs are Labels with the names and parts that spans have as well.
 func (t *seriesTable) labelPairs(l Labels) []*dto.LabelPair {
 	var pairs []*dto.LabelPair
 	with := func(name, value string) {
@@ -248,28 +240,12 @@ func (t *seriesTable) labelPairs(l Labels) []*dto.LabelPair {
 		}
 	}
 	with(labelListener, l.Listener)
-	namespace, service, port := splitDestination(l.Destination)
-	with(labelDestinationNS, namespace)
-	with(labelDestination, service)
-	with(labelPort, port)
-	if kind, rest, ok := strings.Cut(l.Route, "/"); ok {
-		routeNamespace, name, _ := strings.Cut(rest, "/")
-		with(labelRouteKind, kind)
-		with(labelRouteNamespace, routeNamespace)
-		with(labelRoute, name)
+	for _, a := range attribute.AppendRoute(attribute.AppendDestination(nil, l.Destination), l.Route) {
+		with(attribute.Label(a.Key), a.Value())
 	}
 	with(labelRule, l.Rule)
 	with(labelBackend, l.Backend)
 	return pairs
-}
-
-// splitDestination returns the parts of a Service port's key. What is none is the name of a Service, like "_other".
-func splitDestination(key string) (namespace, service, port string) {
-	ns, name, number, ok := wire.ParseServicePortKey(key)
-	if !ok {
-		return "", key, ""
-	}
-	return ns, name, strconv.Itoa(int(number))
 }
 
 // pair returns a label, the same one for many series. The lock is held.

@@ -16,13 +16,13 @@ func TestEndpointsOfBackends(t *testing.T) {
 	m.Ejected("shop/till:80", "latency")
 	m.Ejected("shop/till:80", "latency")
 	want := map[string]string{
-		`weft_upstream_endpoints{mesh_backend="shop/cart-v1:80",state="ejected"`:    "0",
-		`weft_upstream_endpoints{mesh_backend="shop/cart-v1:80",state="unhealthy"`:  "0",
-		`weft_upstream_endpoints{mesh_backend="shop/till:80",state="unhealthy"`:     "0",
-		`weft_upstream_endpoints{mesh_backend="shop/cart-v1:80",state="usable"`:     "3",
-		`weft_upstream_endpoints{mesh_backend="shop/till:80",state="usable"`:        "2",
-		`weft_upstream_endpoints{mesh_backend="shop/till:80",state="ejected"`:       "1",
-		`weft_upstream_ejections_total{cause="latency",mesh_backend="shop/till:80"`: "2",
+		`weft_upstream_endpoints{state="ejected",weft_backend="shop/cart-v1:80"`:    "0",
+		`weft_upstream_endpoints{state="unhealthy",weft_backend="shop/cart-v1:80"`:  "0",
+		`weft_upstream_endpoints{state="unhealthy",weft_backend="shop/till:80"`:     "0",
+		`weft_upstream_endpoints{state="usable",weft_backend="shop/cart-v1:80"`:     "3",
+		`weft_upstream_endpoints{state="usable",weft_backend="shop/till:80"`:        "2",
+		`weft_upstream_endpoints{state="ejected",weft_backend="shop/till:80"`:       "1",
+		`weft_upstream_ejections_total{cause="latency",weft_backend="shop/till:80"`: "2",
 	}
 	if diff := cmp.Diff(want, scrape(t, m, "weft_upstream_e")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -30,10 +30,10 @@ func TestEndpointsOfBackends(t *testing.T) {
 	m.Endpoints("shop/till:80", 1, 0, 2)
 	m.Forget("shop/cart-v1:80")
 	want = map[string]string{
-		`weft_upstream_endpoints{mesh_backend="shop/till:80",state="usable"`:        "1",
-		`weft_upstream_endpoints{mesh_backend="shop/till:80",state="ejected"`:       "0",
-		`weft_upstream_endpoints{mesh_backend="shop/till:80",state="unhealthy"`:     "2",
-		`weft_upstream_ejections_total{cause="latency",mesh_backend="shop/till:80"`: "2",
+		`weft_upstream_endpoints{state="usable",weft_backend="shop/till:80"`:        "1",
+		`weft_upstream_endpoints{state="ejected",weft_backend="shop/till:80"`:       "0",
+		`weft_upstream_endpoints{state="unhealthy",weft_backend="shop/till:80"`:     "2",
+		`weft_upstream_ejections_total{cause="latency",weft_backend="shop/till:80"`: "2",
 	}
 	if diff := cmp.Diff(want, scrape(t, m, "weft_upstream_e")); diff != "" {
 		t.Errorf("after a change (-want +got):\n%s", diff)
@@ -68,13 +68,13 @@ func TestLimitsOfBackends(t *testing.T) {
 	m.Pending("shop/till:80", 2)
 	m.CircuitOpen("shop/till:80", "requests")
 	want := map[string]string{
-		`weft_circuit_breaker_open_total{limit="requests",mesh_backend="shop/till:80"`: "1",
+		`weft_circuit_breaker_open_total{limit="requests",weft_backend="shop/till:80"`: "1",
 	}
 	if diff := cmp.Diff(want, scrape(t, m, "weft_circuit_breaker_open")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	m.Pending("shop/till:80", 0)
-	want = map[string]string{`weft_circuit_breaker_pending{mesh_backend="shop/till:80"`: "0"}
+	want = map[string]string{`weft_circuit_breaker_pending{weft_backend="shop/till:80"`: "0"}
 	if diff := cmp.Diff(want, scrape(t, m, "weft_circuit_breaker_pending")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

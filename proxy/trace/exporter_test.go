@@ -213,7 +213,7 @@ func BenchmarkEnd(b *testing.B) {
 	defer e.Close(context.Background())
 	span := &trace.Span{Trace: trace.ID{1}, Span: trace.SpanID{1}, Name: "GET shop/web:80", Attributes: []attribute.Attribute{
 		attribute.String(attribute.Method, "GET"), attribute.String(attribute.Path, "/a/b"), attribute.Int(attribute.Status, 200),
-		attribute.String(attribute.Destination, "shop/web:80"), attribute.String(attribute.Source, "spiffe://cluster.local/ns/shop/sa/client"),
+		attribute.String(attribute.DestinationService, "web"), attribute.String(attribute.SourceID, "spiffe://cluster.local/ns/shop/sa/client"),
 	}}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -71,7 +71,7 @@ type breaker struct {
 
 	// admission guards the queue, and lets one request at a time compare load and limits.
 	admission sync.Mutex
-	queue     list.List // of *turn; the longest waiting first
+	queue     *list.List // of *turn; the longest waiting first; nil if there never was one
 }
 
 // turn is closed when it is the turn of a request that waits.
@@ -96,7 +96,7 @@ func (s slot) release() {
 		return
 	}
 	s.service.wake()
-	if sharers := s.endpoint.sharers.Load(); sharers != nil && len(*sharers) > 1 {
+	if sharers := s.endpoint.sharers.Load(); sharers != nil {
 		for _, other := range *sharers {
 			other.wake()
 		}
@@ -193,6 +193,9 @@ func (v *View) admit(ctx context.Context, t *target, wish Wish) (Endpoint, error
 func (svc *service) admitNow(v *View, t *target, wish Wish, place *turn) (to Endpoint, full string, err error) {
 	svc.admission.Lock()
 	defer svc.admission.Unlock()
+	if svc.queue == nil {
+		svc.queue = list.New()
+	}
 	l := svc.limits.Load()
 	if l == nil {
 		l = &limits{}

@@ -2,12 +2,12 @@ package upstream
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -59,13 +59,19 @@ type plan struct {
 // updateChecks starts and stops checks for a view. If several Backends with checks name an address, the one
 // whose key is the least says how, as for ejections. s.mu is held.
 func (s *Set) updateChecks(v *View) {
-	wanted := map[netip.AddrPort]plan{}
-	for _, key := range slices.Sorted(maps.Keys(v.targets)) {
-		t := v.targets[key]
-		if s.closed || t.service == nil || t.backend.Namespace != s.options.Namespace || t.backend.Policy == nil || t.backend.Policy.HealthCheck == nil {
-			continue
+	var checked []*target
+	for _, t := range v.targets {
+		if !s.closed && t.service != nil && t.backend.Namespace == s.options.Namespace && t.backend.Policy != nil && t.backend.Policy.HealthCheck != nil {
+			checked = append(checked, t)
 		}
+	}
+	slices.SortFunc(checked, func(a, b *target) int { return cmp.Compare(a.key, b.key) })
+	wanted := map[netip.AddrPort]plan{}
+	for _, t := range checked {
 		for _, e := range t.direct.judged() {
+			if e.account.Load() != nil {
+				continue // the pod's own proxy is between, and what is refused in plain text says nothing
+			}
 			if _, ok := wanted[e.address]; !ok {
 				wanted[e.address] = plan{
 					endpoint: e, HealthCheck: *t.backend.Policy.HealthCheck, host: t.backend.Service + "." + t.backend.Namespace,
@@ -169,8 +175,8 @@ func (s *Set) setHealthy(ctx context.Context, e *endpoint, healthy bool) {
 		return
 	}
 	e.unhealthy = !healthy
-	e.setState(e.state)
-	s.publish(e.services...)
+	e.setState(*e.state)
+	s.publish(e.services()...)
 }
 
 func (s *Set) healthy(e *endpoint) bool {

@@ -18,6 +18,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/ports"
 )
 
 func TestVitals(t *testing.T) {
@@ -89,7 +90,7 @@ func TestOneCheck(t *testing.T) {
 		served.Wait()
 	})
 	rpc := addressOf(listener)
-	closed := refusing(t)
+	closed := ports.Refusing(t)
 
 	const h, g, c = wire.HealthCheckHTTP, wire.HealthCheckGRPC, wire.HealthCheckTCP
 	for name, tc := range map[string]struct {

@@ -27,19 +27,23 @@ type Kind uint8
 const (
 	// KindPod is a pod's target port, spoken to in plain text.
 	KindPod Kind = iota
-	// KindHop is a proxy of another namespace, spoken to over mutual TLS.
+	// KindHop is a proxy of the Backend's namespace, spoken to over mutual TLS: it picks the pod.
 	KindHop
+	// KindSidecar is a pod, spoken to over mutual TLS with its own proxy. The address is the pod's target port.
+	KindSidecar
 	// KindFallback is the Service's cluster IP (see Set.SetDisconnected).
 	KindFallback
 )
 
-// String returns the value used in logs and metric labels: "pod", "hop" or "fallback".
+// String returns the value used in logs and metric labels: "pod", "hop", "sidecar" or "fallback".
 func (k Kind) String() string {
 	switch k {
 	case KindPod:
 		return "pod"
 	case KindHop:
 		return "hop"
+	case KindSidecar:
+		return "sidecar"
 	case KindFallback:
 		return "fallback"
 	default:
@@ -59,8 +63,29 @@ type Endpoint struct {
 	reserved *reservation
 }
 
-// Address is what is dialled; engines name it in the avoid list of a retry.
+// Address is what is dialled, or the port of a pod that is reached by the pod's own proxy; engines name it in the avoid
+// list of a retry.
 func (e Endpoint) Address() netip.AddrPort { return e.state.address }
+
+// Hop tells that there is a proxy behind the address, spoken to over mutual TLS.
+func (e Endpoint) Hop() bool { return e.kind == KindHop || e.kind == KindSidecar }
+
+// dialed is the address that is dialled.
+func (e Endpoint) dialed() string {
+	if e.kind == KindSidecar {
+		return netip.AddrPortFrom(e.state.address.Addr(), wire.PortHop).String()
+	}
+	return e.state.address.String()
+}
+
+// hopKey tells connections of the hop apart: who is presented, and who is expected.
+func (e Endpoint) hopKey(call Call) poolKey {
+	key := poolKey{poolHop, call.Source.ServiceAccount, e.target.backend.Namespace, wire.ProxyAccount}
+	if account := e.state.account.Load(); e.kind == KindSidecar && account != nil {
+		key.peer = *account
+	}
+	return key
+}
 
 // Kind says what is behind the address.
 func (e Endpoint) Kind() Kind { return e.kind }
@@ -96,7 +121,7 @@ func (v *View) Choose(ctx context.Context, backend string, wish Wish) (Endpoint,
 	if !ok {
 		return Endpoint{}, fmt.Errorf("%w %s", ErrUnknownBackend, backend)
 	}
-	if !v.set.hops(t.backend) {
+	if !v.set.hops(t.backend, t.endpoints) {
 		return v.chooseLocal(ctx, t, wish)
 	}
 	g, hop := v.proxies[t.backend.Namespace], v.hops[t.backend.Namespace]
@@ -111,16 +136,25 @@ func (v *View) Choose(ctx context.Context, backend string, wish Wish) (Endpoint,
 }
 
 // ChooseLocal is Choose for requests that arrived over the hop: they go to endpoints of this namespace
-// and nowhere else, so that a request never takes a second hop. Backends of other namespaces are unknown.
+// and nowhere else, so that a request goes through no third proxy but that of the pod. Backends of other namespaces are
+// unknown. The proxy beside a pod sends them to that pod.
 func (v *View) ChooseLocal(ctx context.Context, backend string, wish Wish) (Endpoint, error) {
 	t, ok := v.targets[backend]
 	if !ok || t.backend.Namespace != v.set.options.Namespace {
 		return Endpoint{}, fmt.Errorf("%w %s", ErrUnknownBackend, backend)
 	}
-	return v.chooseLocal(ctx, t, wish)
+	if !v.set.options.Sidecar {
+		return v.chooseLocal(ctx, t, wish)
+	}
+	state, _ := v.set.pick(t.own, wish)
+	if state == nil {
+		return Endpoint{}, fmt.Errorf("%w %s of this pod", ErrUnknownBackend, backend)
+	}
+	return Endpoint{state: state, target: t, kind: KindPod}, nil
 }
 
 func (v *View) chooseLocal(ctx context.Context, t *target, wish Wish) (Endpoint, error) {
+	t = v.set.usable(t)
 	if t.service.limits.Load() != nil {
 		return v.admit(ctx, t, wish)
 	}
@@ -132,8 +166,13 @@ func (v *View) chooseLocal(ctx context.Context, t *target, wish Wish) (Endpoint,
 func (v *View) chooseWithin(t *target, wish Wish) (to Endpoint, full string, err error) {
 	state, probe, refusing, err := v.set.choose(t.service, t.direct, wish)
 	kind := KindPod
+	if state != nil {
+		if state.account.Load() != nil {
+			kind = KindSidecar
+		}
+	}
 	if (state == nil || refusing) && v.set.disconnected.Load() {
-		if fallback, _ := v.set.pick(t.fallback, wish); fallback != nil {
+		if fallback, _ := v.set.pick(v.set.fallbackOf(t), wish); fallback != nil {
 			state, kind, err = fallback, KindFallback, nil
 		}
 	}

@@ -177,10 +177,10 @@ func TestPinnedViewOutlivesChanges(t *testing.T) {
 func TestStateIsSharedAndOutlivesChanges(t *testing.T) {
 	s := newTestSet(t, Options{})
 	s.Update(direct(at(1), at(2)))
-	first := s.endpoints[at(1)].endpoint
+	first := s.endpoints[at(1)]
 	first.observe(time.Second, s.elapsed())
 	s.Update(direct(at(1), at(3)))
-	if s.endpoints[at(1)].endpoint != first {
+	if s.endpoints[at(1)] != first {
 		t.Error("the endpoint that stayed has a new state")
 	}
 	if web, rpc := choose(t, s, webKey, at(3)), choose(t, s, rpcKey, at(3)); web.state != rpc.state {

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"weft.dev/weft/proxy/h2"
 )
 
 // connKey is the context key under which a connection travels into an http.Transport, whose NewClientConn
@@ -33,6 +35,7 @@ func takeConn(ctx context.Context, _, _ string) (net.Conn, error) {
 // dialing is one attempt to connect.
 type dialing struct {
 	endpoint *endpoint
+	address  string
 	caller   context.Context // whose end is not the endpoint's fault
 	limited  context.Context // ends after the time for connecting as well
 }
@@ -40,7 +43,7 @@ type dialing struct {
 // startDialing bounds connecting by what the Backend's policy allows; the caller must call the function
 // returned.
 func (e Endpoint) startDialing(ctx context.Context) (dialing, context.CancelFunc) {
-	d := dialing{endpoint: e.state, caller: ctx}
+	d := dialing{endpoint: e.state, address: e.dialed(), caller: ctx}
 	var cancel context.CancelFunc
 	if timeout := e.connectTimeout(); timeout > 0 {
 		d.limited, cancel = context.WithTimeout(ctx, timeout)
@@ -62,7 +65,7 @@ func (e Endpoint) connectTimeout() time.Duration {
 
 // tcp opens a connection and records whether the endpoint accepts.
 func (d dialing) tcp() (net.Conn, error) {
-	c, err := d.endpoint.set.options.DialContext(d.limited, "tcp", d.endpoint.address.String())
+	c, err := d.endpoint.set.options.DialContext(d.limited, "tcp", d.address)
 	if err != nil {
 		return nil, d.failed(ReasonConnect, err)
 	}
@@ -91,10 +94,14 @@ func (d dialing) tls(config *tls.Config, protocol string) (*hopConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	below := raw
+	if protocol == ALPNHTTP2 && d.endpoint.set.options.OwnHTTP2 {
+		below = h2.Hold(raw)
+	}
 	watch := d.endpoint.set.options.Identity.Watch()
 	config = config.Clone()
 	config.NextProtos = []string{protocol}
-	secured := tls.Client(raw, config)
+	secured := tls.Client(below, config)
 	err = secured.HandshakeContext(d.limited)
 	if err == nil && secured.ConnectionState().NegotiatedProtocol != protocol {
 		err = fmt.Errorf("peer does not speak %s", protocol)
@@ -234,6 +241,15 @@ func (c *http1Conn) Write(p []byte) (int, error) {
 		c.failed()
 	}
 	return n, err
+}
+
+// Moved implements h1.Meter.
+func (c *http1Conn) Moved(read, written int, err error) {
+	c.read.Add(int64(read))
+	c.written.Add(int64(written))
+	if err != nil {
+		c.failed()
+	}
 }
 
 // SyscallConn implements syscall.Conn as far as the connection is a socket.

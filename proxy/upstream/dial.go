@@ -31,13 +31,13 @@ func (s *Set) Dial(ctx context.Context, to Endpoint, call Call) (net.Conn, error
 }
 
 func (s *Set) dialOpaque(ctx context.Context, to Endpoint, call Call) (net.Conn, error) {
-	if to.kind != KindHop {
+	if !to.Hop() {
 		to.makeRoom()
 		d, cancel := to.startDialing(ctx)
 		defer cancel()
 		return d.tcp()
 	}
-	key := poolKey{poolHop, call.Source.ServiceAccount, to.target.backend.Namespace}
+	key := to.hopKey(call)
 	for renewals := 0; ; renewals++ {
 		config, err := s.clientConfig(key, to.state)
 		if err != nil {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"weft.dev/weft/test/ports"
 )
 
 // echo accepts a preface and sends back what comes.
@@ -86,7 +88,7 @@ func TestDialPod(t *testing.T) {
 		t.Errorf("%d in flight after closing", n)
 	}
 
-	s.Update(direct(refusing(t)))
+	s.Update(direct(ports.Refusing(t)))
 	_, err = s.Dial(t.Context(), choose(t, s, tcpKey), Call{})
 	if diff := cmp.Diff(outcome{Reason: ReasonConnect, NotSent: true}, asError(t, err).outcome()); diff != "" {
 		t.Errorf("outcome (-want +got):\n%s\n%v", diff, err)

@@ -17,7 +17,7 @@ type health struct {
 	out, failing atomic.Bool
 	// owner is the service whose policy counts, nil if none judges the endpoint.
 	owner atomic.Pointer[service]
-	// sharers are the services that the endpoint is a member of, as they are published.
+	// sharers are the services that the endpoint is a member of, by key, nil if owner is the only one.
 	sharers atomic.Pointer[[]*service]
 	// What the endpoint did in the interval under way, if its policy looks at intervals.
 	requests, failures, timed atomic.Uint32
@@ -26,15 +26,20 @@ type health struct {
 	recent tally
 
 	// These are guarded by Set.health.
-	state     outlier.State
-	began     uint64 // what the tally of the owner was when the failures in a row began
+	state     *outlier.State // never changed, and shared by all endpoints that nothing has happened to
+	began     uint64         // what the tally of the owner was when the failures in a row began
 	unhealthy bool
-	services  []*service // that the endpoint is a member of, by key
 }
+
+// steady is the state of an endpoint that nothing has happened to.
+var steady outlier.State
 
 // setState keeps a state and what of it is read without lock.
 func (e *endpoint) setState(state outlier.State) {
-	e.state = state
+	e.state = &steady
+	if state != steady {
+		e.state = &state
+	}
 	e.failing.Store(state.Failures > 0)
 	e.out.Store(state.Ejected || e.unhealthy)
 }
@@ -165,16 +170,22 @@ func (s *Set) judgeInterval(svc *service, now time.Duration) {
 	}
 	policy := svc.policy.Load()
 	svc.judge.Store(int64(now + policy.Interval))
-	var judged []*endpoint
+	var judged, out []*endpoint
 	var samples []outlier.Sample
 	for _, e := range svc.members {
 		if e.owner.Load() != svc {
 			continue
 		}
 		sample := e.endInterval()
-		if !e.state.Ejected {
+		if e.state.Ejected {
+			out = append(out, e)
+		} else {
 			judged, samples = append(judged, e), append(samples, sample)
 		}
+	}
+	bar := outlier.Bar(*policy, samples)
+	for _, e := range out {
+		e.setState(e.state.Against(bar))
 	}
 	for _, o := range outlier.Judge(*policy, samples) {
 		if e := judged[o.Index]; s.room(e) {
@@ -197,7 +208,7 @@ func (e *endpoint) endInterval() outlier.Sample {
 // room tells whether one more endpoint may be ejected. The share is that of the owner's policy, but no
 // service that shares the endpoint loses its last one by another's.
 func (s *Set) room(e *endpoint) bool {
-	for i, svc := range e.services {
+	for i, svc := range e.services() {
 		percent := 100
 		if i == 0 {
 			percent = svc.policy.Load().MaxEjectedPercent
@@ -244,7 +255,7 @@ func (s *Set) lift(svc *service) {
 // move brings an endpoint into another state and lets everybody see it. cause says why, if the endpoint is
 // ejected anew.
 func (s *Set) move(e *endpoint, to outlier.State, cause outlier.Cause) {
-	from := e.state
+	from := *e.state
 	e.setState(to)
 	owner := e.owner.Load()
 	switch {
@@ -254,7 +265,7 @@ func (s *Set) move(e *endpoint, to outlier.State, cause outlier.Cause) {
 		e.recent.Store(0)
 		e.restart(s.elapsed())
 	}
-	s.publish(e.services...)
+	s.publish(e.services()...)
 }
 
 // publish works out what follows for services from the state of their members.

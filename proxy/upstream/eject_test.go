@@ -81,7 +81,7 @@ func (x *ejecting) pass(d time.Duration) { x.now = x.now.Add(d) }
 // answer takes in n verdicts on requests that were sent to an endpoint.
 func (x *ejecting) answer(i, n int, v outlier.Verdict, took time.Duration) {
 	for range n {
-		x.set.judged(x.set.endpoints[at(i)].endpoint, v, took, false)
+		x.set.judged(x.set.endpoints[at(i)], v, took, false)
 	}
 }
 
@@ -145,7 +145,7 @@ func TestEjectionAfterFailuresInARow(t *testing.T) {
 	x.wantUsed(-1, 2, 3, 4)
 	x.wantUsed(2, 3, 4)
 
-	e := x.set.endpoints[at(1)].endpoint
+	e := x.set.endpoints[at(1)]
 	x.set.judged(e, outlier.Failure, 0, true)
 	x.pass(10*time.Second - 1)
 	x.wantUsed(2, 3, 4)
@@ -178,43 +178,6 @@ func TestEjectionBySuccessRate(t *testing.T) {
 	x.pass(10 * time.Second)
 	x.answer(3, 1, outlier.Success, 0)
 	x.wantUsed(-1, 2, 3, 4)
-}
-
-func TestEjectionByLatency(t *testing.T) {
-	x := newEjecting(t, 4, func(p *wire.OutlierEjection) { p.LatencyFactor = new(5) })
-	interval := func(slow time.Duration) {
-		for i := 2; i <= 4; i++ {
-			x.answer(i, 20, outlier.Success, 10*time.Millisecond)
-		}
-		x.answer(1, 20, outlier.Success, slow)
-		x.pass(10 * time.Second)
-		x.answer(2, 1, outlier.Success, 10*time.Millisecond)
-	}
-	interval(50 * time.Millisecond)
-	x.wantUsed(1, 2, 3, 4)
-	interval(60 * time.Millisecond)
-	x.wantUsed(2, 3, 4)
-	x.pass(5 * time.Second)
-	// It answers, but as slowly as before.
-	e := choose(t, x.set, webKey)
-	x.set.judged(e.state, outlier.Success, 60*time.Millisecond, e.probe)
-	x.wantUsed(2, 3, 4)
-	x.pass(10 * time.Second)
-	e = choose(t, x.set, webKey)
-	x.set.judged(e.state, outlier.Success, 50*time.Millisecond, e.probe)
-	x.wantUsed(1, 2, 3, 4)
-	// A request that was given up has taken at least so long.
-	for i := 2; i <= 4; i++ {
-		x.answer(i, 20, outlier.Success, 10*time.Millisecond)
-	}
-	x.answer(1, 10, outlier.Success, 10*time.Millisecond)
-	for range 10 {
-		x.set.endpoints[at(1)].outlasted(5 * time.Millisecond)
-		x.set.endpoints[at(1)].outlasted(time.Second)
-	}
-	x.pass(10 * time.Second)
-	x.answer(2, 1, outlier.Success, 10*time.Millisecond)
-	x.wantUsed(2, 3, 4)
 }
 
 func TestEjectedShareIsCapped(t *testing.T) {
@@ -304,7 +267,7 @@ func TestPanic(t *testing.T) {
 func TestNoHealthyEndpoints(t *testing.T) {
 	x := newEjecting(t, 2, func(p *wire.OutlierEjection) { p.PanicPercent = new(0) })
 	x.answer(1, 5, outlier.Failure, 0)
-	x.set.setHealthy(t.Context(), x.set.endpoints[at(2)].endpoint, false)
+	x.set.setHealthy(t.Context(), x.set.endpoints[at(2)], false)
 	x.wantState("0 usable, 1 ejected, 1 unhealthy")
 	if _, err := x.set.Choose(t.Context(), webKey, Wish{}); !errors.Is(err, ErrNoHealthyEndpoints) || errors.Is(err, ErrNoEndpoints) {
 		t.Errorf("error %v", err)
@@ -312,7 +275,7 @@ func TestNoHealthyEndpoints(t *testing.T) {
 	x.pass(5 * time.Second)
 	x.concludeProbe(outlier.Success)
 	x.wantUsed(1)
-	x.set.setHealthy(t.Context(), x.set.endpoints[at(2)].endpoint, true)
+	x.set.setHealthy(t.Context(), x.set.endpoints[at(2)], true)
 	x.wantUsed(1, 2)
 }
 
@@ -425,7 +388,7 @@ func TestProxiesOfTheHopAreEjected(t *testing.T) {
 	})
 	hop := netip.AddrPortFrom(at(1).Addr(), wire.PortHop)
 	for range 5 {
-		s.judged(s.endpoints[hop].endpoint, outlier.Failure, 0, false)
+		s.judged(s.endpoints[hop], outlier.Failure, 0, false)
 	}
 	if got := picks(t, s, "bank/ledger:80"); got["hop "+hop.String()] > 0 || len(got) != 2 {
 		t.Errorf("picked %v", got)

@@ -33,19 +33,24 @@ type endpoint struct {
 	// zero means never.
 	restarted atomic.Int64
 
+	// account is the ServiceAccount of the pod's own proxy, nil if there is none.
+	account atomic.Pointer[string]
+
 	health
 	occupied
 
 	mu      sync.Mutex
 	pools   map[poolKey]pool
 	drained bool
+	// holds counts the groups that have the endpoint. Guarded by Set.holding.
+	holds int32
 }
 
 // poolKey separates connections that must not be shared.
 type poolKey struct {
 	protocol poolProtocol
-	// serviceAccount and namespace are who is presented and who is expected; only the hop has them.
-	serviceAccount, namespace string
+	// serviceAccount is who is presented, namespace and peer who is expected; only the hop has them.
+	serviceAccount, namespace, peer string
 }
 
 type poolProtocol uint8
@@ -83,6 +88,16 @@ type lease interface {
 	release()
 	// discard gives it up after anything else.
 	discard()
+}
+
+// speaks takes the ServiceAccount of the pod's own proxy, empty if the pod has none.
+func (e *endpoint) speaks(account string) {
+	switch {
+	case account != "":
+		e.account.Store(&account)
+	case e.account.Load() != nil:
+		e.account.Store(nil)
+	}
 }
 
 // pool returns the endpoint's pool of that key, making it if needed.

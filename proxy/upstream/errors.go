@@ -69,6 +69,9 @@ type Error struct {
 	// BodyIntact tells that nothing was read from the request's body and that it is still open.
 	BodyIntact bool
 	Err        error
+
+	// unsent tells Direct that another connection may do better.
+	unsent bool
 }
 
 // Error implements error.

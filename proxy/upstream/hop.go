@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	phttp "weft.dev/weft/proxy/http"
 )
 
 // The metadata of the hop as HTTP fields. Whoever receives a request from anything but an authenticated
@@ -26,6 +29,8 @@ const (
 	FieldSession = "Weft-Session"
 	// FieldDebug asks for what has decided about a request.
 	FieldDebug = "Weft-Debug"
+	// FieldCaller is who a request comes from that a namespace's own proxy passes on to the proxy of a pod.
+	FieldCaller = "Weft-Caller"
 )
 
 // The metadata of responses.
@@ -42,6 +47,7 @@ const (
 	MaxAvoid      = 8
 	MaxAttempt    = 1000
 	MaxSession    = 64
+	MaxCaller     = 1024
 )
 
 // SessionNew asks for the name of the endpoint that will have answered, where there is none to prefer yet.
@@ -79,6 +85,9 @@ type Metadata struct {
 	Session string
 	// Debug tells that the client wants to know what has decided about the request.
 	Debug bool
+	// Caller is the SPIFFE ID that a proxy has proven which passes the request on under its own; empty if the sender
+	// presents the caller's. Only the proxies of the receiver's own namespace are to be believed.
+	Caller string
 }
 
 // SetMetadata replaces the metadata in a request's header.
@@ -89,19 +98,34 @@ func SetMetadata(header http.Header, m Metadata) {
 	}
 }
 
+// appendMetadata appends the metadata to a request's fields, which have none.
+func appendMetadata(fields phttp.Header, m Metadata) phttp.Header {
+	for _, item := range m.encode() {
+		fields = append(fields, phttp.Field{Name: item.name, Value: item.value})
+	}
+	return fields
+}
+
 // ReadMetadata returns the metadata of a request that arrived over the hop. It leaves the header as it is.
 // The error wraps ErrMetadata.
-func ReadMetadata(header http.Header) (Metadata, error) {
+func ReadMetadata(header phttp.Header) (Metadata, error) {
 	var m Metadata
-	for _, name := range fieldOf {
-		values := header[name]
-		if len(values) > 1 {
-			return Metadata{}, fmt.Errorf("%w: %d fields %s", ErrMetadata, len(values), name)
+	var read [len(fieldOf)]bool
+	for i := range header {
+		if !phttp.Internal(header[i].Name) {
+			continue
 		}
-		if len(values) == 1 {
-			if err := m.decode(name, values[0]); err != nil {
-				return Metadata{}, err
-			}
+		at := slices.IndexFunc(fieldOf[:], func(name string) bool { return strings.EqualFold(name, header[i].Name) })
+		if at < 0 {
+			continue
+		}
+		name := fieldOf[at]
+		if read[at] {
+			return Metadata{}, fmt.Errorf("%w: several fields %s", ErrMetadata, name)
+		}
+		read[at] = true
+		if err := m.decode(name, header[i].Value); err != nil {
+			return Metadata{}, err
 		}
 	}
 	if m.Backend == "" {
@@ -135,15 +159,20 @@ type Outcome struct {
 }
 
 // SetOutcome replaces the outcome in a response's header.
-func SetOutcome(header http.Header, o Outcome) {
-	delete(header, FieldNotProcessed)
-	delete(header, FieldEndpoint)
+func SetOutcome(header *phttp.Header, o Outcome) {
+	StripOutcome(header)
 	if o.NotProcessed != "" {
-		header[FieldNotProcessed] = []string{o.NotProcessed}
+		header.Add(FieldNotProcessed, o.NotProcessed)
 	}
 	if tried := o.Tried[max(0, len(o.Tried)-MaxAvoid):]; len(tried) > 0 {
-		header[FieldEndpoint] = []string{formatAddresses(tried)}
+		header.Add(FieldEndpoint, formatAddresses(tried))
 	}
+}
+
+// StripOutcome removes the outcome from a response's header.
+func StripOutcome(header *phttp.Header) {
+	header.Del(FieldNotProcessed)
+	header.Del(FieldEndpoint)
 }
 
 // TakeOutcome removes the outcome from the header of a response that came over the hop, and returns it.
@@ -165,7 +194,7 @@ func TakeOutcome(header http.Header) Outcome {
 // fieldOf names the metadata fields in the order of their numbers in a preface; numbers are never reused.
 var fieldOf = [...]string{
 	1: FieldBackend, 2: FieldTimeLeft, 3: FieldAttempt, 4: FieldZone, 5: FieldClient, 6: FieldAvoid,
-	7: FieldStreamTimeLeft, 8: FieldNode, 9: FieldSession, 10: FieldDebug,
+	7: FieldStreamTimeLeft, 8: FieldNode, 9: FieldSession, 10: FieldDebug, 11: FieldCaller,
 }
 
 // DebugDecisions is the one value of FieldDebug: what MeshAuthorizations have decided.
@@ -213,6 +242,9 @@ func (m Metadata) encode() []item {
 	if m.Debug {
 		add(10, DebugDecisions)
 	}
+	if m.Caller != "" {
+		add(11, m.Caller)
+	}
 	return items
 }
 
@@ -242,6 +274,8 @@ func (m *Metadata) decode(name, value string) error {
 		m.Session, ok = value, validSession(value)
 	case FieldDebug:
 		m.Debug, ok = true, value == DebugDecisions
+	case FieldCaller:
+		m.Caller, ok = value, value != "" && len(value) <= MaxCaller && only(value, "/:-._")
 	}
 	if !ok {
 		return fmt.Errorf("%w: %s %.64q", ErrMetadata, name, value)

@@ -20,6 +20,7 @@ import (
 
 	"weft.dev/weft/proxy/identity"
 	"weft.dev/weft/proxy/identity/identitytest"
+	"weft.dev/weft/proxy/nethttp"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -132,7 +133,7 @@ func TestHopCarriesIdentityAndMetadata(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		m, err := ReadMetadata(r.Header)
+		m, err := ReadMetadata(nethttp.Fields(r.Header))
 		if err != nil {
 			t.Error(err)
 		}
@@ -298,7 +299,7 @@ type forgedIdentity struct {
 
 func newForgedIdentity(t *testing.T, store *identity.Store, c *wire.Certificate) forgedIdentity {
 	t.Helper()
-	config, err := store.ClientConfig("cart", "bank")
+	config, err := store.ClientConfig("cart", "bank", wire.ProxyAccount)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +309,9 @@ func newForgedIdentity(t *testing.T, store *identity.Store, c *wire.Certificate)
 	return forgedIdentity{store, config}
 }
 
-func (f forgedIdentity) ClientConfig(string, string) (*tls.Config, error) { return f.config, nil }
+func (f forgedIdentity) ClientConfig(string, string, string) (*tls.Config, error) {
+	return f.config, nil
+}
 
 func keyPair(t *testing.T, c *wire.Certificate) tls.Certificate {
 	t.Helper()
@@ -386,7 +389,7 @@ func TestStalledStreamsDoNotStopOthers(t *testing.T) {
 			if err != nil || got != payload {
 				t.Errorf("%d of %d bytes, %v", len(got), len(payload), err)
 			}
-			if n := len(h.set.endpoints[h.to.Address()].pools[poolKey{poolHop, "cart", "bank"}].(*http2Pool).conns); n != 1 {
+			if n := len(h.set.endpoints[h.to.Address()].pools[poolKey{poolHop, "cart", "bank", wire.ProxyAccount}].(*http2Pool).conns); n != 1 {
 				t.Errorf("%d connections: the streams did not share one", n)
 			}
 		})

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	phttp "weft.dev/weft/proxy/http"
+	"weft.dev/weft/proxy/nethttp"
 )
 
 var compareAddresses = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
@@ -46,7 +49,7 @@ func TestMetadataArrivesAsSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			header := http.Header{"Accept": {"x"}, FieldZone: {"forged"}, "weft-other": {"forged"}}
 			SetMetadata(header, tc.sent)
-			got, err := ReadMetadata(header)
+			got, err := ReadMetadata(nethttp.Fields(header))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,7 +109,7 @@ func TestInvalidMetadataIsRefused(t *testing.T) {
 		"much to avoid":      {FieldBackend: {"a/b:1"}, FieldAvoid: {strings.Repeat(address+",", MaxAvoid) + address}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if m, err := ReadMetadata(fields); !errors.Is(err, ErrMetadata) {
+			if m, err := ReadMetadata(nethttp.Fields(fields)); !errors.Is(err, ErrMetadata) {
 				t.Errorf("read %+v, %v", m, err)
 			}
 		})
@@ -125,8 +128,9 @@ func TestOutcomeArrivesAsSent(t *testing.T) {
 		"not processed": {Outcome{NotProcessed: "why", Tried: many[:2]}, Outcome{NotProcessed: "why", Tried: many[:2]}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			header := http.Header{"Accept": {"x"}, FieldEndpoint: {"10.9.9.9:1"}, FieldNotProcessed: {"stale"}}
-			SetOutcome(header, tc.sent)
+			fields := phttp.Header{{Name: "Accept", Value: "x"}, {Name: FieldEndpoint, Value: "10.9.9.9:1"}, {Name: FieldNotProcessed, Value: "stale"}}
+			SetOutcome(&fields, tc.sent)
+			header := nethttp.Header(fields)
 			if diff := cmp.Diff(tc.want, TakeOutcome(header), compareAddresses); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -262,7 +266,7 @@ func FuzzReadMetadata(f *testing.F) {
 				header[name] = []string{value}
 			}
 		}
-		m, err := ReadMetadata(header)
+		m, err := ReadMetadata(nethttp.Fields(header))
 		if err != nil {
 			return
 		}
@@ -271,7 +275,7 @@ func FuzzReadMetadata(f *testing.F) {
 		}
 		again := http.Header{}
 		SetMetadata(again, m)
-		got, err := ReadMetadata(again)
+		got, err := ReadMetadata(nethttp.Fields(again))
 		if err != nil {
 			t.Fatalf("%+v cannot be read back: %v", m, err)
 		}

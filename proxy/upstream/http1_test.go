@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"weft.dev/weft/test/ports"
 )
 
 func TestRequestArrivesAsSent(t *testing.T) {
@@ -209,7 +211,7 @@ func TestFailuresOfAFreshConnection(t *testing.T) {
 		"closed at once, HTTP/2": {script: func(_ *testing.T, c net.Conn) { c.Close() }, key: rpcKey, want: outcome{ReasonConnect, true, true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			address := refusing(t)
+			address := ports.Refusing(t)
 			if tc.script != nil {
 				address = accept(t, func(_ int, c net.Conn) { tc.script(t, c) })
 			}

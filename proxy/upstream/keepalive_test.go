@@ -45,7 +45,7 @@ func TestKeepAliveRaceIsProvablyNotSent(t *testing.T) {
 			to := choose(t, s, webKey)
 			gate.hold() // the end of the stream is not noticed
 			mustFetch(t, s, to, newRequest("GET", "/first", nil))
-			if ownHTTP1 {
+			if own {
 				// It looks before it writes, so that the end must come in between.
 				first := gate.conn
 				if tc.req.ContentLength != 0 {

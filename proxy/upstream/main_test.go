@@ -19,14 +19,14 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// ownHTTP1 tells which implementation of HTTP/1.1 the tests' Sets have.
-var ownHTTP1 bool
+// own tells which implementation of HTTP the tests' Sets have.
+var own bool
 
-// TestMain runs all tests once for each implementation of HTTP/1.1: no caller must see which it is.
+// TestMain runs all tests once for each implementation of HTTP: no caller must see which it is.
 func TestMain(m *testing.M) {
 	code := 0
-	for _, ownHTTP1 = range []bool{false, true} {
-		fmt.Fprintln(os.Stderr, "=== own HTTP/1.1:", ownHTTP1)
+	for _, own = range []bool{false, true} {
+		fmt.Fprintln(os.Stderr, "=== own HTTP:", own)
 		code = max(code, m.Run())
 	}
 	if err := goleak.Find(); err != nil {
@@ -52,7 +52,7 @@ func newTestSet(t testing.TB, options Options) *Set {
 	if options.DialTimeout == 0 {
 		options.DialTimeout = 30 * time.Second // far beyond what a busy machine needs
 	}
-	options.OwnHTTP1 = ownHTTP1
+	options.OwnHTTP1, options.OwnHTTP2 = own, own
 	s := NewSet(options)
 	t.Cleanup(s.Close)
 	return s
@@ -165,14 +165,6 @@ func listen(t testing.TB) net.Listener {
 
 func addressOf(listener net.Listener) netip.AddrPort {
 	return listener.Addr().(*net.TCPAddr).AddrPort()
-}
-
-// refusing is an address where nobody listens.
-func refusing(t *testing.T) netip.AddrPort {
-	t.Helper()
-	listener := listen(t)
-	listener.Close()
-	return addressOf(listener)
 }
 
 // serve runs an HTTP server that speaks HTTP/1.1 and HTTP/2 with prior knowledge.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"weft.dev/weft/proxy/h2"
 	phttp "weft.dev/weft/proxy/http"
 )
 
@@ -45,7 +46,7 @@ type dialCall struct {
 
 // http2Conn is a connection; retired ones take no new requests and are closed after the last.
 type http2Conn struct {
-	client  *http.ClientConn
+	client  http2Client
 	retired atomic.Bool
 	used    atomic.Bool
 	// release is called when the connection has ended, any number of times.
@@ -77,14 +78,23 @@ func (p *http2Pool) acquire(ctx context.Context, to Endpoint, _ bool) (lease, er
 	}
 }
 
-// tryAcquire returns a lease, or a call to wait for before trying again.
-func (p *http2Pool) tryAcquire(to Endpoint) (lease, *dialCall, error) {
+// take reserves a stream on a connection that is there, nil if there is none that could.
+func (p *http2Pool) take() *http2Conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.drained {
+		return nil // there each connection is for one request
+	}
+	c, _ := p.reserveLocked()
+	return c
+}
+
+// reserveLocked reserves a stream on a connection with the present certificate, nil if none has one left.
+func (p *http2Pool) reserveLocked() (*http2Conn, error) {
 	// Asked with the pool locked, so that the answers are used in the order in which they were given.
 	config, err := p.currentConfig()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if p.config != config {
 		// The certificate was renewed: requests under way finish on the old connections.
@@ -100,15 +110,29 @@ func (p *http2Pool) tryAcquire(to Endpoint) (lease, *dialCall, error) {
 	})
 	for _, c := range p.conns {
 		if c.client.Reserve() == nil {
-			return p.leaseLocked(c), nil, nil
+			return c, nil
 		}
+	}
+	return nil, nil
+}
+
+// tryAcquire returns a lease, or a call to wait for before trying again.
+func (p *http2Pool) tryAcquire(to Endpoint) (lease, *dialCall, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, err := p.reserveLocked()
+	if err != nil {
+		return nil, nil, err
+	}
+	if c != nil {
+		return p.leaseLocked(c), nil, nil
 	}
 	if p.call == nil {
 		if err := to.reserveShared(); err != nil {
 			return nil, nil, err
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		p.call = &dialCall{to: to, config: config, cancel: cancel, done: make(chan struct{})}
+		p.call = &dialCall{to: to, config: p.config, cancel: cancel, done: make(chan struct{})}
 		go p.connect(ctx, p.call)
 	}
 	p.call.waiting++
@@ -154,7 +178,7 @@ func (s *Set) clientConfig(key poolKey, e *endpoint) (*tls.Config, error) {
 	err := errors.New("this proxy has no identities")
 	if s.options.Identity != nil {
 		var config *tls.Config
-		if config, err = s.options.Identity.ClientConfig(key.serviceAccount, key.namespace); err == nil {
+		if config, err = s.options.Identity.ClientConfig(key.serviceAccount, key.namespace, key.peer); err == nil {
 			return config, nil
 		}
 	}
@@ -196,6 +220,9 @@ func (p *http2Pool) dial(ctx context.Context, to Endpoint, config *tls.Config) (
 			return nil, err
 		}
 		setUserTimeout(raw, userTimeout)
+		if p.endpoint.set.options.OwnHTTP2 {
+			return d.ownHTTP2(p.key.protocol, raw)
+		}
 		greeted := newGreetedConn(raw)
 		return d.http2(p.endpoint.set.h2c, "http", greeted, greeted)
 	}
@@ -203,8 +230,13 @@ func (p *http2Pool) dial(ctx context.Context, to Endpoint, config *tls.Config) (
 	if err != nil {
 		return nil, err
 	}
-	greeted := newGreetedConn(secured)
-	c, err := d.http2(p.endpoint.set.hop, "https", securedConn{greeted, secured}, greeted)
+	var c *http2Conn
+	if p.endpoint.set.options.OwnHTTP2 {
+		c, err = d.ownHTTP2(p.key.protocol, secured)
+	} else {
+		greeted := newGreetedConn(secured)
+		c, err = d.http2(p.endpoint.set.hop, "https", securedConn{greeted, secured}, greeted)
+	}
 	if err == nil {
 		context.AfterFunc(secured.dropped, func() { p.retire(c) })
 	}
@@ -214,7 +246,7 @@ func (p *http2Pool) dial(ctx context.Context, to Endpoint, config *tls.Config) (
 // http2 starts HTTP/2 on a connection and waits for the peer's SETTINGS: a peer that refuses our
 // certificate, speaks another protocol or accepts without serving shows it here, before a request is sent.
 func (d dialing) http2(transport *http.Transport, scheme string, c net.Conn, greeted *greetedConn) (*http2Conn, error) {
-	client, err := transport.NewClientConn(withConn(d.limited, c), scheme, d.endpoint.address.String())
+	client, err := transport.NewClientConn(withConn(d.limited, c), scheme, d.address)
 	if err != nil {
 		closeQuietly(c)
 		return nil, d.failed(ReasonConnect, err)
@@ -299,6 +331,10 @@ type http2Lease struct {
 }
 
 func (l *http2Lease) roundTrip(req *http.Request, _ phttp.Header) (*http.Response, error) {
+	if own, ok := l.conn.client.(*h2.Client); ok {
+		l.wrote.Store(true) // its errors tell if not
+		return own.RoundTrip(req)
+	}
 	trace := &httptrace.ClientTrace{WroteHeaders: func() { l.wrote.Store(true) }}
 	return l.conn.client.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), trace)))
 }
@@ -310,6 +346,9 @@ func (l *http2Lease) alive() bool {
 }
 
 func (l *http2Lease) failure(err error) (Reason, bool) {
+	if own, ok := errors.AsType[*h2.Error](err); ok {
+		return l.ownFailure(own)
+	}
 	if http2Unprocessed(err) {
 		return ReasonRefused, true
 	}

@@ -70,10 +70,10 @@ func (s *Set) serviceOf(key string) *service {
 	return svc
 }
 
-// configure puts a policy and the members into force. s.mu is held.
-func (s *Set) configure(svc *service, policy outlier.Policy, members []*endpoint) {
+// configure puts a policy and the members, which it keeps, into force. s.mu is held.
+func (s *Set) configure(svc *service, policy *outlier.Policy, members []*endpoint) {
 	now := s.elapsed()
-	before := svc.policy.Swap(&policy)
+	before := svc.policy.Swap(policy)
 	if before == nil || before.Interval != policy.Interval || !before.ByInterval() {
 		svc.judge.Store(int64(now + policy.Interval))
 	}
@@ -88,10 +88,10 @@ func (s *Set) configure(svc *service, policy outlier.Policy, members []*endpoint
 		e.join(svc)
 	}
 	left := svc.members
-	svc.members = slices.Clone(members)
+	svc.members = members
 	s.lift(svc)
 	for _, e := range left {
-		s.publish(e.services...)
+		s.publish(e.services()...)
 	}
 	s.publish(svc)
 }
@@ -103,7 +103,7 @@ func (s *Set) forget(svc *service) {
 	delete(s.services, svc.key)
 	for _, e := range svc.members {
 		e.leave(svc)
-		s.publish(e.services...)
+		s.publish(e.services()...)
 	}
 	svc.members = nil
 	s.options.Measures.Forget(svc.key)
@@ -112,30 +112,56 @@ func (s *Set) forget(svc *service) {
 // join makes the endpoint a member of a service. When several name one address, the policy of the one whose
 // key is the least counts; that is as good as any other order and the same in every proxy.
 func (e *endpoint) join(svc *service) {
-	at, found := slices.BinarySearchFunc(e.services, svc.key, func(s *service, key string) int { return cmp.Compare(s.key, key) })
+	services := e.services()
+	at, found := slices.BinarySearchFunc(services, svc.key, func(s *service, key string) int { return cmp.Compare(s.key, key) })
 	if !found {
-		e.services = slices.Insert(slices.Clone(e.services), at, svc)
-		e.owner.Store(e.services[0])
-		e.sharers.Store(new(e.services))
+		e.share(slices.Insert(slices.Clone(services), at, svc))
 	}
 }
 
 // leave ends a membership. With the last one the state ends, too: nobody is left to judge it.
 func (e *endpoint) leave(svc *service) {
-	e.services = slices.DeleteFunc(slices.Clone(e.services), func(s *service) bool { return s == svc })
-	e.sharers.Store(new(e.services))
-	if len(e.services) > 0 {
-		e.owner.Store(e.services[0])
-		return
+	e.share(slices.DeleteFunc(slices.Clone(e.services()), func(s *service) bool { return s == svc }))
+	if e.owner.Load() == nil {
+		e.setState(steady)
 	}
-	e.owner.Store(nil)
-	e.setState(outlier.State{})
 }
 
-// ejectionPolicy is what is in force for a Backend.
-func ejectionPolicy(policy *wire.Policy) outlier.Policy {
-	return outlier.PolicyOf(wire.Overlay(wire.DefaultPolicy(), policy).OutlierEjection)
+// services are those that the endpoint is a member of, by key. Set.health is held.
+func (e *endpoint) services() []*service {
+	if sharers := e.sharers.Load(); sharers != nil {
+		return *sharers
+	}
+	if owner := e.owner.Load(); owner != nil {
+		return []*service{owner}
+	}
+	return nil
 }
+
+// share makes these the services that the endpoint is a member of. Set.health is held.
+func (e *endpoint) share(services []*service) {
+	var owner *service
+	if len(services) > 0 {
+		owner = services[0]
+	}
+	e.owner.Store(owner)
+	if len(services) > 1 {
+		e.sharers.Store(&services)
+	} else {
+		e.sharers.Store(nil)
+	}
+}
+
+// ejectionPolicy is what is in force for a Backend. Many have the same, which nobody may change.
+func ejectionPolicy(policy *wire.Policy) *outlier.Policy {
+	if policy == nil || policy.OutlierEjection == nil {
+		return &defaultEjection
+	}
+	return new(outlier.PolicyOf(wire.Overlay(wire.DefaultPolicy(), policy).OutlierEjection))
+}
+
+// defaultEjection is in force where no policy says anything.
+var defaultEjection = outlier.PolicyOf(wire.DefaultPolicy().OutlierEjection)
 
 // judged are the endpoints that are judged: those that do not terminate, unless all do.
 func (g *group) judged() []*endpoint {

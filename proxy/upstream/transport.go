@@ -61,9 +61,10 @@ type Call struct {
 	Attempt int
 	// Avoid are endpoints that earlier tries ended at. Only the first MaxAvoid travel.
 	Avoid []netip.AddrPort
-	// Session and Debug are those of Metadata.
+	// Session, Debug and Caller are those of Metadata.
 	Session string
 	Debug   bool
+	Caller  string
 	// Fields is the request's header as it is to be sent where the protocol keeps the bytes and the order of
 	// fields; nil if that of the request will do.
 	Fields phttp.Header
@@ -218,8 +219,8 @@ func (t *try) acquire(ctx context.Context, fresh bool) (lease, error) {
 	}
 	key := poolKey{protocol: poolHTTP1}
 	switch {
-	case t.to.kind == KindHop:
-		key = poolKey{poolHop, t.call.Source.ServiceAccount, backend.Namespace}
+	case t.to.Hop():
+		key = t.to.hopKey(t.call)
 	case backend.Protocol == wire.ProtocolH2C, t.grpc:
 		key.protocol = poolH2C
 	}
@@ -264,7 +265,7 @@ func (t *try) outgoing(ctx context.Context, req *http.Request, body *requestBody
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // keeps net/http from adding its own
 	}
-	if t.to.kind == KindHop && !t.upgrade {
+	if t.to.Hop() && !t.upgrade {
 		target.Scheme = "https"
 		SetMetadata(out.Header, t.set.metadata(t.to, t.call))
 	} else {
@@ -287,7 +288,7 @@ func (t *try) fields() phttp.Header {
 func (s *Set) metadata(to Endpoint, call Call) Metadata {
 	m := Metadata{
 		Backend: to.target.key, Attempt: call.Attempt, Zone: call.Source.Zone, Node: call.Source.Node,
-		Client: call.Source.Address, Avoid: call.Avoid, Session: call.Session, Debug: call.Debug,
+		Client: call.Source.Address, Avoid: call.Avoid, Session: call.Session, Debug: call.Debug, Caller: call.Caller,
 	}
 	if m.Zone == "" {
 		m.Zone = s.options.Zone
@@ -347,7 +348,7 @@ func (t *try) received(ctx context.Context, resp *http.Response, l lease) error 
 		closeQuietly(resp.Body)
 		resp.Body = http.NoBody
 	}
-	if t.to.kind == KindHop && !t.upgrade && resp.StatusCode == StatusNotProcessed && resp.Header[FieldNotProcessed] != nil {
+	if t.to.Hop() && !t.upgrade && resp.StatusCode == StatusNotProcessed && resp.Header[FieldNotProcessed] != nil {
 		reason := resp.Header.Get(FieldNotProcessed)
 		closeQuietly(resp.Body)
 		l.release()
@@ -356,19 +357,23 @@ func (t *try) received(ctx context.Context, resp *http.Response, l lease) error 
 			Err: rejection{reason},
 		}
 	}
-	foreign := t.to.kind != KindHop || t.upgrade
+	foreign := !t.to.Hop() || t.upgrade
 	if foreign {
 		// What an application says is not taken for a proxy's word. The proxy at the other end of the
 		// hop has done the same, so that what is left is its own.
 		StripMetadata(resp.Header)
 		StripMetadata(resp.Trailer)
 	}
-	t.judgeHead(resp.StatusCode, resp.Header)
+	t.judgeHead(resp.StatusCode, resp.Header.Get(fieldGRPCStatus))
 	end := func(err error) {
 		if err == nil && foreign {
 			StripMetadata(resp.Trailer)
 		}
-		t.judgeEnd(ctx, resp.Trailer, err)
+		rpc := ""
+		if err == nil {
+			rpc = resp.Trailer.Get(fieldGRPCStatus)
+		}
+		t.judgeEnd(ctx, rpc, err)
 		if err == nil {
 			l.release()
 		} else {

@@ -12,10 +12,13 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,10 +29,10 @@ import (
 // Identity provides the TLS configuration for the hop. identity.Store implements it.
 type Identity interface {
 	// ClientConfig returns the configuration that presents the certificate of a ServiceAccount of this
-	// namespace and accepts only the proxies of the namespace called. It returns the same pointer for as
+	// namespace and accepts only proxies of the namespace called that run as the ServiceAccount peer. It returns the same pointer for as
 	// long as neither the certificate nor the trust bundle changed; another pointer makes the Set dial
 	// new connections and let the old ones finish. The configuration is shared and must not be modified.
-	ClientConfig(serviceAccount, namespace string) (*tls.Config, error)
+	ClientConfig(serviceAccount, namespace, peer string) (*tls.Config, error)
 	// Watch is called before a handshake, and the function it returns after it. Until release is called, drain
 	// is called once the peer's chain has no trusted root any more, and cut some time later. An error means
 	// that it has none already.
@@ -42,6 +45,10 @@ type Options struct {
 	// Namespace is the one this proxy serves: Backends of other enrolled namespaces are reached over the
 	// hop, those of this one directly.
 	Namespace string
+	// Sidecar tells that the proxy is beside one pod. It dials no pod in plain text but its own: Backends of its own
+	// namespace are reached as those of others are. Nor does it ever fall back to a cluster IP, where its own pod's
+	// connections are captured.
+	Sidecar bool
 	// Zone is this proxy's own; proxies of the same zone are preferred for the hop.
 	Zone string
 	// Identity provides certificates for the hop; without it every hop fails with ReasonIdentity.
@@ -59,6 +66,8 @@ type Options struct {
 	MaxIdle int
 	// OwnHTTP1 speaks HTTP/1.1 with package h1 instead of net/http.
 	OwnHTTP1 bool
+	// OwnHTTP2 speaks HTTP/2 with package h2 instead of net/http.
+	OwnHTTP2 bool
 	// Measures is told about the health of endpoints. Default: nobody is.
 	Measures Measures
 	// Now is the clock of latencies and refusals. Default: time.Now.
@@ -106,6 +115,8 @@ type Resources struct {
 	Backends  map[string]*wire.Backend
 	Endpoints map[string]*wire.Endpoints
 	Proxies   map[string]*wire.Proxies
+	// Own are the addresses of the pod that the proxy is beside, by the keys of the Backends that they serve.
+	Own map[string]netip.AddrPort
 }
 
 // Set holds all endpoints of one proxy process. It is safe for concurrent use.
@@ -118,20 +129,17 @@ type Set struct {
 
 	http1, h2c, hop *http.Transport
 
-	mu        sync.Mutex // serializes Update and Close
-	endpoints map[netip.AddrPort]*held
+	mu sync.Mutex // serializes Update and Close
+	// holding guards endpoints and what holds them; s.mu and what admits requests may be held.
+	holding   sync.Mutex
+	endpoints map[netip.AddrPort]*endpoint
 	services  map[string]*service
 	checks    checks
-	closed    bool
+	// closed is guarded by both.
+	closed bool
 
 	// health guards the states of endpoints and the memberships in services; s.mu may be held.
 	health sync.Mutex
-}
-
-// held is an endpoint and how often the current view names it.
-type held struct {
-	*endpoint
-	count int
 }
 
 // View is an immutable configuration of a Set. A request pins the View it began with, so that a change
@@ -145,21 +153,32 @@ type View struct {
 	hops map[string]*service
 }
 
-// target is a Backend with what can be dialled for it; direct and fallback are nil if it is reached over
-// the hop.
+// target is a Backend with what can be dialled for it.
 type target struct {
-	key              string
-	backend          *wire.Backend
-	direct, fallback *group
+	key       string
+	backend   *wire.Backend
+	endpoints *wire.Endpoints
+	// spoken is how many pods the Backend has that are not on their way out, if all have proxies of their own.
+	spoken int
+	// ready tells that direct, hashKey and service are there. They are written once, under Set.mu.
+	ready atomic.Bool
+	// own is the pod that the proxy is beside, nil if that does not serve the Backend.
+	own *group
+	// direct is nil if the Backend is reached through the proxies of its namespace.
+	direct *group
+	// fallback are the Service's cluster IPs, nil until they are needed.
+	fallback atomic.Pointer[group]
 	// hashKey is what requests are hashed by here, nil if they are not.
 	hashKey *wire.HashKey
 	// service is that of the endpoints, nil if the Backend is reached over the hop.
 	service *service
+	// released tells that no view has the target any more. Guarded by Set.holding.
+	released bool
 }
 
 // NewSet returns an empty Set. Close releases its connections.
 func NewSet(options Options) *Set {
-	s := &Set{options: options.withDefaults(), endpoints: map[netip.AddrPort]*held{}, services: map[string]*service{}, checks: newChecks()}
+	s := &Set{options: options.withDefaults(), endpoints: map[netip.AddrPort]*endpoint{}, services: map[string]*service{}, checks: newChecks()}
 	s.start = s.options.Now()
 	s.http1, s.h2c, s.hop = newTransports(s.options)
 	s.current.Store(&View{set: s})
@@ -183,22 +202,28 @@ func (s *Set) Update(resources Resources) *View {
 	// What is kept must be held before what is replaced is released, or a shared endpoint would be
 	// drained between the two.
 	var released []*group
+	var replaced []*target
+	many := len(resources.Backends) > fewBackends
 	for key, backend := range resources.Backends {
 		was := old.targets[key]
-		if was != nil && was.backend == backend && old.resources.Endpoints[key] == resources.Endpoints[key] {
+		if was != nil && was.backend == backend && old.resources.Endpoints[key] == resources.Endpoints[key] &&
+			old.resources.Own[key] == resources.Own[key] {
 			next.targets[key] = was
 			if was.service != nil && replicas != old.Replicas() {
 				was.service.limit(limitsOf(backend.Policy, replicas))
 			}
 			continue
 		}
-		t := s.newTarget(key, backend, resources.Endpoints[key], was)
-		if t.service != nil {
-			t.service.limit(limitsOf(backend.Policy, replicas))
+		t := &target{key: key, backend: backend, endpoints: resources.Endpoints[key]}
+		t.spoken = t.endpoints.Speaking()
+		t.own = s.ownGroup(resources.Own[key])
+		used := was != nil && was.direct != nil
+		if !many || used || s.hops(backend, t.endpoints) || backend.Policy != nil && backend.Policy.HealthCheck != nil {
+			s.prepare(t, was, replicas)
 		}
 		next.targets[key] = t
 		if was != nil {
-			released = append(released, was.direct, was.fallback)
+			replaced = append(replaced, was)
 		}
 	}
 	for namespace, proxies := range resources.Proxies {
@@ -214,7 +239,7 @@ func (s *Set) Update(resources Resources) *View {
 	for key, was := range old.targets {
 		is := next.targets[key]
 		if is == nil {
-			released = append(released, was.direct, was.fallback)
+			replaced = append(replaced, was)
 		}
 		if was.service != nil && (is == nil || is.service == nil) {
 			s.forget(was.service)
@@ -228,6 +253,9 @@ func (s *Set) Update(resources Resources) *View {
 	}
 	s.current.Store(next)
 	s.updateChecks(next)
+	for _, t := range replaced {
+		released = append(released, t.direct, t.own, s.retire(t))
+	}
 	for _, g := range released {
 		s.release(g)
 	}
@@ -247,6 +275,15 @@ func (v *View) Replicas() int {
 	return max(1, len(proxies.Proxies))
 }
 
+// Sharing is how many proxies count the rate limits of a Backend, this one among them: what those are divided by. Where all
+// its pods have proxies of their own, which each of these knows, it is they that do, otherwise those of the namespace.
+func (v *View) Sharing(backend string) int {
+	if t := v.targets[backend]; v.set.options.Sidecar && t != nil && t.spoken > 0 {
+		return t.spoken
+	}
+	return v.Replicas()
+}
+
 // Choose is Pin().Choose.
 func (s *Set) Choose(ctx context.Context, backend string, wish Wish) (Endpoint, error) {
 	return s.Pin().Choose(ctx, backend, wish)
@@ -261,49 +298,114 @@ func (s *Set) SetDisconnected(disconnected bool) { s.disconnected.Store(disconne
 // connection for reuse.
 func (s *Set) Close() {
 	s.mu.Lock()
-	s.closed = true
 	s.stopChecks()
-	for _, h := range s.endpoints {
-		h.drain()
+	s.holding.Lock()
+	s.closed = true
+	endpoints := slices.Collect(maps.Values(s.endpoints))
+	s.holding.Unlock()
+	for _, e := range endpoints {
+		e.drain()
 	}
 	s.mu.Unlock()
 	s.checks.ended.Wait()
 }
 
-// hops tells whether a Backend is reached through the proxies of its namespace.
-func (s *Set) hops(b *wire.Backend) bool { return b.Meshed && b.Namespace != s.options.Namespace }
+// hops tells whether a Backend is reached through the proxies of its namespace: its endpoints are picked there. They
+// are picked here, whoever's they are, if all of them have proxies of their own.
+func (s *Set) hops(b *wire.Backend, endpoints *wire.Endpoints) bool {
+	return b.Meshed && (s.options.Sidecar || b.Namespace != s.options.Namespace) && !endpoints.SpeakHop()
+}
 
-// newTarget returns the target of a Backend. It goes on where was, which may be nil, is. s.mu is held.
-func (s *Set) newTarget(key string, backend *wire.Backend, endpoints *wire.Endpoints, was *target) *target {
-	t := &target{key: key, backend: backend}
-	if s.hops(backend) {
+// ownGroup is what is behind an address of the pod that the proxy is beside; nil if there is none. s.mu is held.
+func (s *Set) ownGroup(address netip.AddrPort) *group {
+	if !address.IsValid() {
+		return nil
+	}
+	return s.newGroup(balancing{strategy: peakEWMA{}}, []member{{endpoint: s.hold(address)}}, nil)
+}
+
+// fewBackends is how many are prepared at once. Of more, those are that somebody has sent to.
+const fewBackends = 256
+
+// usable returns a target that is ready.
+func (s *Set) usable(t *target) *target {
+	if t.ready.Load() {
 		return t
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !t.ready.Load() {
+		s.prepare(t, nil, s.current.Load().Replicas())
+	}
+	return t
+}
+
+// prepare makes a target ready. It goes on where was, which may be nil, is. s.mu is held.
+func (s *Set) prepare(t, was *target, replicas int) {
+	defer t.ready.Store(true)
+	if s.hops(t.backend, t.endpoints) {
+		return
 	}
 	var before *group
 	if was != nil {
 		before = was.direct
 	}
 	var members []member
-	if endpoints != nil {
-		members = make([]member, len(endpoints.Endpoints))
-		for i, e := range endpoints.Endpoints {
+	if t.endpoints != nil {
+		members = make([]member, len(t.endpoints.Endpoints))
+		for i, e := range t.endpoints.Endpoints {
 			members[i] = member{endpoint: s.hold(e.Address), zone: e.Zone, node: e.Node, terminating: e.Terminating}
+			members[i].speaks(e.ServiceAccount)
 		}
 	}
-	b := balancingOf(backend)
+	b := balancingOf(t.backend)
 	t.hashKey = b.hashKey
 	t.direct = s.newGroup(b, members, before)
 	if b.hashKey != nil {
 		t.direct.serving.tabulate()
 	}
-	t.service = s.serviceOf(key)
-	s.configure(t.service, ejectionPolicy(backend.Policy), t.direct.judged())
-	addresses := make([]member, len(backend.Addresses))
-	for i, address := range backend.Addresses {
-		addresses[i] = member{endpoint: s.hold(netip.AddrPortFrom(address, backend.Port))}
+	if t.released {
+		// The request that wants it began with a configuration that is not in force any more. Nobody would take back
+		// what it holds, nor judge its endpoints.
+		t.service = &service{key: t.key}
+		t.service.policy.Store(ejectionPolicy(t.backend.Policy))
+		t.service.due.Store(math.MaxInt64)
+		s.release(t.direct)
+	} else {
+		t.service = s.serviceOf(t.key)
+		s.configure(t.service, ejectionPolicy(t.backend.Policy), t.direct.judged())
 	}
-	t.fallback = s.newGroup(balancing{strategy: peakEWMA{}}, addresses, nil)
-	return t
+	t.service.limit(limitsOf(t.backend.Policy, replicas))
+}
+
+// fallbackOf returns the cluster IPs of a Backend whose endpoints are picked here.
+func (s *Set) fallbackOf(t *target) *group {
+	if g := t.fallback.Load(); g != nil {
+		return g
+	}
+	var members []member
+	for _, address := range t.backend.Addresses {
+		if !s.options.Sidecar {
+			members = append(members, member{endpoint: s.hold(netip.AddrPortFrom(address, t.backend.Port))})
+		}
+	}
+	g := s.newGroup(balancing{strategy: peakEWMA{}}, members, nil)
+	s.holding.Lock()
+	kept := !t.released && t.fallback.CompareAndSwap(nil, g)
+	s.holding.Unlock()
+	if !kept {
+		// Another request was first, or the configuration has gone on, and nobody would release it later.
+		s.release(g)
+	}
+	return g
+}
+
+// retire notes that no view has a target any more, and returns its fallback, which may be nil.
+func (s *Set) retire(t *target) *group {
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	t.released = true
+	return t.fallback.Load()
 }
 
 func (s *Set) proxyGroup(proxies *wire.Proxies, before *group) *group {
@@ -316,29 +418,40 @@ func (s *Set) proxyGroup(proxies *wire.Proxies, before *group) *group {
 	return s.newGroup(balancing{strategy: peakEWMA{}, locality: localityZone}, members, before)
 }
 
-// hold returns the endpoint at an address, making it if needed, and counts one more use. s.mu is held.
+// hold returns the endpoint at an address, making it if needed, and counts one more use.
 func (s *Set) hold(address netip.AddrPort) *endpoint {
-	h := s.endpoints[address]
-	if h == nil {
-		h = &held{endpoint: &endpoint{set: s, address: address, drained: s.closed}}
-		s.endpoints[address] = h
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	e := s.endpoints[address]
+	if e == nil {
+		e = &endpoint{set: s, address: address, drained: s.closed, health: health{state: &steady}}
+		s.endpoints[address] = e
 	}
-	h.count++
-	return h.endpoint
+	e.holds++
+	return e
 }
 
-// release takes back the holds of a group and drains endpoints that nothing holds. s.mu is held.
+// release takes back the holds of a group and drains endpoints that nothing holds.
 func (s *Set) release(g *group) {
 	if g == nil {
 		return
 	}
 	for _, m := range g.every.members {
-		h := s.endpoints[m.address]
-		if h.count--; h.count == 0 {
-			delete(s.endpoints, m.address)
-			h.drain()
+		if s.letGo(m.endpoint) {
+			m.drain()
 		}
 	}
+}
+
+// letGo takes back one hold and tells whether it was the last one.
+func (s *Set) letGo(e *endpoint) bool {
+	s.holding.Lock()
+	defer s.holding.Unlock()
+	if e.holds--; e.holds > 0 {
+		return false
+	}
+	delete(s.endpoints, e.address)
+	return true
 }
 
 // elapsed is the time since the Set's start.

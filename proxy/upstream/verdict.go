@@ -40,7 +40,7 @@ func (t *try) blame(ctx context.Context, reason Reason, err error) outlier.Verdi
 	case ReasonConnect, ReasonConnectTimeout:
 		return outlier.Failure
 	case ReasonReset, ReasonProtocol:
-		if _, stream := errors.AsType[streamError](err); stream && t.to.kind == KindHop {
+		if t.to.kind == KindHop && ofStream(err) {
 			return outlier.Neutral
 		}
 		return outlier.Failure
@@ -51,12 +51,13 @@ func (t *try) blame(ctx context.Context, reason Reason, err error) outlier.Verdi
 	return outlier.Neutral
 }
 
-// judgeHead judges what can be judged when the head of a response is there, and prepares the rest.
-func (t *try) judgeHead(status int, header http.Header) {
+// judgeHead judges what can be judged when the head of a response is there, and prepares the rest. rpc is the status of a
+// gRPC call, as far as the head has it.
+func (t *try) judgeHead(status int, rpc string) {
 	switch {
 	case t.to.kind == KindHop:
 		return // the end shows whether the connection held
-	case status >= http.StatusInternalServerError, t.grpc && failedGRPC(header):
+	case status >= http.StatusInternalServerError, t.grpc && failedGRPC(rpc):
 		t.judge(outlier.Failure)
 	case status == http.StatusSwitchingProtocols:
 		t.judge(outlier.Success)
@@ -66,20 +67,22 @@ func (t *try) judgeHead(status int, header http.Header) {
 	}
 }
 
-// judgeEnd judges a response at its end; err is nil if it is complete. trailer is read only then.
-func (t *try) judgeEnd(ctx context.Context, trailer http.Header, err error) {
+// judgeEnd judges a response at its end; err is nil if it is complete, and rpc then the status of a gRPC call in the trailer.
+func (t *try) judgeEnd(ctx context.Context, rpc string, err error) {
 	switch {
 	case t.judged:
 	case errors.Is(err, errGivenUp):
 		t.judge(outlier.Neutral)
 	case err != nil:
 		t.judge(t.blame(ctx, ReasonReset, err))
-	case t.to.kind != KindHop && t.grpc && failedGRPC(trailer):
+	case t.to.kind != KindHop && t.grpc && failedGRPC(rpc):
 		t.judge(outlier.Failure)
 	default:
 		t.judge(outlier.Success)
 	}
 }
+
+const fieldGRPCStatus = "Grpc-Status"
 
 // Statuses of gRPC that count as failures (see wire.OutlierEjection).
 const (
@@ -90,9 +93,12 @@ const (
 	grpcDataLoss         = 15
 )
 
-// failedGRPC tells whether a trailer, or the head of a response without body, has the status of a failure.
-func failedGRPC(fields http.Header) bool {
-	status, err := strconv.Atoi(fields.Get("Grpc-Status"))
+// failedGRPC tells whether the value of a Grpc-Status field is that of a failure.
+func failedGRPC(rpc string) bool {
+	if rpc == "" {
+		return false
+	}
+	status, err := strconv.Atoi(rpc)
 	if err != nil {
 		return false
 	}

@@ -12,6 +12,7 @@ import (
 
 	"weft.dev/weft/proxy/upstream/outlier"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/ports"
 )
 
 // verdictOn sends one request to an endpoint and tells what it says about it.
@@ -156,7 +157,7 @@ func TestVerdictOnRequestsThatEnd(t *testing.T) {
 
 func TestVerdictOnConnections(t *testing.T) {
 	s := newTestSet(t, Options{})
-	s.Update(neverEjecting(direct(refusing(t))))
+	s.Update(neverEjecting(direct(ports.Refusing(t))))
 	for _, key := range []string{webKey, rpcKey} {
 		to := choose(t, s, key)
 		if got := verdictOn(t, s, to, func() { failure(t.Context(), t, s, to, newRequest("GET", "/", nil)) }); got != outlier.Failure {

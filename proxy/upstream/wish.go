@@ -38,7 +38,7 @@ type Wish struct {
 // Backend is not balanced that way, is not known, or is reached over the hop, whose other end hashes.
 func (v *View) HashKey(backend string) *wire.HashKey {
 	if t, ok := v.targets[backend]; ok {
-		return t.hashKey
+		return v.set.usable(t).hashKey
 	}
 	return nil
 }
@@ -46,7 +46,7 @@ func (v *View) HashKey(backend string) *wire.HashKey {
 // Limited tells whether a request to a Backend may have to wait for others.
 func (v *View) Limited(backend string) bool {
 	t, ok := v.targets[backend]
-	return ok && t.service != nil && t.service.limits.Load() != nil
+	return ok && v.set.usable(t).service != nil && t.service.limits.Load() != nil
 }
 
 // Addresses returns the endpoints of a Backend that this proxy itself picks from, in the order of the
@@ -55,7 +55,12 @@ func (v *View) Limited(backend string) bool {
 func (v *View) Addresses(backend string) []netip.AddrPort {
 	t, ok := v.targets[backend]
 	endpoints := v.resources.Endpoints[backend]
-	if !ok || v.set.hops(t.backend) || endpoints == nil {
+	switch {
+	case !ok:
+		return nil
+	case t.own != nil:
+		return []netip.AddrPort{v.resources.Own[backend]}
+	case v.set.hops(t.backend, t.endpoints) || endpoints == nil:
 		return nil
 	}
 	addresses := make([]netip.AddrPort, len(endpoints.Endpoints))

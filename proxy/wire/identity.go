@@ -33,8 +33,36 @@ type Workload struct {
 	Zone string `json:"zone,omitempty"`
 }
 
-// Certificate is a key pair that the namespace's proxies present for one ServiceAccount.
-// Key: "namespace/serviceaccount". The private key is a secret: its scope is always the namespace.
+// ProxyAccount is the ServiceAccount that the proxies of a namespace run as.
+const ProxyAccount = "weft-proxy"
+
+// Sidecar is what the proxy beside one pod is told of its own pod. Key: "namespace/pod". Its scope is always the pod,
+// which is to say its proxy.
+type Sidecar struct {
+	Namespace      string `json:"namespace"`
+	Pod            string `json:"pod"`
+	UID            string `json:"uid"`
+	ServiceAccount string `json:"serviceAccount"`
+	// Addresses are the pod's, sorted; empty until they are known.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// Node is where the pod runs, Zone where that node is; empty if it has no zone.
+	Node string `json:"node,omitempty"`
+	Zone string `json:"zone,omitempty"`
+	// Ports are what Services publish of the pod, sorted by Backend.
+	Ports []SidecarPort `json:"ports,omitempty"`
+}
+
+// SidecarPort is the port of a pod that serves a Backend.
+type SidecarPort struct {
+	// Backend is the Backend's key.
+	Backend string `json:"backend"`
+	Port    uint16 `json:"port"`
+}
+
+// Certificate is a key pair that the namespace's proxies present for one ServiceAccount, and the proxy beside a pod of
+// that ServiceAccount.
+// Key: "namespace/serviceaccount". The private key is a secret: its scope is always the namespace, of whose proxies
+// beside pods only those of the ServiceAccount receive it.
 type Certificate struct {
 	Namespace      string `json:"namespace"`
 	ServiceAccount string `json:"serviceAccount"`

@@ -12,6 +12,8 @@ type Inbound struct {
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
 	UID       string `json:"uid"`
+	// Alone tells that the pod is to have a proxy of its own and has none: strict ports do not let Capture.Admitted in.
+	Alone bool `json:"alone,omitempty"`
 	// Ports are sorted: every TCP port of the pod that a Service with a cluster IP publishes. Others are open.
 	Ports []InboundPort `json:"ports,omitempty"`
 }

@@ -26,6 +26,8 @@ const (
 	KindInbound     Kind = "Inbound"
 	// KindAuthorization is received by the proxies of its namespace alone.
 	KindAuthorization Kind = "Authorization"
+	// KindSidecar is received by the proxy beside the pod that it is about alone.
+	KindSidecar Kind = "Sidecar"
 )
 
 // Ref identifies a resource within everything the operator publishes. Key holds every part of the
@@ -48,11 +50,15 @@ const (
 	ScopeNodes Scope = "nodes"
 )
 
-// ScopeNamespace reaches the proxies of one namespace.
+// ScopeNamespace reaches the proxies of one namespace, and of it the proxies beside its pods what they need to be
+// clients: package distribute says what that is.
 func ScopeNamespace(namespace string) Scope { return Scope("namespace/" + namespace) }
 
 // ScopeNode reaches the agent of one node.
 func ScopeNode(name string) Scope { return Scope("node/" + name) }
+
+// ScopeWorkload reaches the proxy beside one pod.
+func ScopeWorkload(namespace, pod string) Scope { return Scope("workload/" + namespace + "/" + pod) }
 
 // Origin is the API object that a resource was made from; a rejected resource becomes an Event on it.
 type Origin struct {
@@ -82,6 +88,7 @@ type Resource struct {
 	Inbound     *Inbound     `json:"inbound,omitempty"`
 
 	Authorization *Authorization `json:"authorization,omitempty"`
+	Sidecar       *Sidecar       `json:"sidecar,omitempty"`
 }
 
 // New wraps content into a Resource and computes its version. content must be a pointer to one of
@@ -89,6 +96,13 @@ type Resource struct {
 func New(key string, scope Scope, origin Origin, content any) Resource {
 	r := Resource{Scope: scope, Origin: origin}
 	r.Key = key
+	r.SetContent(content)
+	r.Version = hash(content)
+	return r
+}
+
+// SetContent makes content, which New would take, that of a resource without any.
+func (r *Resource) SetContent(content any) {
 	switch c := content.(type) {
 	case *Mesh:
 		r.Kind, r.Mesh = KindMesh, c
@@ -112,11 +126,11 @@ func New(key string, scope Scope, origin Origin, content any) Resource {
 		r.Kind, r.Inbound = KindInbound, c
 	case *Authorization:
 		r.Kind, r.Authorization = KindAuthorization, c
+	case *Sidecar:
+		r.Kind, r.Sidecar = KindSidecar, c
 	default:
 		panic(fmt.Sprintf("wire: %T is no resource content", content))
 	}
-	r.Version = hash(content)
-	return r
 }
 
 // Content returns the pointer that Kind names, or nil if there is none: what New was given.
@@ -127,6 +141,28 @@ func (r *Resource) Content() any {
 		}
 	}
 	return nil
+}
+
+// Share replaces the keys and names in r, which many resources have, by what share returns of them: the same text, in
+// the memory of another resource.
+func (r *Resource) Share(share func(string) string) {
+	for _, text := range []*string{&r.Key, (*string)(&r.Scope), &r.Origin.APIVersion, &r.Origin.Kind, &r.Origin.Namespace, &r.Origin.Name} {
+		*text = share(*text)
+	}
+	switch {
+	case r.Destination != nil:
+		r.Destination.Namespace, r.Destination.Service = share(r.Destination.Namespace), share(r.Destination.Service)
+	case r.Backend != nil:
+		r.Backend.Namespace, r.Backend.Service = share(r.Backend.Namespace), share(r.Backend.Service)
+	case r.Route != nil:
+		r.Route.Namespace, r.Route.Name = share(r.Route.Namespace), share(r.Route.Name)
+		for i := range r.Route.Destinations {
+			r.Route.Destinations[i] = share(r.Route.Destinations[i])
+		}
+		for i := range r.Route.Backends {
+			r.Route.Backends[i].Backend = share(r.Route.Backends[i].Backend)
+		}
+	}
 }
 
 // Valid reports why a received resource cannot be used: no key, an unknown kind, or content that is
@@ -161,7 +197,7 @@ type content struct {
 	content any
 }
 
-func (r *Resource) contents() [11]content {
+func (r *Resource) contents() [12]content {
 	return [...]content{
 		{KindMesh, r.Mesh != nil, r.Mesh},
 		{KindDestination, r.Destination != nil, r.Destination},
@@ -174,6 +210,7 @@ func (r *Resource) contents() [11]content {
 		{KindCapture, r.Capture != nil, r.Capture},
 		{KindInbound, r.Inbound != nil, r.Inbound},
 		{KindAuthorization, r.Authorization != nil, r.Authorization},
+		{KindSidecar, r.Sidecar != nil, r.Sidecar},
 	}
 }
 

@@ -3,6 +3,7 @@ package wire
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // The ports of a proxy pod. Destination numbers never fall below MinNumber, so a captured connection
@@ -101,6 +102,31 @@ type Endpoint struct {
 	// Terminating endpoints that still serve are used only when no other endpoint is left
 	// (EndpointSlice conditions serving and terminating).
 	Terminating bool `json:"terminating,omitempty"`
+	// ServiceAccount, if set, tells that the pod has a proxy of its own, which accepts the hop at PortHop of the same
+	// address and presents the certificate of this ServiceAccount of the Backend's namespace. A proxy that does not
+	// know the field reaches the pod's port in plain text.
+	ServiceAccount string `json:"serviceAccount,omitempty"`
+}
+
+// SpeakHop tells that all endpoints have proxies of their own, and that there are some: whoever has them sends to them
+// and not to the Proxies of their namespace.
+func (e *Endpoints) SpeakHop() bool {
+	return e != nil && len(e.Endpoints) > 0 &&
+		!slices.ContainsFunc(e.Endpoints, func(e Endpoint) bool { return e.ServiceAccount == "" })
+}
+
+// Speaking is how many endpoints are not terminating, if all of them SpeakHop.
+func (e *Endpoints) Speaking() int {
+	if !e.SpeakHop() {
+		return 0
+	}
+	n := 0
+	for i := range e.Endpoints {
+		if !e.Endpoints[i].Terminating {
+			n++
+		}
+	}
+	return n
 }
 
 // Proxies are the ready proxies of one enrolled namespace that accept the hop. Key: the namespace.

@@ -67,7 +67,7 @@ func inbound(pod Pod, ofFamily func(netip.Addr) bool) *Inbound {
 		return nil
 	}
 	admitted := slices.Concat(pod.Addresses, pod.Node)
-	if pod.Capture != nil {
+	if pod.Capture != nil && (pod.Inbound == nil || !pod.Inbound.Alone) {
 		admitted = append(admitted, pod.Capture.Admitted...)
 	}
 	in := &Inbound{Closed: pod.Inbound == nil, Admitted: selected(admitted, ofFamily)}

@@ -72,6 +72,11 @@ func TestBuildInbound(t *testing.T) {
 			ipv4: &rules.Inbound{Strict: []uint16{8080, 9000}, Counted: []uint16{80}, Admitted: addresses("10.0.0.1", "10.0.0.2")},
 			ipv6: &rules.Inbound{Strict: []uint16{8080, 9000}, Counted: []uint16{80}, Admitted: addresses("fd00::1")},
 		},
+		"a pod that is to have a proxy of its own and has none": {
+			pod:  rules.Pod{Capture: admitting(true), Node: addresses("10.0.0.254"), Inbound: &wire.Inbound{Alone: true, Ports: []wire.InboundPort{{Port: 80, Strict: true}}}},
+			ipv4: &rules.Inbound{Strict: []uint16{80}, Admitted: addresses("10.0.0.254")},
+			ipv6: &rules.Inbound{Strict: []uint16{80}},
+		},
 		"a port that is named twice": {
 			pod:  rules.Pod{Inbound: known(wire.InboundPort{Port: 80}, wire.InboundPort{Port: 80, Strict: true})},
 			ipv4: &rules.Inbound{Strict: []uint16{80}},

@@ -19,7 +19,8 @@ type Tables struct {
 
 // Table is the table "weft" of one family.
 type Table struct {
-	// Capture asks for the chain that sends connections to Ports over to Proxies. Without Ports or
+	// Capture asks for the chain that sends connections to Ports over to Proxies, to the port that is given for each: a
+	// destination number, or that of the listener of the pod's own proxy. Without Ports or
 	// without Proxies the chain is there and captures nothing; it refuses what is Refused.
 	Capture bool
 	Ports   map[netip.AddrPort]uint16
@@ -62,6 +63,8 @@ type Pod struct {
 	Proxy bool
 	// OptedOut keeps the pod's own connections from being captured.
 	OptedOut bool
+	// Sidecar tells that the pod has a proxy of its own, which gets its connections whether it lives or not.
+	Sidecar bool
 	// Capture is its namespace's; nil when the namespace is not enrolled.
 	Capture *wire.Capture
 	// Inbound is what is known of its ports; nil while nothing is.
@@ -88,10 +91,34 @@ func build(pod Pod, zone string, live, ofFamily func(netip.Addr) bool) Table {
 		return Table{}
 	}
 	table := Table{Redirect: pod.Proxy}
-	if !pod.Proxy && !pod.OptedOut && pod.Capture != nil {
+	switch {
+	case pod.Proxy, pod.OptedOut, pod.Capture == nil:
+	case pod.Sidecar:
+		table = beside(pod, ofFamily)
+	default:
 		table = captured(pod.Capture, zone, live, ofFamily)
 	}
 	table.Inbound = inbound(pod, ofFamily)
+	return table
+}
+
+// beside builds the capture part of one family for a pod that has a proxy of its own. Both ends of a captured connection
+// are in the pod, where an address is translated once: so the proxy learns the destination from the address that the
+// client has used, and has no need of a number.
+func beside(pod Pod, ofFamily func(netip.Addr) bool) Table {
+	table := Table{Capture: true, Ports: map[netip.AddrPort]uint16{}, Proxies: selected(pod.Addresses, ofFamily)}
+	for _, p := range pod.Capture.Ports {
+		if address := p.Address.Unmap(); ofFamily(address) {
+			table.Ports[netip.AddrPortFrom(address, p.Port)] = wire.PortCaptured
+		}
+	}
+	if len(table.Proxies) == 0 {
+		// Its address is not known. Nobody else is to get what is for its proxy.
+		for at := range table.Ports {
+			table.Refused = append(table.Refused, at)
+		}
+		slices.SortFunc(table.Refused, netip.AddrPort.Compare)
+	}
 	return table
 }
 

@@ -48,6 +48,27 @@ func TestBuild(t *testing.T) {
 			pod:  rules.Pod{Capture: &wire.Capture{}},
 			want: rules.Tables{IPv4: rules.Table{Capture: true}, IPv6: rules.Table{Capture: true}},
 		},
+		"a proxy beside the pod": {
+			pod: rules.Pod{Sidecar: true, Addresses: addresses("10.0.0.9", "fd00:1::9"), Capture: &wire.Capture{
+				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000), port("fd00::7", 80, 20000)},
+				Proxies: []wire.Proxy{proxy("", "10.0.0.2", "fd00:1::2")},
+			}},
+			dead: addresses("10.0.0.9"),
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Proxies: addresses("10.0.0.9"), Ports: map[netip.AddrPort]uint16{netip.MustParseAddrPort("10.96.0.7:80"): wire.PortCaptured}},
+				IPv6: rules.Table{Capture: true, Proxies: addresses("fd00:1::9"), Ports: map[netip.AddrPort]uint16{netip.MustParseAddrPort("[fd00::7]:80"): wire.PortCaptured}},
+			},
+		},
+		"a proxy beside a pod whose address is not known": {
+			pod: rules.Pod{Sidecar: true, Capture: &wire.Capture{
+				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000)},
+				Proxies: []wire.Proxy{proxy("", "10.0.0.2", "fd00:1::2")},
+			}},
+			want: rules.Tables{
+				IPv4: rules.Table{Capture: true, Refused: []netip.AddrPort{netip.MustParseAddrPort("10.96.0.7:80")}, Ports: map[netip.AddrPort]uint16{netip.MustParseAddrPort("10.96.0.7:80"): wire.PortCaptured}},
+				IPv6: rules.Table{Capture: true},
+			},
+		},
 		"both families": {
 			pod: rules.Pod{Capture: &wire.Capture{
 				Ports:   []wire.CapturedPort{port("10.96.0.7", 80, 20000), port("fd00::7", 80, 20000)},

@@ -219,6 +219,16 @@ func (s State) Answered(now, took time.Duration) State {
 	return s
 }
 
+// Against measures the next probe against the present bar of the peers instead of that of when the endpoint was ejected:
+// what has become as slow for all is no reason to stay out. Zero says that no bar is known, and endpoints that were not
+// ejected for their latency have none.
+func (s State) Against(bar time.Duration) State {
+	if s.bar > 0 && bar > 0 {
+		s.bar = bar
+	}
+	return s
+}
+
 func (s State) slow(took time.Duration) bool { return s.bar > 0 && took > s.bar }
 
 // Conclude takes in the verdict on the probe, whose response began took after the request. Without a
@@ -259,14 +269,7 @@ const latencyFloor = time.Millisecond
 // that are slow and the worst first.
 func Judge(p Policy, samples []Sample) []Outlier {
 	var failing, slow []Outlier
-	timed := make([]time.Duration, 0, len(samples))
-	least := max(1, p.MinRequests)
-	for _, s := range samples {
-		if s.Timed >= least {
-			timed = append(timed, s.Latency)
-		}
-	}
-	slices.Sort(timed)
+	timed, least := p.timed(samples), p.least()
 	for i, s := range samples {
 		if p.SuccessRatePercent > 0 && s.Requests >= least && (s.Requests-s.Failures)*100 < s.Requests*p.SuccessRatePercent {
 			failing = append(failing, Outlier{Index: i, Cause: SuccessRate})
@@ -275,8 +278,7 @@ func Judge(p Policy, samples []Sample) []Outlier {
 		if p.LatencyFactor == 0 || s.Timed < least || len(timed) < 2 {
 			continue
 		}
-		bar := max(latencyFloor, time.Duration(p.LatencyFactor)*medianWithout(timed, s.Latency))
-		if s.Latency > bar {
+		if bar := p.bar(medianWithout(timed, s.Latency)); s.Latency > bar {
 			slow = append(slow, Outlier{Index: i, Cause: Latency, Bar: bar})
 		}
 	}
@@ -288,6 +290,37 @@ func Judge(p Policy, samples []Sample) []Outlier {
 		return cmp.Compare(samples[b.Index].Latency, samples[a.Index].Latency)
 	})
 	return append(failing, slow...)
+}
+
+// Bar is the latency that endpoints of which there is no sample should keep to; zero if there is none to be kept to, or
+// none of the samples is of enough requests.
+func Bar(p Policy, samples []Sample) time.Duration {
+	timed := p.timed(samples)
+	if p.LatencyFactor == 0 || len(timed) == 0 {
+		return 0
+	}
+	n := len(timed)
+	return p.bar((timed[(n-1)/2] + timed[n/2]) / 2)
+}
+
+// least is of how many requests a sample must be.
+func (p Policy) least() int { return max(1, p.MinRequests) }
+
+// timed returns the latencies of the samples that are of enough requests, sorted.
+func (p Policy) timed(samples []Sample) []time.Duration {
+	timed := make([]time.Duration, 0, len(samples))
+	for _, s := range samples {
+		if s.Timed >= p.least() {
+			timed = append(timed, s.Latency)
+		}
+	}
+	slices.Sort(timed)
+	return timed
+}
+
+// bar is the latency from which on an endpoint is slow beside peers with a median.
+func (p Policy) bar(median time.Duration) time.Duration {
+	return max(latencyFloor, time.Duration(p.LatencyFactor)*median)
 }
 
 // medianWithout is the median of the others in a sorted list of at least two.

@@ -178,6 +178,40 @@ func TestProbeOfASlowEndpointMustBeFast(t *testing.T) {
 	}
 }
 
+func TestBarOfPeers(t *testing.T) {
+	const ms = time.Millisecond
+	of := func(d time.Duration) Sample { return Sample{Requests: 20, Timed: 20, Latency: d} }
+	for name, tc := range map[string]struct {
+		factor  int
+		samples []Sample
+		want    time.Duration
+	}{
+		"odd":             {3, []Sample{of(30 * ms), of(10 * ms), of(20 * ms)}, 60 * ms},
+		"even":            {3, []Sample{of(30 * ms), of(10 * ms)}, 60 * ms},
+		"one":             {3, []Sample{of(10 * ms)}, 30 * ms},
+		"the floor":       {3, []Sample{of(ms / 10)}, ms},
+		"too few":         {3, []Sample{{Requests: 19, Timed: 19, Latency: ms}}, 0},
+		"nobody":          {3, nil, 0},
+		"without latency": {0, []Sample{of(10 * ms)}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := defaults()
+			p.LatencyFactor = tc.factor
+			if got := Bar(p, tc.samples); got != tc.want {
+				t.Errorf("the bar is %s, want %s", got, tc.want)
+			}
+		})
+	}
+	failed := State{}.Eject(defaults(), 0, 0).Against(ms)
+	if now := failed.Until(); failed.Probed(now).Conclude(defaults(), Success, now, time.Hour).Ejected {
+		t.Error("an endpoint that was not ejected for its latency is held to one")
+	}
+	slow := State{}.Eject(defaults(), 0, ms).Against(0)
+	if now := slow.Until(); !slow.Probed(now).Conclude(defaults(), Success, now, 2*ms).Ejected {
+		t.Error("the bar is forgotten although there is no other")
+	}
+}
+
 func TestJudge(t *testing.T) {
 	const ms = time.Millisecond
 	fine := Sample{Requests: 100, Timed: 100, Latency: 10 * ms}
