@@ -357,6 +357,59 @@ func TestNetworkPolicy(t *testing.T) {
 }
 
 // TestWebhook: API servers find the operator, and are never kept from anything by it.
+// TestInjection: pods can be made whatever fails, and nobody is asked about any but those of enrolled namespaces.
+func TestInjection(t *testing.T) {
+	service := find[corev1.Service](t, "Service", webhooks.ServiceName)
+	configuration := find[admissionregistrationv1.MutatingWebhookConfiguration](t, "MutatingWebhookConfiguration", webhooks.ConfigurationName)
+	if len(configuration.Webhooks) != 1 {
+		t.Fatalf("%d webhooks", len(configuration.Webhooks))
+	}
+	w := configuration.Webhooks[0]
+	ref := w.ClientConfig.Service
+	if ref == nil || ref.Name != service.Name || ref.Namespace != service.Namespace || *ref.Path != webhooks.InjectPath || *ref.Port != service.Spec.Ports[0].Port {
+		t.Errorf("it is asked at %+v", ref)
+	}
+	if *w.FailurePolicy != admissionregistrationv1.Ignore || *w.TimeoutSeconds > 3 || *w.SideEffects != admissionregistrationv1.SideEffectClassNone {
+		t.Errorf("it may hold up the API server: %+v", w)
+	}
+	if len(w.Rules) != 1 || !cmp.Equal(w.Rules[0].Resources, []string{"pods"}) || !cmp.Equal(w.Rules[0].Operations, []admissionregistrationv1.OperationType{admissionregistrationv1.Create}) {
+		t.Errorf("it is asked about %+v", w.Rules)
+	}
+	namespaces, err := metav1.LabelSelectorAsSelector(w.NamespaceSelector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrolled := map[string]string{meshv1alpha1.EnabledLabel: "true"}
+	own := maps.Clone(find[corev1.Namespace](t, "Namespace", "weft-system").Labels)
+	own[meshv1alpha1.EnabledLabel] = "true"
+	for name, tc := range map[string]struct {
+		labels map[string]string
+		want   bool
+	}{
+		"enrolled": {enrolled, true}, "not enrolled": {nil, false}, "Weft's own": {own, false},
+		"kube-system": {map[string]string{corev1.LabelMetadataName: "kube-system", meshv1alpha1.EnabledLabel: "true"}, false},
+	} {
+		if got := namespaces.Matches(labels.Set(tc.labels)); got != tc.want {
+			t.Errorf("it is asked about a namespace that is %s: %v", name, got)
+		}
+	}
+	pods, err := metav1.LabelSelectorAsSelector(w.ObjectSelector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		labels map[string]string
+		want   bool
+	}{
+		"any": {nil, true}, "a proxy": {map[string]string{meshv1alpha1.ComponentLabel: "proxy"}, false},
+		"kept out": {map[string]string{meshv1alpha1.EnabledLabel: "false"}, false},
+	} {
+		if got := pods.Matches(labels.Set(tc.labels)); got != tc.want {
+			t.Errorf("it is asked about a pod that is %s: %v", name, got)
+		}
+	}
+}
+
 func TestWebhook(t *testing.T) {
 	service := find[corev1.Service](t, "Service", webhooks.ServiceName)
 	operator := find[appsv1.Deployment](t, "Deployment", "weft-operator")

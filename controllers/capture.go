@@ -55,29 +55,29 @@ func (w *World) Outdated(namespace string, held []wire.Held) int {
 // namespace with strict ports whose Inbound has not come is closed, also to peers that call ports which are not
 // published; and a strict port must not learn of a proxy later than it becomes strict.
 func (w *World) publishToNodes() {
-	layers := map[distribute.Layer][]wire.Resource{}
-	captures := w.capture()
-	if captures != nil {
-		layers[distribute.LayerCapture] = captures
+	patches := map[distribute.Layer]distribute.Patch{}
+	captures, captured := w.capture()
+	if captured {
+		patches[distribute.LayerCapture] = captures
 	}
-	if w.inboundsChanged {
-		w.inboundsChanged = false
-		layers[distribute.LayerInbound] = w.allInbounds()
+	if inbounds := w.inboundPatch(); inbounds.Whole || len(inbounds.Upserts)+len(inbounds.Removals) > 0 {
+		patches[distribute.LayerInbound] = inbounds
+		w.inboundChanges, w.inboundsTold = nil, true
 	}
-	if len(layers) == 0 {
+	if len(patches) == 0 {
 		return
 	}
-	seq := w.Hub.ReplaceAll(layers)
-	if captures != nil {
+	seq := w.Hub.PatchAll(patches)
+	if captured {
 		w.capturedSeq = seq
 		w.admitted.told(w.captured, seq)
 	}
 }
 
-// capture finds out what the pods of each namespace send to which proxies, and returns all of it if something
-// has changed, else nil. A port is captured only once every connected proxy of the namespace has acknowledged its
+// capture finds out what the pods of each namespace send to which proxies, and tells whether something
+// has changed. A port is captured only once every connected proxy of the namespace has acknowledged its
 // destination, and stays captured while it exists: proxies that come later have it before they are ready.
-func (w *World) capture() []wire.Resource {
+func (w *World) capture() (patch distribute.Patch, changed bool) {
 	w.mu.Lock()
 	enrolled := w.enrolled
 	w.mu.Unlock()
@@ -85,31 +85,32 @@ func (w *World) capture() []wire.Resource {
 	inputs := w.inputs()
 	all := !inputs.equal(&w.capturing)
 	w.capturing = inputs
+	patch.Whole = w.capturedSeq == 0
 	next := make(map[string]captured, len(enrolled))
 	for namespace := range enrolled {
-		c, known := w.captured[namespace]
+		before, known := w.captured[namespace]
+		c := before
 		if !known || all || !slices.EqualFunc(c.resource.Capture.Proxies, w.ready[namespace], sameProxy) ||
 			!slices.Equal(c.resource.Capture.Admitted, w.admitted.proxies[namespace]) || w.progress(namespace, c.awaited) {
 			c = w.recapture(namespace, c)
 		}
 		next[namespace] = c
+		if patch.Whole || !known || c.resource.Version != before.resource.Version {
+			patch.Upserts = append(patch.Upserts, c.resource)
+		}
 	}
-	same := func(a, b captured) bool { return a.resource.Version == b.resource.Version }
-	changed := w.capturedSeq == 0 || !maps.EqualFunc(next, w.captured, same)
+	for namespace, c := range w.captured {
+		if _, stays := next[namespace]; !stays {
+			patch.Removals = append(patch.Removals, c.resource.Ref)
+		}
+	}
 	w.captured = next
-	if !changed {
-		return nil
-	}
-	resources := make([]wire.Resource, 0, len(next))
-	for _, c := range next {
-		resources = append(resources, c.resource)
-	}
-	return resources
+	return patch, patch.Whole || len(patch.Upserts)+len(patch.Removals) > 0
 }
 
 // captured is what is captured of one namespace.
 type captured struct {
-	resource wire.Resource
+	resource *wire.Resource
 	// awaited are the destinations that would be captured as well if every connected proxy had them.
 	awaited []wire.Held
 }
@@ -120,8 +121,8 @@ type captureInputs struct {
 	// revision is World.revision at the time.
 	revision uint64
 	// destinations are those that are published and not retired, in the order of their keys.
-	destinations []wire.Resource
-	routes       []wire.Resource
+	destinations []*wire.Resource
+	routes       []*wire.Resource
 	// routed holds scope and key of each destination that a route is attached to, authorized the keys of those
 	// that an authorization is for or that are strict.
 	routed     map[[2]string]bool
@@ -131,7 +132,7 @@ type captureInputs struct {
 }
 
 func (i *captureInputs) equal(other *captureInputs) bool {
-	same := func(a, b wire.Resource) bool { return a.Ref == b.Ref && a.Version == b.Version && a.Scope == b.Scope }
+	same := func(a, b *wire.Resource) bool { return a.Ref == b.Ref && a.Version == b.Version && a.Scope == b.Scope }
 	return i.revision == other.revision ||
 		slices.EqualFunc(i.destinations, other.destinations, same) && maps.Equal(i.routed, other.routed) &&
 			maps.Equal(i.authorized, other.authorized) && maps.Equal(i.strict, other.strict)
@@ -143,7 +144,7 @@ func (w *World) inputs() captureInputs {
 		return w.capturing
 	}
 	now := captureInputs{revision: w.revision, routed: map[[2]string]bool{}}
-	var authorizations []wire.Resource
+	var authorizations []*wire.Resource
 	for ref, r := range w.published {
 		switch _, retired := w.retired[ref]; {
 		case ref.Kind == wire.KindDestination && !retired && r.Destination.Number != 0:
@@ -160,7 +161,7 @@ func (w *World) inputs() captureInputs {
 	now.authorized = compile.Authorized(authorizations, now.destinations)
 	maps.Copy(now.authorized, w.strictKeys())
 	now.strict = w.strictNamespaces
-	slices.SortFunc(now.destinations, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
+	slices.SortFunc(now.destinations, func(a, b *wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
 	return now
 }
 
@@ -168,13 +169,13 @@ func (w *World) inputs() captureInputs {
 // captured already and those that every connected proxy has acknowledged.
 func (w *World) recapture(namespace string, before captured) captured {
 	numbers := map[uint16]bool{}
-	if c := before.resource.Capture; c != nil {
-		for _, port := range c.Ports {
+	if before.resource != nil {
+		for _, port := range before.resource.Capture.Ports {
 			numbers[port.Number] = true
 		}
 	}
 	var now captured
-	var programmed []wire.Resource
+	var programmed []*wire.Resource
 	for _, d := range w.capturing.destinations {
 		if d.Scope != wire.ScopeMesh && d.Scope != wire.ScopeNamespace(namespace) {
 			continue
@@ -191,8 +192,9 @@ func (w *World) recapture(namespace string, before captured) captured {
 		routed = compile.Routed(namespace, w.capturing.routes)
 		maps.Copy(routed, w.capturing.authorized)
 	} // else no proxy has ever been ready, and what a route decides about must not be refused for want of one
-	now.resource = compile.Capture(
+	made := compile.Capture(
 		namespace, programmed, routed, w.ready[namespace], w.admitted.proxies[namespace], w.capturing.strict[namespace])
+	now.resource = &made
 	return now
 }
 
@@ -216,23 +218,31 @@ func sameProxy(a, b wire.Proxy) bool {
 	return a.Pod == b.Pod && a.Zone == b.Zone && a.Node == b.Node && slices.Equal(a.Addresses, b.Addresses)
 }
 
-// absentProxies counts, by namespace, the ready proxies that have no stream. all tells that there are
-// none, and that the others have acknowledged something.
+// absentProxies counts, by namespace, the ready proxies that have no stream, those beside pods among them. all tells that
+// there are none, and that the others have acknowledged something.
 func (w *World) absentProxies() (absent map[string]int, all bool) {
-	acknowledged := map[[2]string]bool{}
+	acknowledged := map[distribute.ClientKind]map[distribute.Pod]bool{distribute.ClientProxy: {}, distribute.ClientSidecar: {}}
 	for _, c := range w.Hub.Clients() {
-		if c.Kind == distribute.ClientProxy {
-			acknowledged[[2]string{c.Namespace, c.Pod}] = c.Seq > 0
+		if of := acknowledged[c.Kind]; of != nil {
+			of[distribute.Pod{Namespace: c.Namespace, Name: c.Pod}] = c.Seq > 0
 		}
 	}
 	absent, all = map[string]int{}, true
+	count := func(kind distribute.ClientKind, pod distribute.Pod) {
+		done, connected := acknowledged[kind][pod]
+		if !connected {
+			absent[pod.Namespace]++
+		}
+		all = all && done
+	}
 	for namespace, proxies := range w.ready {
 		for _, p := range proxies {
-			done, connected := acknowledged[[2]string{namespace, p.Pod}]
-			if !connected {
-				absent[namespace]++
-			}
-			all = all && done
+			count(distribute.ClientProxy, distribute.Pod{Namespace: namespace, Name: p.Pod})
+		}
+	}
+	for namespace, pods := range w.readyBeside {
+		for _, name := range pods {
+			count(distribute.ClientSidecar, distribute.Pod{Namespace: namespace, Name: name})
 		}
 	}
 	return absent, all

@@ -17,6 +17,7 @@ func TestNewLeaderCountsProxiesThatAreNotBack(t *testing.T) {
 		w.Hub = distribute.NewHub(distribute.HubOptions{Layers: []distribute.Layer{distribute.LayerCompiled}})
 		w.started = time.Now()
 		w.ready = map[string][]wire.Proxy{"a": {{Pod: "one"}, {Pod: "two"}}, "b": nil}
+		w.readyBeside = map[string][]string{"a": {"three"}}
 		type counts struct {
 			Opened bool
 			N, M   int
@@ -26,7 +27,7 @@ func TestNewLeaderCountsProxiesThatAreNotBack(t *testing.T) {
 			n, m := w.Holds(namespace, nil)
 			return counts{opened, n, m}
 		}
-		if diff := cmp.Diff(counts{M: 2}, look("a")); diff != "" {
+		if diff := cmp.Diff(counts{M: 3}, look("a")); diff != "" {
 			t.Errorf("a namespace whose proxies are away (-want +got):\n%s", diff)
 		}
 		if diff := cmp.Diff(counts{}, look("b")); diff != "" {

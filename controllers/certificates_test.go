@@ -9,14 +9,18 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/distribute"
 	"weft.dev/weft/controllers/identity"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/webhooks"
 )
 
 var issuedAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -84,6 +88,9 @@ func TestWhoHasAcknowledged(t *testing.T) {
 	proxy := func(pod string, seq uint64) distribute.Client {
 		return distribute.Client{Identity: distribute.Identity{Kind: distribute.ClientProxy, Namespace: "shop", Pod: pod}, Seq: seq}
 	}
+	beside := func(pod string, seq uint64) distribute.Client {
+		return distribute.Client{Identity: distribute.Identity{Kind: distribute.ClientSidecar, Namespace: "shop", Pod: pod, ServiceAccount: "default"}, Seq: seq}
+	}
 	agent := distribute.Client{Identity: distribute.Identity{Kind: distribute.ClientNode, Node: "one", Namespace: "weft-system", Pod: "weft-node-1"}, Seq: 6}
 	ready := func(pods ...string) map[string][]wire.Proxy {
 		out := map[string][]wire.Proxy{}
@@ -95,6 +102,7 @@ func TestWhoHasAcknowledged(t *testing.T) {
 	for name, tc := range map[string]struct {
 		clients   []distribute.Client
 		ready     map[string][]wire.Proxy
+		beside    map[string][]string
 		published bool
 		want      acknowledgement
 	}{
@@ -111,13 +119,18 @@ func TestWhoHasAcknowledged(t *testing.T) {
 			clients: []distribute.Client{proxy("a", 5)}, ready: ready("a", "b"), published: true,
 			want: acknowledgement{n: 1, m: 2, missing: []string{"proxy shop/b, which is ready and not connected"}},
 		},
+		"one beside a pod is behind, one is ready and away": {
+			clients: []distribute.Client{proxy("a", 5), beside("cart", 4)}, ready: ready("a"), published: true,
+			beside: map[string][]string{"shop": {"a", "cart"}},
+			want:   acknowledgement{n: 1, m: 3, missing: []string{"sidecar shop/a, which is ready and not connected", "sidecar shop/cart"}},
+		},
 		"it is not published": {
 			clients: []distribute.Client{agent, proxy("a", 9)}, ready: ready("a"),
 			want: acknowledgement{m: 2, missing: []string{"node one (weft-system/weft-node-1)", "proxy shop/a"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := acknowledged(tc.clients, tc.ready, 5, tc.published)
+			got := acknowledged(tc.clients, tc.ready, tc.beside, 5, tc.published)
 			if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(acknowledgement{})); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -201,5 +214,42 @@ func TestMetricOfExpiry(t *testing.T) {
 	want["workload"] = 12 * time.Hour
 	if diff := cmp.Diff(want, read()); diff != "" {
 		t.Errorf("with workloads (-want +got):\n%s", diff)
+	}
+}
+
+// Pods would be made without proxies of their own if the API server could not ask for them.
+func TestBothWebhooksHaveTheRoots(t *testing.T) {
+	roots := func(text string) admissionregistrationv1.WebhookClientConfig {
+		return admissionregistrationv1.WebhookClientConfig{CABundle: []byte(text)}
+	}
+	named := metav1.ObjectMeta{Name: webhooks.ConfigurationName}
+	validating := &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: named, Webhooks: []admissionregistrationv1.ValidatingWebhook{{ClientConfig: roots("new")}},
+	}
+	mutating := func(text string) *admissionregistrationv1.MutatingWebhookConfiguration {
+		return &admissionregistrationv1.MutatingWebhookConfiguration{
+			ObjectMeta: named, Webhooks: []admissionregistrationv1.MutatingWebhook{{ClientConfig: roots(text)}},
+		}
+	}
+	for name, tc := range map[string]struct {
+		objects []client.Object
+		want    []string
+	}{
+		"neither is installed": {},
+		"both have them":       {objects: []client.Object{validating, mutating("new")}},
+		"that of pods lacks them": {
+			objects: []client.Object{validating, mutating("old")}, want: []string{"the roots in MutatingWebhookConfiguration " + webhooks.ConfigurationName},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &Rotation{client: fake.NewClientBuilder().WithObjects(tc.objects...).Build()}
+			got, err := r.unasked(t.Context(), []byte("new"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }

@@ -12,29 +12,34 @@ import (
 // inForce is what was valid of each MeshPolicy when it was last compiled. Their statuses tell a new leader,
 // but are written later: without this, a policy that is made invalid right after a change would lose the
 // change.
-type inForce map[types.UID]*meshv1alpha1.TrafficPolicy
+type inForce map[types.NamespacedName]valid
 
-// rememberInForce keeps what a pass has decided.
-func rememberInForce(policies []compile.PolicyStatus) inForce {
-	remembered := make(inForce, len(policies))
-	for i := range policies {
-		if p := &policies[i]; p.InForce != nil {
-			remembered[p.UID] = p.InForce
-		}
-	}
-	return remembered
+type valid struct {
+	of     types.UID
+	policy *meshv1alpha1.TrafficPolicy
 }
 
-// recall returns policies with statuses that are up to date in this. Those that are behind are copied, since
-// they belong to a cache.
-func (f inForce) recall(policies []*meshv1alpha1.MeshPolicy) []*meshv1alpha1.MeshPolicy {
-	recalled := make([]*meshv1alpha1.MeshPolicy, len(policies))
-	for i, p := range policies {
-		if valid := f[p.UID]; valid != nil && !reflect.DeepEqual(valid, p.Status.InForce) {
-			p = p.DeepCopy()
-			p.Status.InForce = valid
+// remember keeps what a pass has decided.
+func (f inForce) remember(policies map[types.NamespacedName]*compile.PolicyStatus) {
+	for name, p := range policies {
+		if p != nil && p.InForce != nil {
+			f[name] = valid{p.UID, p.InForce}
+		} else {
+			delete(f, name)
 		}
-		recalled[i] = p
 	}
-	return recalled
+}
+
+// recall returns a policy with a status that is up to date in this. One that is behind is copied, since it belongs to
+// a cache. The policy may be nil.
+func (f inForce) recall(p *meshv1alpha1.MeshPolicy) *meshv1alpha1.MeshPolicy {
+	if p == nil {
+		return nil
+	}
+	v, known := f[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}]
+	if known && v.of == p.UID && !reflect.DeepEqual(v.policy, p.Status.InForce) {
+		p = p.DeepCopy()
+		p.Status.InForce = v.policy
+	}
+	return p
 }

@@ -29,6 +29,7 @@ import (
 	"weft.dev/weft/controllers/identity"
 	"weft.dev/weft/controllers/infra"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/webhooks"
 )
 
 const (
@@ -179,16 +180,35 @@ func (m *Members) params(ctx context.Context) (infra.Params, error) {
 	}
 	return infra.Params{
 		Owner:           owner,
-		Image:           cmp.Or(mesh.Spec.Proxy.Image, m.opts.ProxyImage),
+		Image:           proxyImage(mesh, m.opts),
 		HTTPEngine:      m.opts.ProxyHTTPEngine,
 		Replicas:        cmp.Or(mesh.Spec.Proxy.Replicas, defaultReplicas),
 		Resources:       mesh.Spec.Proxy.Resources,
-		OperatorAddress: fmt.Sprintf("%s.%s.svc:%d", ConfigService, m.opts.Namespace, ConfigPort),
+		OperatorAddress: configAddress(m.opts),
 		Operator:        types.NamespacedName{Namespace: m.opts.Namespace, Name: operatorName},
 		TrustBundle:     m.keeper.CA().Bundle(),
 
 		WithoutNetworkPolicy: !managesNetworkPolicies(mesh),
 	}, nil
+}
+
+func proxyImage(mesh *meshv1alpha1.Mesh, opts Options) string {
+	return cmp.Or(mesh.Spec.Proxy.Image, opts.ProxyImage)
+}
+
+func configAddress(opts Options) string {
+	return fmt.Sprintf("%s.%s.svc:%d", ConfigService, opts.Namespace, ConfigPort)
+}
+
+// injectConfig is what the proxies beside pods are made from.
+func injectConfig(mesh *meshv1alpha1.Mesh, opts Options) webhooks.InjectConfig {
+	if mesh == nil {
+		mesh = &meshv1alpha1.Mesh{}
+	}
+	return webhooks.InjectConfig{
+		Image: proxyImage(mesh, opts), HTTPEngine: opts.ProxyHTTPEngine, OperatorAddress: configAddress(opts),
+		TrustBundle: infra.TrustBundleName, TrustBundleKey: infra.TrustBundleKey,
+	}
 }
 
 // objects are what a namespace needs; Weft's own needs the roots alone.
@@ -255,7 +275,7 @@ func (m *Members) certificates(ctx context.Context) (reconcile.Result, error) {
 	authority := m.keeper.Authority()
 	state := identity.State{
 		CA: authority.CA, TrustDomain: defaultTrustDomain, Lifetime: defaultLifetime,
-		Issuing: authority.Issuing, Reissue: authority.Phase == identity.ReissuingCertificates,
+		Sidecar: compile.HasSidecar, Issuing: authority.Issuing, Reissue: authority.Phase == identity.ReissuingCertificates,
 	}
 	for namespace := range served {
 		if m.prepared[namespace] || m.world.Enrolment(namespace) != Enrolled {

@@ -40,9 +40,10 @@ type MeshReconciler struct {
 	rotation *Rotation
 	members  *Members
 	plain    *plainCounter
-	// blockNotices and plainNotices tell users what is new of what the status shows.
-	blockNotices blockNotices
-	plainNotices plainNotices
+	// blockNotices, plainNotices and placementNotices tell users what is new of what the status shows.
+	blockNotices     blockNotices
+	plainNotices     plainNotices
+	placementNotices placementNotices
 	// installation knows what is installed.
 	installation *installation
 
@@ -145,6 +146,12 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 		return reconcile.Result{}, err
 	}
 	r.blockNotices.tell(mesh, o.blocks)
+	settings, err := cluster.Settings(ctx, r.Client)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	o.misplaced = misplaced(settings, o.pods, o.enrolled)
+	r.placementNotices.tell(mesh, o.misplaced)
 	again := max(grace, 0)
 	if len(o.calls) > 0 && again == 0 {
 		again = plainExpiry

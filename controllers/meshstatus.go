@@ -35,6 +35,7 @@ type observation struct {
 	enforcement status.Enforcement
 	calls       []plainCall
 	blocks      blocks
+	misplaced   []misplacement
 	// roll is how far the proxies of all namespaces are on the way to those that are wanted.
 	roll roll
 	// unfit are the namespaces with proxies of an earlier release that do not enforce what is asked of them.
@@ -104,6 +105,11 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 	if o.blocks.known {
 		conditions = append(conditions, trafficAdmitted(o.blocks))
 	}
+	if c := proxiesPlaced(o.misplaced); c != nil {
+		conditions = append(conditions, *c)
+	} else {
+		meta.RemoveStatusCondition(&out.Conditions, meshv1alpha1.MeshProxiesPlaced)
+	}
 	out.PlainCallers = plainStatus(o.calls)
 	if o.fresh && len(o.calls) == 0 && len(mesh.Status.PlainCallers) > 0 {
 		out.PlainCallers = mesh.Status.PlainCallers // agents may have more to tell
@@ -119,7 +125,32 @@ func meshStatus(mesh *meshv1alpha1.Mesh, o observation) meshv1alpha1.MeshStatus 
 		c.ObservedGeneration = mesh.Generation
 		meta.SetStatusCondition(&out.Conditions, c)
 	}
+	setProgress(&out, mesh.Generation)
 	return out
+}
+
+// setProgress sets what kstatus reads beside Ready: the generation that was looked at, Stalled while a part of the
+// spec cannot be put into force, and Reconciling while the mesh is on its way to be ready.
+func setProgress(out *meshv1alpha1.MeshStatus, generation int64) {
+	out.ObservedGeneration = generation
+	set := func(condition string, c *metav1.Condition) {
+		meta.SetStatusCondition(&out.Conditions, metav1.Condition{
+			Type: condition, Status: metav1.ConditionTrue, Reason: c.Reason, Message: c.Message, ObservedGeneration: generation,
+		})
+	}
+	for _, part := range []string{meshv1alpha1.MeshDefaultsAccepted, meshv1alpha1.MeshTelemetryAccepted} {
+		if c := meta.FindStatusCondition(out.Conditions, part); c != nil && c.Status == metav1.ConditionFalse {
+			set(meshv1alpha1.ConditionStalled, c)
+			meta.RemoveStatusCondition(&out.Conditions, meshv1alpha1.ConditionReconciling)
+			return
+		}
+	}
+	meta.RemoveStatusCondition(&out.Conditions, meshv1alpha1.ConditionStalled)
+	if c := meta.FindStatusCondition(out.Conditions, meshv1alpha1.MeshReady); c.Status != metav1.ConditionTrue {
+		set(meshv1alpha1.ConditionReconciling, c)
+		return
+	}
+	meta.RemoveStatusCondition(&out.Conditions, meshv1alpha1.ConditionReconciling)
 }
 
 // strictEnforced tells what is in force of all strict ports together.

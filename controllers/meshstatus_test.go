@@ -1,7 +1,10 @@
 package controllers
 
 import (
+	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -173,6 +176,52 @@ func TestMeshTellsWhatIsWrongWithItsDefaults(t *testing.T) {
 	want := "False Invalid: spec.defaults.fault: it needs delay or abort; these parts are left out of what is in force"
 	if diff := cmp.Diff(want, got()); diff != "" {
 		t.Errorf("condition (-want +got):\n%s", diff)
+	}
+}
+
+// TestMeshForThoseWhoWait: a Mesh is stalled by what somebody has to correct, and otherwise on its way until it is ready.
+func TestMeshForThoseWhoWait(t *testing.T) {
+	mesh := &meshv1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Generation: 3}}
+	got := func(o observation) string {
+		mesh.Status = meshStatus(mesh, o)
+		var words []string
+		for _, c := range mesh.Status.Conditions {
+			if c.Type == meshv1alpha1.ConditionStalled || c.Type == meshv1alpha1.ConditionReconciling {
+				words = append(words, fmt.Sprintf("%s=%s/%s@%d", c.Type, c.Status, c.Reason, c.ObservedGeneration))
+			}
+		}
+		return strings.Join(words, " ")
+	}
+	missing := observation{installed: installed{missing: needed[:1]}}
+	for _, step := range []struct {
+		fault *meshv1alpha1.Fault
+		observation
+		want string
+	}{
+		{nil, missing, "Reconciling=True/Missing@3"},
+		{&meshv1alpha1.Fault{}, missing, "Stalled=True/Invalid@3"},
+		{&meshv1alpha1.Fault{}, observation{}, "Stalled=True/Invalid@3"},
+		{nil, missing, "Reconciling=True/Missing@3"},
+		{nil, observation{}, ""},
+	} {
+		mesh.Spec.Defaults = &meshv1alpha1.TrafficPolicy{Fault: step.fault}
+		if diff := cmp.Diff(step.want, got(step.observation)); diff != "" {
+			t.Errorf("conditions (-want +got):\n%s", diff)
+		}
+		if mesh.Status.ObservedGeneration != 3 {
+			t.Errorf("the observed generation is %d", mesh.Status.ObservedGeneration)
+		}
+		// What has not changed keeps its time, so that nothing is written.
+		long := metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
+		for i := range mesh.Status.Conditions {
+			mesh.Status.Conditions[i].LastTransitionTime = long
+		}
+		got(step.observation)
+		for _, c := range mesh.Status.Conditions {
+			if !c.LastTransitionTime.Equal(&long) {
+				t.Errorf("%s has another time although nothing has changed", c.Type)
+			}
+		}
 	}
 }
 

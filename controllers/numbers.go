@@ -30,17 +30,11 @@ type numberStore struct {
 	client    client.Client
 	reader    client.Reader
 	namespace string
-
-	loaded  bool
-	current compile.Numbers
 }
 
-// load returns the numbers given out so far. The ConfigMap is read once; a table that does not parse is
+// load returns the numbers given out so far. A table that does not parse is
 // an error, because giving out numbers that are in use would send requests to the wrong Service.
 func (s *numberStore) load(ctx context.Context) (compile.Numbers, error) {
-	if s.loaded {
-		return s.current, nil
-	}
 	cm := &corev1.ConfigMap{}
 	err := s.reader.Get(ctx, types.NamespacedName{Namespace: s.namespace, Name: numbersName}, cm)
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -52,15 +46,11 @@ func (s *numberStore) load(ctx context.Context) (compile.Numbers, error) {
 			return nil, fmt.Errorf("configmap %s/%s: %w", s.namespace, numbersName, err)
 		}
 	}
-	s.current, s.loaded = numbers, true
-	return s.current, nil
+	return numbers, nil
 }
 
 // save makes numbers durable. Nothing that uses a new number may be published before it returns.
 func (s *numberStore) save(ctx context.Context, numbers compile.Numbers) error {
-	if maps.Equal(s.current, numbers) {
-		return nil
-	}
 	data, err := encodeNumbers(numbers)
 	if err != nil {
 		return err
@@ -77,7 +67,6 @@ func (s *numberStore) save(ctx context.Context, numbers compile.Numbers) error {
 	if err != nil {
 		return fmt.Errorf("save destination numbers: %w", err)
 	}
-	s.current = maps.Clone(numbers)
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/proxy/attribute"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -77,7 +78,10 @@ func newPlainCounter() *plainCounter {
 	return &plainCounter{connections: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weft_plain_connections_total",
 		Help: "Connections to ports that Services publish that came past the mesh, by what was done with them. Known to the leader alone.",
-	}, []string{"mesh_dst_namespace", "mesh_dst_service", "mesh_src_namespace", "mesh_src_service_account", "verdict"})}
+	}, []string{
+		attribute.Label(attribute.DestinationNamespace), attribute.Label(attribute.DestinationService),
+		attribute.Label(attribute.SourceNamespace), attribute.Label(attribute.SourceAccount), "verdict",
+	})}
 }
 
 // take finds out who and what the entries of node agents are, and counts what is new. Agents are believed for

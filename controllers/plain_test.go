@@ -79,11 +79,11 @@ func TestPlainCallers(t *testing.T) {
 	want := `
 # HELP weft_plain_connections_total Connections to ports that Services publish that came past the mesh, by what was done with them. Known to the leader alone.
 # TYPE weft_plain_connections_total counter
-weft_plain_connections_total{mesh_dst_namespace="shop",mesh_dst_service="web",mesh_src_namespace="",mesh_src_service_account="",verdict="allowed"} 5
-weft_plain_connections_total{mesh_dst_namespace="shop",mesh_dst_service="web",mesh_src_namespace="",mesh_src_service_account="",verdict="permitted"} 10
-weft_plain_connections_total{mesh_dst_namespace="shop",mesh_dst_service="web",mesh_src_namespace="legacy",mesh_src_service_account="old-sa",verdict="permitted"} 8
-weft_plain_connections_total{mesh_dst_namespace="shop",mesh_dst_service="web",mesh_src_namespace="legacy",mesh_src_service_account="old-sa",verdict="refused"} 2
-weft_plain_connections_total{mesh_dst_namespace="shop",mesh_dst_service="web",mesh_src_namespace="monitoring",mesh_src_service_account="prometheus-sa",verdict="allowed"} 4
+weft_plain_connections_total{verdict="allowed",weft_destination_namespace="shop",weft_destination_service="web",weft_source_namespace="",weft_source_service_account=""} 5
+weft_plain_connections_total{verdict="allowed",weft_destination_namespace="shop",weft_destination_service="web",weft_source_namespace="monitoring",weft_source_service_account="prometheus-sa"} 4
+weft_plain_connections_total{verdict="permitted",weft_destination_namespace="shop",weft_destination_service="web",weft_source_namespace="",weft_source_service_account=""} 10
+weft_plain_connections_total{verdict="permitted",weft_destination_namespace="shop",weft_destination_service="web",weft_source_namespace="legacy",weft_source_service_account="old-sa"} 8
+weft_plain_connections_total{verdict="refused",weft_destination_namespace="shop",weft_destination_service="web",weft_source_namespace="legacy",weft_source_service_account="old-sa"} 2
 `
 	if err := testutil.CollectAndCompare(counter.connections, strings.NewReader(want)); err != nil {
 		t.Error(err)

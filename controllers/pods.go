@@ -3,15 +3,18 @@ package controllers
 import (
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/cluster"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/proxy/wire"
 )
 
 // pods is the side path of identities and of the proxies themselves. Before the first pass it is unknown
@@ -36,7 +39,9 @@ func (w *World) pods(ctx context.Context) (reconcile.Result, error) {
 	reports := sandboxes(w.Hub.Nodes())
 	claimed := compile.Claimed(pods, reports)
 	w.proxies = compile.ReadyProxies(pods, served, zones)
+	w.readyBeside = compile.ReadyBeside(pods, served)
 	w.admitted.proxies = compile.AdmittedProxies(pods, reports, served)
+	w.replaced = false
 	w.inbound(pods, claimed)
 	w.lookAtReleases()
 	w.readyChanged()
@@ -45,10 +50,75 @@ func (w *World) pods(ctx context.Context) (reconcile.Result, error) {
 	w.otherAccounts = w.accounts != nil && !maps.Equal(w.accounts, compile.ServiceAccounts(pods))
 	// Whoever is waited for must be known before anybody can acknowledge anything.
 	w.open()
-	w.Hub.Replace(distribute.LayerWorkloads, compile.Workloads(claimed, served, zones))
+	w.speak(compile.SidecarAddresses(claimed, served))
+	w.publishWorkloads(compile.Workloads(claimed, served, zones, w.workloads), compile.Sidecars(pods, claimed, served, w.exposed(), zones))
 	w.Hub.Replace(distribute.LayerProxies, compile.Proxies(w.ready, served))
 	w.podsOf = served
 	return w.acknowledged()
+}
+
+// publishWorkloads publishes what has changed of what is said of pods.
+func (w *World) publishWorkloads(workloads []*wire.Resource, sidecars []wire.Resource) {
+	next := make(map[wire.Ref]*wire.Resource, len(workloads)+len(sidecars))
+	patch := distribute.Patch{Whole: w.workloads == nil}
+	for _, r := range workloads {
+		next[r.Ref] = r
+	}
+	for i := range sidecars {
+		next[sidecars[i].Ref] = &sidecars[i]
+	}
+	for ref, r := range next {
+		if was := w.workloads[ref]; was != r && (was == nil || was.Version != r.Version || was.Scope != r.Scope) {
+			patch.Upserts = append(patch.Upserts, r)
+		} else {
+			next[ref] = was
+		}
+	}
+	for ref := range w.workloads {
+		if _, stays := next[ref]; !stays {
+			patch.Removals = append(patch.Removals, ref)
+		}
+	}
+	w.workloads = next
+	if patch.Whole || len(patch.Upserts)+len(patch.Removals) > 0 {
+		w.Hub.PatchAll(map[distribute.Layer]distribute.Patch{distribute.LayerWorkloads: patch})
+	}
+}
+
+// place takes where the proxies of pods are to be that do not say.
+func (w *World) place(s *compile.Snapshot) {
+	placements := make(map[string]meshv1alpha1.Placement, len(s.Namespaces))
+	for _, namespace := range s.Namespaces {
+		// A label that says nothing known is told by admission and the command line.
+		placements[namespace.Name], _ = compile.Placement(nil, namespace.Labels, s.Mesh)
+	}
+	w.replaced = w.replaced || !maps.Equal(w.placements, placements)
+	w.placements = placements
+}
+
+// speak takes the pods that have proxies of their own, and publishes endpoints again of which something else is said
+// then.
+func (w *World) speak(beside map[netip.Addr]types.NamespacedName) {
+	if maps.Equal(w.beside, beside) {
+		return
+	}
+	w.beside = beside
+	var changed []*wire.Resource
+	for ref, r := range w.published {
+		if r.Endpoints == nil {
+			continue
+		}
+		if spoken := compile.Speak(r, w.published[backendOf(ref)], beside); spoken.Version != r.Version || spoken.Scope != r.Scope {
+			w.published[ref] = spoken
+			changed = append(changed, spoken)
+		}
+	}
+	w.Hub.PatchShared(distribute.LayerCompiled, changed, nil)
+}
+
+// backendOf is what endpoints are of.
+func backendOf(endpoints wire.Ref) wire.Ref {
+	return wire.Ref{Kind: wire.KindBackend, Key: endpoints.Key}
 }
 
 // sandboxes keeps the nodes that have reported all their pods.

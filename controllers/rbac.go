@@ -46,7 +46,7 @@ package controllers
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterroles,resourceNames=weft-identity,verbs=bind
 
 // Where API servers find the roots of the webhook (package webhooks).
-// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=validatingwebhookconfigurations,resourceNames=weft-webhook,verbs=get;list;patch;watch
+// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations;validatingwebhookconfigurations,resourceNames=weft-webhook,verbs=get;list;patch;watch
 
 // In the operator's own namespace: the certificate authority, the destination numbers, the key sets that were
 // fetched last, the address of the leader, and the owner of the node agents' pods. A user's authority is in a

@@ -21,12 +21,12 @@ func newCapturing(namespaces, services int) *World {
 	w := NewWorld()
 	w.Hub = distribute.NewHub(distribute.HubOptions{NodeLayers: []distribute.Layer{distribute.LayerCapture, distribute.LayerInbound}})
 	w.opened, w.revision = true, 1
-	w.published, w.enrolled, w.captured = map[wire.Ref]wire.Resource{}, map[string]bool{}, map[string]captured{}
+	w.published, w.enrolled, w.captured = map[wire.Ref]*wire.Resource{}, map[string]bool{}, map[string]captured{}
 	everything := &wire.Capture{}
 	for i := range namespaces {
 		namespace := fmt.Sprintf("shop-%d", i)
 		w.enrolled[namespace] = true
-		w.captured[namespace] = captured{resource: wire.Resource{Capture: everything}}
+		w.captured[namespace] = captured{resource: &wire.Resource{Capture: everything}}
 		for j := range services {
 			w.publish(namespace, fmt.Sprintf("web-%d", j))
 		}
@@ -44,7 +44,7 @@ func (w *World) publish(namespace, service string) wire.Ref {
 		Namespace: namespace, Service: service, Port: 80, Number: wire.MinNumber + n, Protocol: wire.ProtocolHTTP,
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, byte(n >> 8), byte(n)})},
 	})
-	w.published[r.Ref] = r
+	w.published[r.Ref] = &r
 	w.revision++
 	return r.Ref
 }
@@ -88,7 +88,7 @@ func TestCapturesAreMadeAnewOnlyWhenTheyChange(t *testing.T) {
 	}
 
 	route := wire.New("HTTPRoute/shop-0/r/0", wire.ScopeMesh, wire.Origin{}, &wire.Route{Destinations: []string{"shop-0/web-0:80"}})
-	w.published[route.Ref] = route
+	w.published[route.Ref] = &route
 	w.revision++
 	w.publishToNodes()
 	routed := 0
@@ -108,7 +108,7 @@ func TestCapturesAreMadeAnewOnlyWhenTheyChange(t *testing.T) {
 			a.Targets = nil
 		}
 		r := wire.New(a.Key(), wire.ScopeNamespace("shop-1"), wire.Origin{}, a)
-		w.published[r.Ref] = r
+		w.published[r.Ref] = &r
 	}
 	w.revision++
 	w.publishToNodes()
@@ -140,7 +140,7 @@ func TestPodsAreNotClosedWhenTheirNamespaceIsEnrolled(t *testing.T) {
 	w.strictNamespaces = map[string]bool{"strict": true}
 	w.revision++
 	inbound := wire.New("uid", wire.ScopeNode("n1"), wire.Origin{}, &wire.Inbound{Namespace: "strict", UID: "uid", Ports: []wire.InboundPort{{Port: 8080, Strict: true}}})
-	w.inbounds, w.inboundsChanged = map[string]*inbounds{"strict": {resources: []wire.Resource{inbound}}}, true
+	w.inbounds = map[string]*inbounds{"strict": {pods: map[string]*podInbound{"uid": {resource: &inbound}}}}
 	w.publishToNodes()
 	if !w.captures()["strict"].Strict {
 		t.Fatal("the namespace has no strict port")

@@ -38,7 +38,7 @@ func (w *World) Unfit() []string {
 }
 
 // neededFor returns what the authorizations among resources need of the proxies of their namespaces.
-func neededFor(resources map[wire.Ref]wire.Resource) map[string]int {
+func neededFor(resources map[wire.Ref]*wire.Resource) map[string]int {
 	needed := map[string]int{}
 	for ref, r := range resources {
 		if ref.Kind == wire.KindAuthorization {

@@ -11,12 +11,12 @@ import (
 
 // TestProxiesThatDoNotKnowAuthorizations: nobody sends to a proxy that would let pass what a policy refuses.
 func TestProxiesThatDoNotKnowAuthorizations(t *testing.T) {
-	published := map[wire.Ref]wire.Resource{}
+	published := map[wire.Ref]*wire.Resource{}
 	for _, r := range []wire.Resource{
 		wire.New("shop/who", wire.ScopeNamespace("shop"), wire.Origin{}, &wire.Authorization{Namespace: "shop", Name: "who"}),
 		wire.New("bank/web:80", wire.ScopeMesh, wire.Origin{}, &wire.Destination{Namespace: "bank", Policy: &wire.Policy{}}),
 	} {
-		published[r.Ref] = r
+		published[r.Ref] = &r
 	}
 	w := NewWorld()
 	w.proxies = map[string][]wire.Proxy{

@@ -10,35 +10,33 @@ import (
 
 // retire returns the resources that proxies must keep although they are no longer wanted: those of
 // destinations that pods may still send to, because no node has confirmed yet that it captures them no
-// more. before and next are complete sets of compiled resources, with what was retired earlier in
-// before. A destination goes together with the routes, backends and endpoints of its own that nothing
-// in next replaces, so that a request in flight is treated as it was.
-func retire(before, next map[wire.Ref]wire.Resource) map[wire.Ref]wire.Resource {
-	kept := map[wire.Ref]wire.Resource{}
-	gone := map[string]bool{}
-	for ref, r := range before {
-		if _, stays := next[ref]; !stays && ref.Kind == wire.KindDestination && r.Destination.Number != 0 {
+// more. gone is all that was published and is not wanted, with what was retired earlier. A destination goes together
+// with the routes, backends and endpoints of its own that are gone as well, so that a request in flight is treated as
+// it was.
+func retire(gone map[wire.Ref]*wire.Resource) map[wire.Ref]*wire.Resource {
+	kept := map[wire.Ref]*wire.Resource{}
+	destinations := map[string]bool{}
+	for ref, r := range gone {
+		if ref.Kind == wire.KindDestination && r.Destination.Number != 0 {
 			kept[ref] = r
-			gone[ref.Key] = true
+			destinations[ref.Key] = true
 		}
 	}
-	if len(gone) == 0 {
+	if len(destinations) == 0 {
 		return kept
 	}
-	needed := maps.Clone(gone)
-	for ref, r := range before {
-		if _, stays := next[ref]; stays || ref.Kind != wire.KindRoute {
+	needed := maps.Clone(destinations)
+	for ref, r := range gone {
+		if ref.Kind != wire.KindRoute || !slices.ContainsFunc(r.Route.Destinations, func(d string) bool { return destinations[d] }) {
 			continue
 		}
-		if slices.ContainsFunc(r.Route.Destinations, func(d string) bool { return gone[d] }) {
-			kept[ref] = r
-			for _, key := range backendsOf(r.Route) {
-				needed[key] = true
-			}
+		kept[ref] = r
+		for _, key := range backendsOf(r.Route) {
+			needed[key] = true
 		}
 	}
-	for ref, r := range before {
-		if _, stays := next[ref]; !stays && needed[ref.Key] && (ref.Kind == wire.KindBackend || ref.Kind == wire.KindEndpoints) {
+	for ref, r := range gone {
+		if needed[ref.Key] && (ref.Kind == wire.KindBackend || ref.Kind == wire.KindEndpoints) {
 			kept[ref] = r
 		}
 	}
@@ -66,7 +64,7 @@ func backendsOf(r *wire.Route) []string {
 // namespacesOf returns the namespaces whose proxies the destinations among the resources need: that of
 // the Service, whose proxies pick its endpoints, or for a Service outside the mesh the one that consumes
 // it, which is the destination's scope.
-func namespacesOf(resources map[wire.Ref]wire.Resource) map[string]bool {
+func namespacesOf(resources map[wire.Ref]*wire.Resource) map[string]bool {
 	namespaces := map[string]bool{}
 	for _, r := range resources {
 		if r.Destination == nil {

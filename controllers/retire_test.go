@@ -69,7 +69,14 @@ func TestRetire(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			kept := retire(index(tc.before), index(tc.next))
+			gone := map[wire.Ref]*wire.Resource{}
+			for _, r := range tc.before {
+				gone[r.Ref] = &r
+			}
+			for _, r := range tc.next {
+				delete(gone, r.Ref)
+			}
+			kept := retire(gone)
 			var got []string
 			for ref := range maps.Keys(kept) {
 				got = append(got, ref.String())
@@ -78,7 +85,7 @@ func TestRetire(t *testing.T) {
 			if diff := cmp.Diff(tc.want, got, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("retired (-want +got):\n%s", diff)
 			}
-			if again := retire(kept, index(tc.next)); len(again) != len(kept) {
+			if again := retire(kept); len(again) != len(kept) {
 				t.Errorf("what was retired once (%d) is kept by the next pass, got %d", len(kept), len(again))
 			}
 		})

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -39,8 +40,8 @@ const ackInterval = 100 * time.Millisecond
 // Rotation advances the certificate authority on evidence, and tells people of it and of the time that is
 // left. What is to be done is decided by identity.Authority.
 //
-// Evidence is an acknowledgement, of everything that is in force, by every proxy and node agent that has a
-// stream, ready or not, and by every proxy that is ready, with a stream or without: one that still serves
+// Evidence is an acknowledgement, of everything that is in force, by every proxy, beside a pod or not, and node agent that
+// has a stream, ready or not, and by every proxy that is ready, with a stream or without: one that still serves
 // and has lost its stream would refuse what it has not heard of. The wait for such a proxy ends when it is
 // back, or is not ready any more. Others without a stream take no traffic. They get what is in force in
 // one piece when they come back, and let the operator's certificate pass by the mounted bundle, which the
@@ -210,7 +211,7 @@ func (r *Rotation) gather(ctx context.Context, authority *identity.Authority) (a
 		kind, what = wire.KindCertificate, "certificates are being reissued"
 		seq, published = r.members.reissued(authority.CA)
 		for _, c := range r.hub.Clients() {
-			if c.Kind == distribute.ClientProxy {
+			if c.Kind != distribute.ClientNode {
 				clients = append(clients, c)
 			}
 		}
@@ -218,7 +219,7 @@ func (r *Rotation) gather(ctx context.Context, authority *identity.Authority) (a
 		seq, published = r.world.trusted(authority.CA.Bundle())
 		clients = r.hub.Clients()
 	}
-	waiting := acknowledged(clients, compile.ReadyProxies(pods, served, nil), seq, published)
+	waiting := acknowledged(clients, compile.ReadyProxies(pods, served, nil), compile.ReadyBeside(pods, served), seq, published)
 	waiting.phase = authority.Phase
 	if !published {
 		waiting.missing = append(waiting.missing, what)
@@ -239,14 +240,15 @@ func (r *Rotation) gather(ctx context.Context, authority *identity.Authority) (a
 	return waiting, err
 }
 
-// acknowledged counts who has the publication seq: all clients, and the ready proxies without a stream.
-func acknowledged(clients []distribute.Client, ready map[string][]wire.Proxy, seq uint64, published bool) acknowledgement {
+// acknowledged counts who has the publication seq: all clients, and the ready proxies without a stream: those that
+// namespaces share, and those beside pods.
+func acknowledged(clients []distribute.Client, ready map[string][]wire.Proxy, beside map[string][]string, seq uint64, published bool) acknowledgement {
 	var a acknowledgement
-	connected := map[[2]string]bool{}
+	connected := map[distribute.ClientKind]map[distribute.Pod]bool{distribute.ClientProxy: {}, distribute.ClientSidecar: {}}
 	for _, c := range clients {
 		a.m++
-		if c.Kind == distribute.ClientProxy {
-			connected[[2]string{c.Namespace, c.Pod}] = true
+		if of := connected[c.Kind]; of != nil {
+			of[distribute.Pod{Namespace: c.Namespace, Name: c.Pod}] = true
 		}
 		if published && c.Seq >= seq {
 			a.n++
@@ -254,12 +256,20 @@ func acknowledged(clients []distribute.Client, ready map[string][]wire.Proxy, se
 			a.missing = append(a.missing, c.String())
 		}
 	}
+	expect := func(kind distribute.ClientKind, namespace, pod string) {
+		if !connected[kind][distribute.Pod{Namespace: namespace, Name: pod}] {
+			a.m++
+			a.missing = append(a.missing, fmt.Sprintf("%s %s/%s, which is ready and not connected", kind, namespace, pod))
+		}
+	}
 	for namespace, proxies := range ready {
 		for _, p := range proxies {
-			if !connected[[2]string{namespace, p.Pod}] {
-				a.m++
-				a.missing = append(a.missing, fmt.Sprintf("proxy %s/%s, which is ready and not connected", namespace, p.Pod))
-			}
+			expect(distribute.ClientProxy, namespace, p.Pod)
+		}
+	}
+	for namespace, pods := range beside {
+		for _, pod := range pods {
+			expect(distribute.ClientSidecar, namespace, pod)
 		}
 	}
 	slices.Sort(a.missing)
@@ -302,34 +312,33 @@ func (r *Rotation) unwritten(ctx context.Context, served map[string]bool, bundle
 		}
 	}
 	slices.Sort(missing)
-	var webhook admissionregistrationv1.ValidatingWebhookConfiguration
-	err := r.client.Get(ctx, client.ObjectKey{Name: webhooks.ConfigurationName}, &webhook)
-	if client.IgnoreNotFound(err) != nil {
+	unasked, err := r.unasked(ctx, []byte(bundle))
+	return append(missing, unasked...), err
+}
+
+// unasked names the webhook configurations with other roots. API servers could not ask the operator then, and pods would
+// be made without the proxies that they are to have.
+func (r *Rotation) unasked(ctx context.Context, bundle []byte) ([]string, error) {
+	var missing []string
+	other := func(config admissionregistrationv1.WebhookClientConfig) bool {
+		return !bytes.Equal(config.CABundle, bundle)
+	}
+	key := client.ObjectKey{Name: webhooks.ConfigurationName}
+	var validating admissionregistrationv1.ValidatingWebhookConfiguration
+	if err := r.client.Get(ctx, key, &validating); client.IgnoreNotFound(err) != nil {
 		return nil, fmt.Errorf("webhook configuration: %w", err)
 	}
-	if slices.ContainsFunc(webhook.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool {
-		return string(w.ClientConfig.CABundle) != bundle
-	}) {
+	if slices.ContainsFunc(validating.Webhooks, func(w admissionregistrationv1.ValidatingWebhook) bool { return other(w.ClientConfig) }) {
 		missing = append(missing, "the roots in ValidatingWebhookConfiguration "+webhooks.ConfigurationName)
 	}
-	return missing, nil
-}
-
-// setTrusted notes a publication and the trust bundle in it.
-func (w *World) setTrusted(bundle string, seq uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.bundle != bundle {
-		w.bundle, w.bundleSeq = bundle, seq
+	var mutating admissionregistrationv1.MutatingWebhookConfiguration
+	if err := r.client.Get(ctx, key, &mutating); client.IgnoreNotFound(err) != nil {
+		return nil, fmt.Errorf("webhook configuration: %w", err)
 	}
-}
-
-// trusted returns the publication since which a trust bundle is the one that is published; false when
-// another is.
-func (w *World) trusted(bundle string) (seq uint64, published bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.bundleSeq, w.bundle == bundle
+	if slices.ContainsFunc(mutating.Webhooks, func(w admissionregistrationv1.MutatingWebhook) bool { return other(w.ClientConfig) }) {
+		missing = append(missing, "the roots in MutatingWebhookConfiguration "+webhooks.ConfigurationName)
+	}
+	return missing, nil
 }
 
 // note keeps what is waited for and what was found, for the Mesh's status.
@@ -419,7 +428,7 @@ func (r *Rotation) sources(c cache.Cache) []source.TypedSource[reconcile.Request
 			}}),
 		source.TypedKind(c, &corev1.Pod{},
 			handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, pod *corev1.Pod) []reconcile.Request {
-				if pod.Labels[meshv1alpha1.ComponentLabel] != compile.ComponentProxy || r.keeper.Authority().Phase == identity.Steady {
+				if pod.Labels[meshv1alpha1.ComponentLabel] != compile.ComponentProxy && !compile.HasSidecar(pod) || r.keeper.Authority().Phase == identity.Steady {
 					return nil
 				}
 				return always()

@@ -94,8 +94,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	plain := newPlainCounter()
 	mesh := &MeshReconciler{
 		Client: mgr.GetClient(), Hub: hub, World: world, keeper: keeper, rotation: rotation, members: members, plain: plain, installation: installation,
-		blockNotices: blockNotices{recorder: mgr.GetEventRecorder("weft")},
-		plainNotices: plainNotices{recorder: mgr.GetEventRecorder("weft")},
+		blockNotices:     blockNotices{recorder: mgr.GetEventRecorder("weft")},
+		plainNotices:     plainNotices{recorder: mgr.GetEventRecorder("weft")},
+		placementNotices: placementNotices{recorder: mgr.GetEventRecorder("weft")},
 	}
 	builder := ctrl.NewControllerManagedBy(mgr).Named("mesh").
 		For(&meshv1alpha1.Mesh{}).
@@ -117,6 +118,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	}
 	if len(found.missing) > 0 {
 		return nil
+	}
+	if err := indexSlices(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
 	}
 	if err := addController(mgr, "world", world, world.sources(mgr.GetCache())); err != nil {
 		return err
@@ -145,7 +149,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	}
 	if err := webhooks.Setup(mgr, webhooks.Options{
 		Namespace: opts.Namespace, Listen: opts.WebhookListen, CertMode: opts.WebhookCertMode, CertPath: opts.WebhookCertPath,
-		CA: keeper.CA, Changed: keeper.Changed,
+		CA: keeper.CA, Changed: keeper.Changed, Inject: func(mesh *meshv1alpha1.Mesh) webhooks.InjectConfig {
+			return injectConfig(mesh, opts)
+		},
 	}); err != nil {
 		return err
 	}
@@ -214,6 +220,7 @@ func newAuthenticator(mgr ctrl.Manager, direct client.Reader, world *World, opts
 			Kind: "DaemonSet", Namespace: opts.Namespace, Name: nodeName, ServiceAccount: nodeName,
 			Labels: map[string]string{meshv1alpha1.ComponentLabel: componentNode},
 		},
+		Sidecar:  compile.HasSidecar,
 		Enrolled: func(namespace string) bool { return world.served()[namespace] },
 	}), nil
 }

@@ -9,69 +9,46 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
 	"weft.dev/weft/controllers/status"
 	"weft.dev/weft/proxy/wire"
 )
 
-// versionsKept is how many versions of a pod's Inbound are remembered: what an agent has in force may be behind
-// what is published, and refuse the same callers on the same ports all the same.
-const versionsKept = 4
-
-// inbounds is what the node agents are told of the pods of one namespace, and what it was made from.
-type inbounds struct {
-	// pods are the UIDs and resourceVersions of the pods.
-	pods      []string
-	exposures []compile.Exposure
-	accounts  map[types.NamespacedName][]netip.Addr
-
-	resources []wire.Resource
-	// guarded are the pods behind each strict port; nodes are those that run some.
-	guarded map[compile.ServicePort][]guardedPod
-	nodes   map[string]bool
-	// strict has the strict ports of each pod in the last versions of its Inbound, the newest last.
-	strict map[string][]strictVersion
-}
-
-type guardedPod struct {
-	name, uid, node string
-	// port of the pod; 0 on the network of the node, where nothing is refused.
-	port uint16
-}
-
-type strictVersion struct {
-	version string
-	ports   []uint16
-}
-
-// setExposures takes what a pass has compiled and tells whether it is something else than before. Those of a
-// namespace that are the same stay the same slice, which is quickly compared.
-func (w *World) setExposures(exposures []compile.Exposure) bool {
-	next := make(map[string][]compile.Exposure)
-	var strict []compile.ServicePort
-	for i := range exposures {
-		e := &exposures[i]
-		next[e.Namespace] = append(next[e.Namespace], *e)
-		if e.Strict {
-			strict = append(strict, e.ServicePort)
-		}
+// setExposures takes the exposures of namespaces and tells whether they are something else than before. Those of a
+// namespace that are the same stay the same slice, which is quickly compared. From the first call on it is known what is
+// published, be it nothing.
+func (w *World) setExposures(of map[string][]compile.Exposure) bool {
+	next, first := maps.Clone(w.exposures), w.exposures == nil
+	if first {
+		next = make(map[string][]compile.Exposure)
 	}
-	changed := len(next) != len(w.exposures)
-	for namespace, own := range next {
-		if before := w.exposures[namespace]; reflect.DeepEqual(before, own) {
-			next[namespace] = before
+	changed := false
+	for namespace, own := range of {
+		if reflect.DeepEqual(next[namespace], own) {
+			continue
+		}
+		changed = true
+		if len(own) == 0 {
+			delete(next, namespace)
 		} else {
-			changed = true
+			next[namespace] = own
 		}
 	}
-	w.strictNamespaces = make(map[string]bool)
-	for _, port := range strict {
-		w.strictNamespaces[port.Namespace] = true
+	if !changed && !first {
+		return false
 	}
+	var strict []compile.ServicePort
+	namespaces := make(map[string]bool)
+	for _, namespace := range slices.Sorted(maps.Keys(next)) {
+		for i := range next[namespace] {
+			if e := &next[namespace][i]; e.Strict {
+				strict = append(strict, e.ServicePort)
+				namespaces[namespace] = true
+			}
+		}
+	}
+	w.strictNamespaces = namespaces
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.exposures, w.strict = next, strict
@@ -99,112 +76,6 @@ func (w *World) strictKeys() map[string]bool {
 		keys[port.Key()] = true
 	}
 	return keys
-}
-
-// inbound makes the Inbounds of all enrolled namespaces anew, as far as something has changed that they are made
-// from.
-func (w *World) inbound(pods []*corev1.Pod, claimed map[netip.Addr]*corev1.Pod) {
-	wanted := make(map[types.NamespacedName]bool)
-	for _, exposures := range w.exposures {
-		for i := range exposures {
-			for _, account := range exposures[i].Accounts {
-				wanted[account] = true
-			}
-		}
-	}
-	var accounts map[types.NamespacedName][]netip.Addr
-	if len(wanted) > 0 {
-		accounts = compile.AccountAddresses(claimed, wanted)
-	}
-	byNamespace := make(map[string][]*corev1.Pod)
-	for _, pod := range pods {
-		if w.enrolled[pod.Namespace] {
-			byNamespace[pod.Namespace] = append(byNamespace[pod.Namespace], pod)
-		}
-	}
-	next := make(map[string]*inbounds, len(byNamespace))
-	for namespace, pods := range byNamespace {
-		made := inbounds{exposures: w.exposures[namespace], accounts: accountsOf(w.exposures[namespace], accounts)}
-		for _, pod := range pods {
-			made.pods = append(made.pods, string(pod.UID)+"/"+pod.ResourceVersion)
-		}
-		slices.Sort(made.pods)
-		before := w.inbounds[namespace]
-		if before == nil || !before.sameInput(&made) {
-			made.make(pods, before)
-			w.inboundsChanged = true
-			before = &made
-		}
-		next[namespace] = before
-	}
-	w.inboundsChanged = w.inboundsChanged || len(next) != len(w.inbounds) || w.inbounds == nil
-	w.inbounds = next
-}
-
-func accountsOf(exposures []compile.Exposure, accounts map[types.NamespacedName][]netip.Addr) map[types.NamespacedName][]netip.Addr {
-	var own map[types.NamespacedName][]netip.Addr
-	for i := range exposures {
-		for _, account := range exposures[i].Accounts {
-			if own == nil {
-				own = make(map[types.NamespacedName][]netip.Addr)
-			}
-			own[account] = accounts[account]
-		}
-	}
-	return own
-}
-
-func (i *inbounds) sameInput(other *inbounds) bool {
-	return slices.Equal(i.pods, other.pods) && reflect.DeepEqual(i.exposures, other.exposures) && reflect.DeepEqual(i.accounts, other.accounts)
-}
-
-// make fills in what comes of the input. before may be nil.
-func (i *inbounds) make(pods []*corev1.Pod, before *inbounds) {
-	i.resources = compile.Inbounds(pods, i.exposures, i.accounts)
-	i.strict = make(map[string][]strictVersion)
-	for _, r := range i.resources {
-		now := strictVersion{version: r.Version}
-		for _, p := range r.Inbound.Ports {
-			if p.Strict {
-				now.ports = append(now.ports, p.Port)
-			}
-		}
-		var versions []strictVersion
-		if before != nil {
-			versions = slices.DeleteFunc(slices.Clone(before.strict[r.Key]), func(v strictVersion) bool { return v.version == now.version })
-		}
-		versions = append(versions, now)
-		i.strict[r.Key] = versions[max(0, len(versions)-versionsKept):]
-	}
-	i.guarded, i.nodes = make(map[compile.ServicePort][]guardedPod), make(map[string]bool)
-	for at := range i.exposures {
-		e := &i.exposures[at]
-		if !e.Strict {
-			continue
-		}
-		i.guarded[e.ServicePort] = nil
-		for _, pod := range pods {
-			port, behind := e.PortOf(pod)
-			if !behind || pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
-				continue
-			}
-			if pod.Spec.HostNetwork {
-				port = 0
-			} else {
-				i.nodes[pod.Spec.NodeName] = true
-			}
-			i.guarded[e.ServicePort] = append(i.guarded[e.ServicePort], guardedPod{pod.Name, string(pod.UID), pod.Spec.NodeName, port})
-		}
-	}
-}
-
-// allInbounds are those of all namespaces.
-func (w *World) allInbounds() []wire.Resource {
-	var resources []wire.Resource
-	for _, made := range w.inbounds {
-		resources = append(resources, made.resources...)
-	}
-	return resources
 }
 
 // enforce finds out what is in force of strict ports, and wakes the status writer for what has changed.
@@ -282,13 +153,16 @@ func (i *inbounds) enforcement(e *compile.Exposure, nodes map[string]distribute.
 			continue
 		}
 		out.Pods++
+		if pod.alone {
+			out.Unserved = "pod " + pod.name + " is to have a proxy of its own and was created without, so that calls of it are refused"
+		}
 		in := func(v strictVersion) bool { return v.version == report.Inbound && slices.Contains(v.ports, pod.port) }
 		switch {
 		case !known || node.Canary == nil:
 			why("no agent has proven on node " + pod.node + " that it can refuse callers")
 		case !node.Canary.StrictEnforced:
 			why("the agent of node " + pod.node + " could not prove that it refuses callers: " + cmp.Or(node.Canary.Reason, "its test failed"))
-		case !slices.ContainsFunc(i.strict[pod.uid], in):
+		case !slices.ContainsFunc(i.pods[pod.uid].versions, in):
 			why("not yet in force in all pods")
 		default:
 			out.Enforced++

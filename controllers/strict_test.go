@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
 	"weft.dev/weft/proxy/wire"
@@ -18,9 +19,9 @@ import (
 func TestInboundsAreMadeAnewOnlyWhereSomethingHasChanged(t *testing.T) {
 	w := NewWorld()
 	w.enrolled = map[string]bool{"shop": true, "bank": true}
-	exposures := []compile.Exposure{exposureOf("web", func(e *compile.Exposure) {
+	exposures := map[string][]compile.Exposure{"shop": {exposureOf("web", func(e *compile.Exposure) {
 		e.Strict, e.Accounts = true, []types.NamespacedName{{Namespace: "monitoring", Name: "prometheus-sa"}}
-	})}
+	})}}
 	w.setExposures(exposures)
 	pods := func(version, prometheus string) []*corev1.Pod {
 		web := plainPod("shop", "web", "n1", "10.0.0.1")
@@ -40,20 +41,32 @@ func TestInboundsAreMadeAnewOnlyWhereSomethingHasChanged(t *testing.T) {
 		t.Error("want those of the namespace made anew whose pod has changed, and no others")
 	}
 	moved, same := look(pods("2", "10.0.0.4"))
-	allowed := moved.resources[0].Inbound.Ports[0].Allowed
+	allowed := moved.pods["web"].resource.Inbound.Ports[0].Allowed
 	if same != bank || len(allowed) != 1 || allowed[0].Addr() != netip.MustParseAddr("10.0.0.4") {
 		t.Errorf("let in is %v, want the new address of the ServiceAccount's pod, and nothing new for bank", allowed)
 	}
 	if w.setExposures(exposures) {
 		t.Error("the same exposures are said to be others")
 	}
-	before := []string{shop.resources[0].Version, moved.resources[0].Version}
+	before := []string{shop.pods["web"].resource.Version, moved.pods["web"].resource.Version}
 	var kept []string
-	for _, v := range moved.strict["web"] {
+	for _, v := range moved.pods["web"].versions {
 		kept = append(kept, v.version)
 	}
 	if diff := cmp.Diff(before, kept); diff != "" {
 		t.Errorf("versions of the pod's Inbound that are strict (-want +got):\n%s", diff)
+	}
+}
+
+// TestNothingIsPublished: that Services publish nothing is known as well, which TrafficAdmitted waits for.
+func TestNothingIsPublished(t *testing.T) {
+	w := NewWorld()
+	if w.Exposures() != nil {
+		t.Error("exposures are known before anything was compiled")
+	}
+	w.setExposures(nil)
+	if w.Exposures() == nil {
+		t.Error("that there are no exposures is not known")
 	}
 }
 
@@ -70,8 +83,8 @@ func TestEnforcement(t *testing.T) {
 		return map[string]wire.PodReport{"web": {UID: "web", Inbound: version}}
 	}
 	strict := exposureOf("web", func(e *compile.Exposure) { e.Strict = true })
-	version := compile.Inbounds([]*corev1.Pod{pod(nil)}, []compile.Exposure{strict}, nil)[0].Version
-	permissive := compile.Inbounds([]*corev1.Pod{pod(nil)}, []compile.Exposure{exposureOf("web", nil)}, nil)[0].Version
+	version := compile.Inbounds([]*corev1.Pod{pod(nil)}, compile.NewExposed([]compile.Exposure{strict}), nil, "")[0].Version
+	permissive := compile.Inbounds([]*corev1.Pod{pod(nil)}, compile.NewExposed([]compile.Exposure{exposureOf("web", nil)}), nil, "")[0].Version
 
 	cases := map[string]struct {
 		pod      *corev1.Pod
@@ -116,8 +129,7 @@ func TestEnforcement(t *testing.T) {
 			if tc.exposure.Service == "" {
 				tc.exposure = strict
 			}
-			made := inbounds{exposures: []compile.Exposure{tc.exposure}}
-			made.make([]*corev1.Pod{tc.pod}, nil)
+			made := new(inbounds).make([]*corev1.Pod{tc.pod}, []compile.Exposure{tc.exposure}, nil)
 			nodes := map[string]distribute.NodeState{}
 			if tc.node != nil {
 				nodes["n1"] = *tc.node
@@ -131,11 +143,18 @@ func TestEnforcement(t *testing.T) {
 		})
 	}
 
-	made := inbounds{exposures: []compile.Exposure{strict}}
-	made.make([]*corev1.Pod{pod(nil)}, nil)
+	made := new(inbounds).make([]*corev1.Pod{pod(nil)}, []compile.Exposure{strict}, nil)
 	unserved := made.enforcement(&strict, map[string]distribute.NodeState{"n1": {Complete: true, Canary: proven, Pods: reported(version)}}, false)
 	if c := unserved.Apply(metav1.Condition{Status: metav1.ConditionTrue}); !strings.Contains(c.Message, "every call is refused") {
 		t.Errorf("without a proxy the message is %q", c.Message)
+	}
+
+	alone := pod(func(p *corev1.Pod) { p.Labels[meshv1alpha1.PlacementLabel] = string(meshv1alpha1.PlacementSidecar) })
+	of := compile.Inbound(alone, compile.NewExposed([]compile.Exposure{strict}), nil, "")
+	made = new(inbounds).make([]*corev1.Pod{alone}, []compile.Exposure{strict}, nil)
+	refused := made.enforcement(&strict, map[string]distribute.NodeState{"n1": {Complete: true, Canary: proven, Pods: reported(of.Version)}}, true)
+	if c := refused.Apply(metav1.Condition{Status: metav1.ConditionTrue}); !of.Inbound.Alone || !strings.Contains(c.Message, "pod web is to have a proxy of its own") {
+		t.Errorf("of a pod that lacks its proxy the agent is told %+v, and the message is %q", of.Inbound, c.Message)
 	}
 }
 
@@ -155,13 +174,13 @@ func TestProxiesOfStrictNamespacesAreUsedOnceTheyAreAdmitted(t *testing.T) {
 		return strings.Join(names, " ")
 	}
 	tell := func(seq uint64, addresses ...string) {
-		c := captured{resource: wire.Resource{Capture: &wire.Capture{}}}
+		c := captured{resource: &wire.Resource{Capture: &wire.Capture{}}}
 		for _, a := range addresses {
 			c.resource.Capture.Admitted = append(c.resource.Capture.Admitted, netip.MustParseAddr(a))
 		}
 		w.admitted.told(map[string]captured{"shop": c}, seq)
 	}
-	w.setExposures([]compile.Exposure{exposureOf("web", func(e *compile.Exposure) { e.Strict = true })})
+	w.setExposures(map[string][]compile.Exposure{"shop": {exposureOf("web", func(e *compile.Exposure) { e.Strict = true })}})
 	w.inbounds = map[string]*inbounds{"shop": {nodes: map[string]bool{"n1": true}}}
 	w.proxies = map[string][]wire.Proxy{"shop": {proxy("first", "10.0.0.1")}}
 	if got := usable(); got != "first" {
@@ -181,7 +200,7 @@ func TestProxiesOfStrictNamespacesAreUsedOnceTheyAreAdmitted(t *testing.T) {
 	if got := usable(); got != "second" {
 		t.Errorf("used are %q, want a proxy of the same name at another address to wait", got)
 	}
-	w.setExposures(nil)
+	w.setExposures(map[string][]compile.Exposure{"shop": nil})
 	if got := usable(); got != "second first" {
 		t.Errorf("used are %q where nothing is strict, want all", got)
 	}

@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -18,27 +17,28 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/status"
 	"weft.dev/weft/proxy/wire"
 )
 
 // sources lists what wakes a World. Every kind leads to a topic and never to one object's own key, so
-// that any number of events is one pass over the latest state.
+// that any number of events is one pass over the latest state of what they were about.
 func (w *World) sources(c cache.Cache) []source.TypedSource[topic] {
 	return []source.TypedSource[topic]{
 		watch(c, &meshv1alpha1.Mesh{}, generationChanged[*meshv1alpha1.Mesh], topicConfig),
 		watch(c, &corev1.Namespace{}, namespaceChanged, topicConfig),
-		watch(c, &corev1.Service{}, serviceChanged, topicConfig),
-		watch(c, &gwv1.HTTPRoute{}, specChanged[*gwv1.HTTPRoute](w, string(wire.RouteHTTP)), topicConfig),
-		watch(c, &gwv1.GRPCRoute{}, specChanged[*gwv1.GRPCRoute](w, string(wire.RouteGRPC)), topicConfig),
-		watch(c, &meshv1alpha1.MeshPolicy{}, specChanged[*meshv1alpha1.MeshPolicy](w, status.KindPolicy), topicConfig),
-		watch(c, &meshv1alpha1.MeshAuthorization{}, specChanged[*meshv1alpha1.MeshAuthorization](w, status.KindAuthorization), topicConfig),
+		noting(w, c, kindService, &corev1.Service{}, serviceChanged),
+		noting(w, c, kindHTTPRoute, &gwv1.HTTPRoute{}, specChanged[*gwv1.HTTPRoute](w, string(wire.RouteHTTP))),
+		noting(w, c, kindGRPCRoute, &gwv1.GRPCRoute{}, specChanged[*gwv1.GRPCRoute](w, string(wire.RouteGRPC))),
+		noting(w, c, kindPolicy, &meshv1alpha1.MeshPolicy{}, specChanged[*meshv1alpha1.MeshPolicy](w, status.KindPolicy)),
+		noting(w, c, kindAuthorization, &meshv1alpha1.MeshAuthorization{}, specChanged[*meshv1alpha1.MeshAuthorization](w, status.KindAuthorization)),
 		watch(c, &corev1.Pod{}, podChanged, topicPods),
 		watch(c, &corev1.Node{}, nodeChanged, topicPods),
 		source.TypedKind(c, &discoveryv1.EndpointSlice{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, slice *discoveryv1.EndpointSlice) []topic {
-				name := types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
-				return []topic{{what: topicEndpoints, service: name}}
+				w.noted.add(object{kindEndpointSlices, compile.SliceService(slice)})
+				return []topic{{what: topicObjects}}
 			})),
 		source.TypedFunc[topic](w.watchHub),
 		follow(w.TrustChanged, func() []topic { return []topic{{what: topicConfig}} }),
@@ -50,6 +50,16 @@ func (w *World) sources(c cache.Cache) []source.TypedSource[topic] {
 func watch[T client.Object](c cache.Cache, kind T, matters func(before, after T) bool, leadsTo what) source.TypedSource[topic] {
 	return source.TypedKind(c, kind,
 		handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, T) []topic { return []topic{{what: leadsTo}} }),
+		predicate.TypedFuncs[T]{UpdateFunc: func(e event.TypedUpdateEvent[T]) bool { return matters(e.ObjectOld, e.ObjectNew) }})
+}
+
+// noting notes the objects of all events of a kind, except updates that do not matter.
+func noting[T client.Object](w *World, c cache.Cache, name kind, of T, matters func(before, after T) bool) source.TypedSource[topic] {
+	return source.TypedKind(c, of,
+		handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, o T) []topic {
+			w.noted.add(object{name, client.ObjectKeyFromObject(o)})
+			return []topic{{what: topicObjects}}
+		}),
 		predicate.TypedFuncs[T]{UpdateFunc: func(e event.TypedUpdateEvent[T]) bool { return matters(e.ObjectOld, e.ObjectNew) }})
 }
 

@@ -2,20 +2,18 @@ package controllers
 
 import (
 	"context"
-	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"weft.dev/weft/controllers/cluster"
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/distribute"
 	"weft.dev/weft/controllers/jwks"
@@ -30,18 +28,15 @@ const numberQuarantine = 5 * time.Minute
 
 // topic names what a World is to look at again. Topics are the keys of its queue, so that any number of
 // events of one kind is one piece of work.
-type topic struct {
-	what    what
-	service types.NamespacedName
-}
+type topic struct{ what what }
 
 type what string
 
 const (
-	// topicConfig: something that Compile reads has changed.
+	// topicConfig: something has changed that concerns all namespaces, or a whole one.
 	topicConfig what = "config"
-	// topicEndpoints: the EndpointSlices of one Service have changed.
-	topicEndpoints what = "endpoints"
+	// topicObjects: objects have changed, which are noted.
+	topicObjects what = "objects"
 	// topicPods: pods, or what node agents report of them, have changed.
 	topicPods what = "pods"
 	// topicAcks: a client came, went or acknowledged.
@@ -75,13 +70,24 @@ type World struct {
 
 	numbers numberStore
 	inForce inForce
+	// noted are the objects that events have told of since the last pass.
+	noted noted
+	// compiler knows what was declared and what it means, nil before the first pass; unpublished is what it has said
+	// since the last publication. unsettled tells that a pass over the settings has failed.
+	compiler    *compile.Compiler
+	unpublished compile.Delta
+	unsettled   bool
+	// followed are the endpoints of retired backends that have changed since the last publication.
+	followed []wire.Resource
 
 	// published are the compiled resources that the hub has, nil before the first pass; retired are
 	// those among them that are kept only until no node captures them any more.
-	published map[wire.Ref]wire.Resource
-	retired   map[wire.Ref]wire.Resource
+	published map[wire.Ref]*wire.Resource
+	retired   map[wire.Ref]*wire.Resource
 	// proxies are those that are ready, by namespace, ready those among them that others may send to.
 	proxies, ready map[string][]wire.Proxy
+	// readyBeside are the pods with proxies of their own that are ready, by namespace.
+	readyBeside map[string][]string
 	// starting namespaces are labelled, and their proxies have not been ready since; joined ones are those
 	// whose proxies have. They are replaced under mu, and only by the worker.
 	starting, joined map[string]bool
@@ -106,13 +112,30 @@ type World struct {
 	strict           []compile.ServicePort
 	strictNamespaces map[string]bool
 	inbounds         map[string]*inbounds
-	inboundsChanged  bool
-	admitted         admittance
-	releases         releases
-	// unused tells since when a number has no destination.
-	unused  map[compile.NumberKey]time.Time
-	started time.Time
-	opened  bool
+	// inboundChanges is what of them nodes have not been told yet, nil for what is gone; inboundsTold tells that they
+	// have been told anything.
+	inboundChanges map[wire.Ref]*wire.Resource
+	inboundsTold   bool
+	admitted       admittance
+	// workloads is what is said of pods, published.
+	workloads map[wire.Ref]*wire.Resource
+	// beside are the addresses of pods that have proxies of their own, with their ServiceAccounts.
+	beside map[netip.Addr]types.NamespacedName
+	// placements are those of namespaces, for pods that do not say; replaced tells that they have changed since pods were
+	// looked at.
+	placements map[string]meshv1alpha1.Placement
+	replaced   bool
+	releases   releases
+	// authorizations are those among what is published.
+	authorizations map[wire.Ref]*wire.Resource
+	// numbered counts the published destinations of each number, unused tells since when a number has none. recount has
+	// that found out anew: what was compiled was not published at once, so that a number may have had none from the
+	// beginning.
+	numbered map[uint16]int
+	unused   map[compile.NumberKey]time.Time
+	recount  bool
+	started  time.Time
+	opened   bool
 	removal
 
 	mu sync.Mutex
@@ -121,8 +144,9 @@ type World struct {
 	absent map[string]int
 	// membership is closed when enrolled changes.
 	membership chan struct{}
-	// enrolled namespaces are served; leaving ones are served until no node needs their proxies any
+	// names are the enrolled namespaces, sorted; enrolled ones are served; leaving ones are served until no node needs their proxies any
 	// more and every proxy has the publication given here.
+	names    []string
 	enrolled map[string]bool
 	leaving  map[string]uint64
 	// retiring namespaces have retired destinations; withdrawn ones are those whose pods some node may
@@ -148,6 +172,7 @@ func NewWorld() *World {
 		ConnectGrace: connectGrace,
 		woken:        make(chan struct{}, 1),
 		membership:   make(chan struct{}),
+		inForce:      inForce{},
 		leaving:      map[string]uint64{},
 		withdrawn:    map[string]bool{},
 	}
@@ -157,111 +182,22 @@ func NewWorld() *World {
 func (w *World) Reconcile(ctx context.Context, t topic) (reconcile.Result, error) {
 	switch t.what {
 	case topicConfig:
-		return w.compile(ctx)
-	case topicEndpoints:
-		return reconcile.Result{}, w.endpoints(ctx, t.service)
+		return w.compile(ctx, true)
+	case topicObjects:
+		return w.compile(ctx, false)
 	case topicPods:
 		result, err := w.pods(ctx)
 		if err != nil || !w.joining() && !w.otherAccounts && !w.agentsChanged {
 			return result, err
 		}
-		return w.compile(ctx)
+		return w.compile(ctx, true)
 	default:
 		result, err := w.acknowledged()
 		if err != nil || !w.joining() {
 			return result, err
 		}
-		return w.compile(ctx)
+		return w.compile(ctx, true)
 	}
-}
-
-// compile is the one pass: load, compile, publish, tell the status writer.
-func (w *World) compile(ctx context.Context) (reconcile.Result, error) {
-	if w.started.IsZero() {
-		w.started = time.Now()
-		w.numbers = numberStore{client: w.Client, reader: w.Direct, namespace: w.SystemNamespace}
-	}
-	snapshot, err := cluster.Load(ctx, w.Client)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	given, err := w.numbers.load(ctx)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	snapshot.Numbers = w.reusable(given)
-	snapshot.TrustBundle = w.TrustBundle()
-	snapshot.SystemNamespace = w.SystemNamespace
-	if err := w.tell(ctx, &snapshot); err != nil {
-		return reconcile.Result{}, err
-	}
-	if err := w.findStarting(ctx, snapshot.Namespaces); err != nil {
-		return reconcile.Result{}, err
-	}
-	snapshot.Starting = w.starting
-	snapshot.MeshPolicies = w.inForce.recall(snapshot.MeshPolicies)
-	if snapshot.ServiceAccounts, err = w.serviceAccounts(ctx, len(snapshot.MeshAuthorizations)); err != nil {
-		return reconcile.Result{}, err
-	}
-	if snapshot.KeySets, err = w.keySets(ctx, snapshot); err != nil {
-		return reconcile.Result{}, err
-	}
-	result := compile.Compile(snapshot)
-	w.inForce = rememberInForce(result.Policies)
-	if err := w.numbers.save(ctx, result.Numbers); err != nil {
-		return reconcile.Result{}, err
-	}
-
-	next := index(result.Resources)
-	w.retired = retire(w.published, next)
-	maps.Copy(next, w.retired)
-	w.published = next
-	w.releases.needed = neededFor(next)
-	w.revision++
-	w.noteNumbers(result)
-	seq := w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(next)))
-	w.setTrusted(snapshot.TrustBundle, seq)
-	w.setEnrolled(result.Enrolled, seq)
-	stale := status.Stale(snapshot.HTTPRoutes, snapshot.GRPCRoutes, result.Routes)
-	w.Status.Replace(append(result.Routes, stale...), result.Policies, result.Authorizations)
-	exposed := w.setExposures(result.Exposures)
-	if w.podsOf == nil || exposed || !maps.Equal(w.served(), w.podsOf) {
-		return w.pods(ctx)
-	}
-	return w.acknowledged()
-}
-
-// endpoints is the side path of one Service: no route is compiled.
-func (w *World) endpoints(ctx context.Context, name types.NamespacedName) error {
-	var affected []wire.Resource
-	for ref, r := range w.published {
-		if ref.Kind == wire.KindBackend && r.Backend.Namespace == name.Namespace && r.Backend.Service == name.Name {
-			affected = append(affected, r)
-		}
-	}
-	if len(affected) == 0 {
-		return nil
-	}
-	service := &corev1.Service{}
-	if err := w.Client.Get(ctx, name, service); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	var list discoveryv1.EndpointSliceList
-	if err := w.Client.List(ctx, &list, client.InNamespace(name.Namespace), client.MatchingLabels{discoveryv1.LabelServiceName: name.Name}); err != nil {
-		return fmt.Errorf("list endpoint slices of %s: %w", name, err)
-	}
-	all := make([]*discoveryv1.EndpointSlice, len(list.Items))
-	for i := range list.Items {
-		all[i] = &list.Items[i]
-	}
-	changed := make([]wire.Resource, 0, len(affected))
-	for _, b := range affected {
-		r := compile.Endpoints(b, service, all)
-		w.published[r.Ref] = r
-		changed = append(changed, r)
-	}
-	w.Hub.Patch(distribute.LayerCompiled, changed, nil)
-	return nil
 }
 
 // acknowledged moves everything on that waits for proxies or nodes: capture, retirement, statuses.
@@ -287,77 +223,14 @@ func (w *World) acknowledged() (reconcile.Result, error) {
 	return reconcile.Result{}, nil
 }
 
-// finishRetirement drops retired resources, and lets namespaces leave, once every node holds captures
-// without them. It reports whether they do.
-func (w *World) finishRetirement() bool {
-	w.mu.Lock()
-	nothing := w.settled && len(w.retired) == 0 && len(w.withdrawn) == 0
-	w.mu.Unlock()
-	if nothing {
-		return true
-	}
-	if !w.nodesHoldCaptures() {
-		return false
-	}
-	var seq uint64
-	if len(w.retired) > 0 {
-		for ref := range w.retired {
-			delete(w.published, ref)
-		}
-		w.retired = nil
-		w.revision++
-		seq = w.Hub.Replace(distribute.LayerCompiled, slices.Collect(maps.Values(w.published)))
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.settled = true
-	w.retiring = nil
-	clear(w.withdrawn)
-	for namespace, before := range w.leaving {
-		w.leaving[namespace] = max(before, seq)
-	}
-	return true
-}
-
-// noteNumbers remembers which numbers have a destination and since when the others have none.
-func (w *World) noteNumbers(result compile.Result) {
-	active := map[uint16]bool{}
-	for _, r := range w.published {
-		if r.Destination != nil {
-			active[r.Destination.Number] = true
-		}
-	}
-	unused := map[compile.NumberKey]time.Time{}
-	for key, number := range result.Numbers {
-		if active[number] {
-			continue
-		}
-		unused[key] = time.Now()
-		if since, known := w.unused[key]; known {
-			unused[key] = since
-		}
-	}
-	w.unused = unused
-}
-
-// reusable leaves out the numbers that nothing can use any more.
-func (w *World) reusable(given compile.Numbers) compile.Numbers {
-	if len(w.unused) == 0 || !w.nodesHoldCaptures() {
-		return given
-	}
-	kept := maps.Clone(given)
-	for key, since := range w.unused {
-		if time.Since(since) > numberQuarantine {
-			delete(kept, key)
-		}
-	}
-	return kept
-}
-
 func (w *World) setEnrolled(names []string, seq uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.retiring = namespacesOf(w.retired)
+	if w.enrolled != nil && slices.Equal(names, w.names) {
+		return
+	}
+	w.names = names
 	enrolled := make(map[string]bool, len(names))
 	for _, name := range names {
 		enrolled[name] = true
@@ -452,7 +325,7 @@ func (w *World) Enrolment(namespace string) Enrolment {
 		return Leaving
 	}
 	for _, c := range clients {
-		if c.Kind == distribute.ClientProxy && c.Namespace != namespace && c.Seq < seq {
+		if c.Kind != distribute.ClientNode && c.Namespace != namespace && c.Seq < seq {
 			return Leaving
 		}
 	}
@@ -469,4 +342,21 @@ func (w *World) Forget(namespace string) {
 	delete(w.leaving, namespace)
 	w.memberChanged()
 	w.wake()
+}
+
+// setTrusted notes a publication and the trust bundle in it.
+func (w *World) setTrusted(bundle string, seq uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.bundle != bundle {
+		w.bundle, w.bundleSeq = bundle, seq
+	}
+}
+
+// trusted returns the publication since which a trust bundle is the one that is published; false when
+// another is.
+func (w *World) trusted(bundle string) (seq uint64, published bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bundleSeq, w.bundle == bundle
 }

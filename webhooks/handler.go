@@ -39,12 +39,15 @@ type Handler struct {
 	Snapshot func(context.Context) (compile.Snapshot, error)
 	Log      logr.Logger
 
+	judge func(context.Context, *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error)
 	turns chan struct{}
 }
 
-// NewHandler returns a handler that reads snapshots.
+// NewHandler returns a handler that reads snapshots and validates what is stored.
 func NewHandler(snapshot func(context.Context) (compile.Snapshot, error), log logr.Logger) *Handler {
-	return &Handler{Snapshot: snapshot, Log: log, turns: make(chan struct{}, concurrent)}
+	h := &Handler{Snapshot: snapshot, Log: log, turns: make(chan struct{}, concurrent)}
+	h.judge = h.validate
+	return h
 }
 
 // ServeHTTP answers one AdmissionReview.
@@ -155,31 +158,45 @@ func (h *Handler) answer(ctx context.Context, request *admissionv1.AdmissionRequ
 			response = h.pass(request, errors.New("internal error"))
 		}
 	}()
-	if !changes(request) {
-		return &admissionv1.AdmissionResponse{Allowed: true}
-	}
-	object, err := decode(request)
+	response, err := h.judge(ctx, request)
 	if err != nil {
 		return h.pass(request, err)
 	}
-	if object == nil {
-		return &admissionv1.AdmissionResponse{Allowed: true}
+	return response
+}
+
+// validate answers about an object of the mesh or a route.
+func (h *Handler) validate(ctx context.Context, request *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error) {
+	allowed := &admissionv1.AdmissionResponse{Allowed: true}
+	if !changes(request) {
+		return allowed, nil
+	}
+	object, err := decode(request)
+	if err != nil || object == nil {
+		return allowed, err
 	}
 	snapshot, err := h.Snapshot(ctx)
 	if err != nil {
-		return h.pass(request, err)
+		return nil, err
 	}
 	if !concerns(request, snapshot) {
-		return &admissionv1.AdmissionResponse{Allowed: true}
+		return allowed, nil
 	}
 	errs, warnings := Validate(object, snapshot)
-	response = &admissionv1.AdmissionResponse{Allowed: len(errs) == 0, Warnings: warnings}
+	response := &admissionv1.AdmissionResponse{Allowed: len(errs) == 0, Warnings: warnings}
 	if len(errs) > 0 {
 		kind := schema.GroupKind{Group: request.Kind.Group, Kind: request.Kind.Kind}
 		status := apierrors.NewInvalid(kind, object.GetName(), errs).Status()
 		response.Result = &status
 	}
-	return response
+	return response, nil
+}
+
+// denied refuses an object for a reason.
+func denied(why string) *admissionv1.AdmissionResponse {
+	return &admissionv1.AdmissionResponse{Result: &metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden, Message: why,
+	}}
 }
 
 // pass lets an object pass that cannot be judged.

@@ -19,6 +19,8 @@ type Server struct {
 	// Listen is the address to listen on, host:port.
 	Listen  string
 	Handler *Handler
+	// Injector answers at InjectPath.
+	Injector *Handler
 	// GetCertificate returns the serving certificate that is valid now.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
@@ -42,6 +44,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(Path, s.Handler)
+	mux.Handle(InjectPath, s.Injector)
 	server := &http.Server{
 		Handler:           mux,
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.GetCertificate},

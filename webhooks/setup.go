@@ -12,8 +12,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/cluster"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/identity"
@@ -21,12 +23,13 @@ import (
 
 // Names that the manifests in config/webhook share.
 const (
-	// ConfigurationName is the name of the ValidatingWebhookConfiguration.
+	// ConfigurationName is the name of the ValidatingWebhookConfiguration and of the MutatingWebhookConfiguration.
 	ConfigurationName = "weft-webhook"
 	// ServiceName is the name of the Service that leads to every replica of the operator.
 	ServiceName = "weft-webhook"
-	// Path is where reviews are posted.
-	Path = "/validate"
+	// Path is where reviews are posted, InjectPath where those of pods are that may be given proxies of their own.
+	Path       = "/validate"
+	InjectPath = "/inject"
 	// Port is where the operator listens.
 	Port = 9443
 
@@ -60,6 +63,8 @@ type Options struct {
 	// CertMode says whose certificate is served; empty means CertSelf. CertPath is the directory of a provided one.
 	CertMode CertMode
 	CertPath string
+	// Inject returns what the proxies beside pods are made from.
+	Inject func(*meshv1alpha1.Mesh) InjectConfig
 	// CA returns the authority that is trusted now. It issues the serving certificate, which every replica
 	// has one of its own of, in memory, and exchanges at half of its life.
 	CA func() *identity.CA
@@ -85,6 +90,14 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 			s.SystemNamespace = opts.Namespace
 			return s, err
 		}, mgr.GetLogger().WithName("webhook")),
+		Injector: NewInjector(func(ctx context.Context) (compile.Snapshot, error) {
+			s, err := cluster.Settings(ctx, mgr.GetClient())
+			s.SystemNamespace = opts.Namespace
+			return s, err
+		}, func(ctx context.Context, name string) (*corev1.Namespace, error) {
+			ns := &corev1.Namespace{}
+			return ns, mgr.GetAPIReader().Get(ctx, client.ObjectKey{Name: name}, ns)
+		}, opts.Inject, mgr.GetLogger().WithName("injection")),
 	}
 	if err := mgr.Add(server); err != nil {
 		return fmt.Errorf("add the webhook: %w", err)
@@ -95,11 +108,18 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 	if mode == CertProvided {
 		return nil // who provides the certificate keeps its roots in the configuration
 	}
-	bundle := &Bundle{Client: mgr.GetClient(), Roots: func() string { return opts.CA().Bundle() }, Changed: opts.Changed}
+	bundle := Bundle{Client: mgr.GetClient(), Roots: func() string { return opts.CA().Bundle() }, Changed: opts.Changed}
+	validating, mutating := bundle, bundle
+	mutating.Mutating = true
 	if err := ctrl.NewControllerManagedBy(mgr).Named("webhook").
 		For(&admissionregistrationv1.ValidatingWebhookConfiguration{}).
-		WatchesRawSource(source.Func(bundle.follow)).Complete(bundle); err != nil {
+		WatchesRawSource(source.Func(validating.follow)).Complete(&validating); err != nil {
 		return fmt.Errorf("webhook controller: %w", err)
+	}
+	if err := ctrl.NewControllerManagedBy(mgr).Named("injection").
+		For(&admissionregistrationv1.MutatingWebhookConfiguration{}).
+		WatchesRawSource(source.Func(mutating.follow)).Complete(&mutating); err != nil {
+		return fmt.Errorf("injection controller: %w", err)
 	}
 	return nil
 }

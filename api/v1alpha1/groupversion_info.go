@@ -39,6 +39,12 @@ const (
 	// value "false" keeps that object out of the mesh.
 	EnabledLabel = "mesh.weft.dev/enabled"
 
+	// PlacementLabel on a namespace says where the proxy of its pods is: PlacementNamespace or PlacementSidecar. On a pod
+	// it goes before its namespace's.
+	PlacementLabel = "mesh.weft.dev/placement"
+	// SidecarLabel is on pods that were given a proxy of their own. It is Weft's: with it and without a proxy a pod
+	// reaches nobody.
+	SidecarLabel = "mesh.weft.dev/sidecar"
 	// ComponentLabel names what an object of ours is: operator, proxy, node or identity.
 	ComponentLabel = "mesh.weft.dev/component"
 

@@ -90,7 +90,7 @@ func TestMeshDefaults(t *testing.T) {
 		t.Fatalf("an empty Mesh is refused: %v", refused)
 	}
 	var want map[string]any
-	if err := yaml.Unmarshal([]byte(`{trustDomain: cluster.local, certificates: {lifetime: 24h}, proxy: {replicas: 2, maxConnectionAge: 10m, networkPolicy: Managed}}`), &want); err != nil {
+	if err := yaml.Unmarshal([]byte(`{trustDomain: cluster.local, certificates: {lifetime: 24h}, proxy: {replicas: 2, maxConnectionAge: 10m, networkPolicy: Managed, placement: namespace}}`), &want); err != nil {
 		t.Fatal(err)
 	}
 	normalize := func(v any) map[string]any {

@@ -128,6 +128,14 @@ type ProxySpec struct {
 	// +kubebuilder:validation:MaxLength=512
 	Image string `json:"image,omitempty"`
 
+	// placement is where the proxy of a pod is for which neither its label nor its namespace's
+	// mesh.weft.dev/placement says: namespace, one of the proxies that all pods of the namespace share, or
+	// sidecar, a container of the pod itself. Pods have what they were created with.
+	// +optional
+	// +default="namespace"
+	// +kubebuilder:validation:Enum=namespace;sidecar
+	Placement Placement `json:"placement,omitempty"`
+
 	// resources of the proxy container.
 	// +optional
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
@@ -147,6 +155,15 @@ type ProxySpec struct {
 	// +kubebuilder:validation:Enum=Managed;None
 	NetworkPolicy ProxyNetworkPolicy `json:"networkPolicy,omitempty"`
 }
+
+// Placement is where the proxy of a pod is.
+type Placement string
+
+// The values of Placement, which PlacementLabel has as well.
+const (
+	PlacementNamespace Placement = "namespace"
+	PlacementSidecar   Placement = "sidecar"
+)
 
 // ProxyNetworkPolicy says who limits who may connect to the proxies.
 type ProxyNetworkPolicy string
@@ -194,6 +211,9 @@ const (
 	// MeshTrafficAdmitted is True when no NetworkPolicy blocks meshed traffic of an enrolled namespace. Ready does
 	// not depend on it: the pods that the policies select are alone concerned.
 	MeshTrafficAdmitted = "TrafficAdmitted"
+	// MeshProxiesPlaced is there while some pod of an enrolled namespace has no proxy of its own and is to have one, or a
+	// label asks for what nobody knows. It is False then; Ready does not depend on it.
+	MeshProxiesPlaced = "ProxiesPlaced"
 )
 
 // ReasonStuck of MeshProxiesCurrent says that new proxies do not become ready, and that the old ones stay.
@@ -203,12 +223,18 @@ const ReasonStuck = "Stuck"
 type MeshStatus struct {
 	// conditions of the mesh: Ready, Captured, GatewayAPIInstalled, ProxiesReady, ProxiesCurrent, DefaultsAccepted,
 	// TrafficAdmitted, CertificatesValid, CertificateAuthorityAccepted and RootRotating, and TelemetryAccepted,
-	// StrictEnforced and PlainCallers where there is something to say.
+	// StrictEnforced, PlainCallers, ProxiesPlaced, Stalled and Reconciling where there is something to say.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=16
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// observedGeneration is the generation of the object that the status is about. It is -1 until the operator has
+	// looked at the object.
+	// +optional
+	// +kubebuilder:validation:Minimum=-1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"` //nolint:kubeapilinter // as everywhere in Kubernetes: zero is never a generation
 
 	// namespaces is the number of enrolled namespaces.
 	// +optional
@@ -421,6 +447,7 @@ type Mesh struct {
 
 	// status is what the operator has observed.
 	// +optional
+	// +default={"observedGeneration":-1}
 	Status MeshStatus `json:"status,omitempty,omitzero"`
 }
 

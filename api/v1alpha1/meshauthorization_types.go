@@ -318,12 +318,19 @@ const AuthorizationEnforced = "Enforced"
 
 // MeshAuthorizationStatus is what the operator has decided and observed.
 type MeshAuthorizationStatus struct {
-	// conditions are Accepted, Programmed and Enforced over all targets, and KeysAvailable where there is a jwt.
+	// conditions are Accepted, Programmed, Ready and Enforced over all targets, KeysAvailable where there is a jwt, and
+	// Stalled or Reconciling while it is not Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// observedGeneration is the generation of the object that the status is about. It is -1 until the operator has
+	// looked at the object.
+	// +optional
+	// +kubebuilder:validation:Minimum=-1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"` //nolint:kubeapilinter // as everywhere in Kubernetes: zero is never a generation
 
 	// target names the targets for people.
 	// +optional
@@ -346,9 +353,10 @@ type MeshAuthorizationStatus struct {
 // +kubebuilder:printcolumn:name="Target",type=string,JSONPath=`.status.target`
 // +kubebuilder:printcolumn:name="Action",type=string,JSONPath=`.spec.action`
 // +kubebuilder:printcolumn:name="Mode",type=string,JSONPath=`.spec.mode`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Programmed",type=string,JSONPath=`.status.conditions[?(@.type=="Programmed")].status`
-// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Enforced",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Enforced")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type MeshAuthorization struct {
@@ -364,6 +372,7 @@ type MeshAuthorization struct {
 
 	// status is what the operator has decided and observed.
 	// +optional
+	// +default={"observedGeneration":-1}
 	Status MeshAuthorizationStatus `json:"status,omitempty,omitzero"`
 }
 

@@ -31,16 +31,35 @@ const (
 	// PolicyEnforced is on policies that make ports strict. It is True while node agents have proven that nobody
 	// else gets in.
 	PolicyEnforced = "Enforced"
+	// PolicyReady is True when the policy is accepted and programmed for every target. It is for tools that know
+	// nothing of GEP-713, as are ConditionStalled and ConditionReconciling.
+	PolicyReady = "Ready"
+)
+
+// Condition types of all kinds that tools know which wait by kstatus. Each is there while it is True and absent
+// otherwise.
+const (
+	// ConditionStalled is True when something that is asked for cannot be in force until somebody edits an object.
+	ConditionStalled = "Stalled"
+	// ConditionReconciling is True while what is asked for is not in force and may come to be without an edit.
+	ConditionReconciling = "Reconciling"
 )
 
 // MeshPolicyStatus is what the operator has decided and observed.
 type MeshPolicyStatus struct {
-	// conditions are Accepted and Programmed over all targets, and Enforced of a policy with mtls.mode Strict.
+	// conditions are Accepted, Programmed and Ready over all targets, Enforced of a policy with mtls.mode Strict, and
+	// Stalled or Reconciling while it is not Ready.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// observedGeneration is the generation of the object that the status is about. It is -1 until the operator has
+	// looked at the object.
+	// +optional
+	// +kubebuilder:validation:Minimum=-1
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"` //nolint:kubeapilinter // as everywhere in Kubernetes: zero is never a generation
 
 	// target names the targets for people.
 	// +optional
@@ -109,9 +128,10 @@ type EffectiveField struct {
 // +kubebuilder:resource:scope=Namespaced,shortName=mpol,categories=gateway-api
 // +kubebuilder:metadata:labels="gateway.networking.k8s.io/policy=Inherited"
 // +kubebuilder:printcolumn:name="Target",type=string,JSONPath=`.status.target`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
 // +kubebuilder:printcolumn:name="Programmed",type=string,JSONPath=`.status.conditions[?(@.type=="Programmed")].status`
-// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type MeshPolicy struct {
 	metav1.TypeMeta `json:",inline"`
@@ -126,6 +146,7 @@ type MeshPolicy struct {
 
 	// status is what the operator has decided and observed.
 	// +optional
+	// +default={"observedGeneration":-1}
 	Status MeshPolicyStatus `json:"status,omitempty,omitzero"`
 }
 

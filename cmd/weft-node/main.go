@@ -109,7 +109,7 @@ func parseFlags(args []string, getenv func(string) string, output io.Writer) (co
 func run(ctx context.Context, c config, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	stream := &source.Stream{
-		Addresses: c.operatorAddresses, CAFile: c.caFile, TokenFile: c.tokenFile, Build: wire.Build, Log: log,
+		Addresses: c.operatorAddresses, CAFile: c.caFile, TokenFile: c.tokenFile, Build: wire.Build, Log: log, Tidy: true,
 	}
 	strict := strictFile(c.stateDir)
 	remembered, err := strict.read()

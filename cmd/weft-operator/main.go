@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	certmanager "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
@@ -47,13 +48,17 @@ type flags struct {
 	verbose                          bool
 }
 
+// engines are what proxies take for --http-engine; empty is their default. A proxy that is given another does not start,
+// and with it the roll-out of a namespace stops.
+var engines = []string{"", "weft", "std"}
+
 func main() {
 	var f flags
 	flag.StringVar(&f.namespace, "namespace", "weft-system", "namespace of the operator")
 	flag.StringVar(&f.podName, "pod", os.Getenv("POD_NAME"), "name of the operator's pod")
 	flag.StringVar(&f.podAddresses, "pod-addresses", os.Getenv("POD_IPS"), "addresses of the operator's pod, separated by commas")
 	flag.StringVar(&f.proxyImage, "proxy-image", os.Getenv("WEFT_PROXY_IMAGE"), "image of the proxies of enrolled namespaces")
-	flag.StringVar(&f.proxyHTTPEngine, "proxy-http-engine", os.Getenv("WEFT_PROXY_HTTP_ENGINE"), "what proxies serve and speak HTTP/1.1 with: std or weft; empty for the proxy's default")
+	flag.StringVar(&f.proxyHTTPEngine, "proxy-http-engine", os.Getenv("WEFT_PROXY_HTTP_ENGINE"), "what proxies serve and speak HTTP with: weft or std; empty for the proxy's default")
 	flag.StringVar(&f.nodeImage, "node-image", os.Getenv("WEFT_NODE_IMAGE"), "image of the node agents, where the operator is to deploy them itself; empty where the installation has")
 	flag.StringVar(&f.configAddress, "config-bind-address", fmt.Sprintf(":%d", controllers.ConfigPort), "where the leader serves configuration")
 	flag.StringVar(&f.webhookAddress, "webhook-bind-address", fmt.Sprintf(":%d", webhooks.Port), "where every replica answers admission reviews")
@@ -83,6 +88,9 @@ func run(f *flags) error {
 	addresses, err := parseAddresses(f.podAddresses)
 	if err != nil {
 		return err
+	}
+	if !slices.Contains(engines, f.proxyHTTPEngine) {
+		return fmt.Errorf("--proxy-http-engine %q is none that proxies have; write weft or std", f.proxyHTTPEngine)
 	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, gwv1.Install, certmanager.AddToScheme, meshv1alpha1.AddToScheme} {

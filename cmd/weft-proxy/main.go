@@ -1,6 +1,6 @@
-// Command weft-proxy is the data plane of one namespace: it serves the captured connections of the
-// namespace's pods and the hop of other namespaces, by the configuration that the operator streams to
-// it. It wires flags, listeners and signals to packages source and engine and decides nothing itself.
+// Command weft-proxy is the data plane of one namespace, or with --service-account of the one pod that it is beside: it
+// serves the captured connections of the namespace's pods, or of the pod, and the hop of other proxies, by the
+// configuration that the operator streams to it. It wires flags, listeners and signals to packages source and engine and decides nothing itself.
 package main
 
 import (
@@ -34,6 +34,7 @@ type config struct {
 	tokenFile, caFile string
 	stateDir          string
 	namespace, pod    string
+	serviceAccount    string
 	node, zone        string
 	leave, drain      time.Duration
 	http              engine.HTTPEngine
@@ -77,12 +78,13 @@ func parseFlags(args []string, output io.Writer) (config, error) {
 	flags.StringVar(&c.caFile, "ca-file", "", "file with the PEM roots that the operator's certificate must lead to; read again for each connection")
 	flags.StringVar(&c.stateDir, "state-dir", "", "directory on a memory-backed volume for the last good configuration, private keys included; empty: it is not kept")
 	flags.StringVar(&c.namespace, "namespace", "", "namespace whose pods this proxy serves")
+	flags.StringVar(&c.serviceAccount, "service-account", "", "ServiceAccount of the one pod that this proxy is beside and serves; empty: it serves all pods of the namespace")
 	flags.StringVar(&c.pod, "pod", "", "name of this pod, for logs and traces")
 	flags.StringVar(&c.node, "node", "", "name of this pod's node, for logs and traces")
 	flags.StringVar(&c.zone, "zone", "", "zone of this pod's node; proxies of the same zone are preferred")
 	flags.DurationVar(&c.leave, "leave-grace", 5*time.Second, "how long connections are still accepted after SIGTERM, so that node agents and other proxies can leave first")
 	flags.DurationVar(&c.drain, "drain-grace", 45*time.Second, "how long open connections may take to end after that")
-	flags.TextVar(&c.http, "http-engine", engine.HTTPStd, "what serves and speaks HTTP/1.1: std (net/http) or weft (Weft's own)")
+	flags.TextVar(&c.http, "http-engine", engine.HTTPWeft, "what serves and speaks HTTP: weft (Weft's own) or std (net/http)")
 	flags.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "least level that is logged: debug, info, warn or error")
 	if err := flags.Parse(args); err != nil {
 		return config{}, err
@@ -132,12 +134,12 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	exchanges := admin.NewExchanges()
 	lines := accesslog.New(c.accessLog)
 	e := engine.New(engine.Options{
-		Namespace: c.namespace, Zone: c.zone, LeaveGrace: c.leave, Exchanges: exchanges, Log: log, HTTP: c.http,
+		Namespace: c.namespace, ServiceAccount: c.serviceAccount, Zone: c.zone, LeaveGrace: c.leave, Exchanges: exchanges, Log: log, HTTP: c.http,
 		AccessLog: lines, Resource: resource(c),
 	})
 	s := newStream(c, e, log)
 	inventory := &admin.Inventory{
-		Build: wire.Build, Namespace: c.namespace, Pod: c.pod, Ready: e.Ready, Connected: s.Connected,
+		Build: wire.Build, Namespace: c.namespace, Pod: c.pod, Ready: e.Ready, Connected: s.Connected, Held: &s.Held,
 	}
 	s.Apply = inventory.Watch(e.Apply)
 
@@ -157,8 +159,12 @@ func run(ctx context.Context, c config, log *slog.Logger) error {
 	health := &http.Server{Handler: e.HealthHandler(), ReadHeaderTimeout: probeTimeout}
 	administration := &http.Server{Handler: admin.Handler(inventory, exchanges), ReadHeaderTimeout: probeTimeout}
 	metrics := &http.Server{Handler: e.Metrics().Handler(), ReadHeaderTimeout: probeTimeout}
+	captured := engine.Captured(listeners[wire.PortCaptured])
+	if c.serviceAccount != "" {
+		captured = engine.CapturedBeside(listeners[wire.PortCaptured])
+	}
 	servers := []func() error{
-		func() error { return e.ServeCaptured(engine.Captured(listeners[wire.PortCaptured])) },
+		func() error { return e.ServeCaptured(captured) },
 		func() error { return e.ServeHop(listeners[wire.PortHop]) },
 		func() error { return health.Serve(listeners[wire.PortHealth]) },
 		func() error { return administration.Serve(listeners[wire.PortAdmin]) },
@@ -209,7 +215,7 @@ func newStream(c config, e *engine.Engine, log *slog.Logger) *source.Stream {
 	// Until the operator has been reached, saved configuration may be out of date.
 	e.SetDisconnected(true)
 	s := &source.Stream{
-		Addresses: c.operatorAddresses, CAFile: c.caFile, TokenFile: c.tokenFile, Build: wire.Build, Log: log,
+		Addresses: c.operatorAddresses, CAFile: c.caFile, TokenFile: c.tokenFile, Build: wire.Build, Log: log, Tidy: true,
 		OnConnection: func(connected bool, _ error) { e.SetDisconnected(!connected) },
 	}
 	if c.stateDir != "" {

@@ -33,14 +33,14 @@ func TestFlags(t *testing.T) {
 			args: required,
 			want: config{
 				operatorAddresses: []string{"a:1", "b:2"}, tokenFile: "/t", caFile: "/ca", namespace: "shop",
-				leave: 5 * time.Second, drain: 45 * time.Second, http: engine.HTTPStd,
+				leave: 5 * time.Second, drain: 45 * time.Second, http: engine.HTTPWeft,
 			},
 		},
 		"everything": {
-			args: append(required, "--state-dir=/s", "--pod=p", "--node=n", "--zone=z", "--leave-grace=1s", "--drain-grace=2s", "--http-engine=weft", "--log-level=debug"),
+			args: append(required, "--state-dir=/s", "--pod=p", "--node=n", "--zone=z", "--leave-grace=1s", "--drain-grace=2s", "--http-engine=std", "--log-level=debug"),
 			want: config{
 				operatorAddresses: []string{"a:1", "b:2"}, tokenFile: "/t", caFile: "/ca", namespace: "shop",
-				stateDir: "/s", pod: "p", node: "n", zone: "z", leave: time.Second, drain: 2 * time.Second, http: engine.HTTPWeft, logLevel: slog.LevelDebug,
+				stateDir: "/s", pod: "p", node: "n", zone: "z", leave: time.Second, drain: 2 * time.Second, http: engine.HTTPStd, logLevel: slog.LevelDebug,
 			},
 		},
 		// A zone may be unknown: the downward API gives an empty value then.
@@ -48,7 +48,7 @@ func TestFlags(t *testing.T) {
 			args: append(required, "--zone="),
 			want: config{
 				operatorAddresses: []string{"a:1", "b:2"}, tokenFile: "/t", caFile: "/ca", namespace: "shop",
-				leave: 5 * time.Second, drain: 45 * time.Second, http: engine.HTTPStd,
+				leave: 5 * time.Second, drain: 45 * time.Second, http: engine.HTTPWeft,
 			},
 		},
 		"missing":        {args: required[:3], wantErr: "--namespace is required"},

@@ -28,7 +28,7 @@ type Query struct {
 
 // ofService selects what was asked for; rates is the window of rates.
 const (
-	ofService = `mesh_dst_namespace=~"$namespace",mesh_dst_service=~"$service"`
+	ofService = `weft_destination_namespace=~"$namespace",weft_destination_service=~"$service"`
 	rates     = "[$__rate_interval]"
 )
 
@@ -38,7 +38,7 @@ const (
 	unitByteRate                     = "Bps"
 )
 
-const service = "{{mesh_dst_namespace}}/{{mesh_dst_service}}"
+const service = "{{weft_destination_namespace}}/{{weft_destination_service}}"
 
 func rate(by, selector string) string {
 	return "sum by (" + by + ") (rate({" + selector + "}" + rates + "))"
@@ -59,35 +59,35 @@ func comma(by string) string {
 var Dashboards = []Dashboard{
 	{UID: "weft-mesh", Title: "Weft / Mesh", Panels: []Panel{
 		{Title: "Requests", Unit: unitRate, Says: "What clients have sent, by the called Service.", Queries: []Query{
-			{Expr: "sum by (mesh_dst_namespace, mesh_dst_service) (weft:requests:rate5m)", Legend: service},
+			{Expr: "sum by (weft_destination_namespace, weft_destination_service) (weft:requests:rate5m)", Legend: service},
 		}},
 		{Title: "Success", Unit: unitShare, Says: "The share that was neither answered 5xx nor with an error of gRPC.", Queries: []Query{
-			{Expr: "1 - (sum by (mesh_dst_namespace, mesh_dst_service) (weft:requests_failed:rate5m) or 0 * sum by (mesh_dst_namespace, mesh_dst_service) (weft:requests:rate5m)) / sum by (mesh_dst_namespace, mesh_dst_service) (weft:requests:rate5m)", Legend: service},
+			{Expr: "1 - (sum by (weft_destination_namespace, weft_destination_service) (weft:requests_failed:rate5m) or 0 * sum by (weft_destination_namespace, weft_destination_service) (weft:requests:rate5m)) / sum by (weft_destination_namespace, weft_destination_service) (weft:requests:rate5m)", Legend: service},
 		}},
 		{Title: "Latency, 99th percentile", Unit: unitSeconds, Says: "From the head of the request to the end of its answer.", Queries: []Query{
 			{Expr: "weft:request_duration_seconds:p99_5m", Legend: service},
 		}},
 		{Title: "Who calls whom", Unit: unitRate, Says: "Requests by the ServiceAccount of the caller.", Queries: []Query{
-			{Expr: "sum by (mesh_src_namespace, mesh_src_service_account, mesh_dst_namespace, mesh_dst_service) (weft:requests:rate5m)", Legend: "{{mesh_src_namespace}}/{{mesh_src_service_account}} → " + service},
+			{Expr: "sum by (weft_source_namespace, weft_source_service_account, weft_destination_namespace, weft_destination_service) (weft:requests:rate5m)", Legend: "{{weft_source_namespace}}/{{weft_source_service_account}} → " + service},
 		}},
 		{Title: "Answers that proxies made", Unit: unitRate, Says: "By reason; docs/reasons.md says what each means.", Queries: []Query{
-			{Expr: "sum by (reason) (rate(weft_local_responses_total" + rates + "))", Legend: "{{reason}}"},
+			{Expr: "sum by (weft_reason) (rate(weft_local_responses_total" + rates + "))", Legend: "{{weft_reason}}"},
 		}},
 		{Title: "Cut answers and refused connections", Unit: unitRate, Says: "What ended before it was complete, and what was not served, by reason.", Queries: []Query{
-			{Expr: "sum by (reason) (rate(weft_exchanges_cut_total" + rates + ")) or vector(0)", Legend: "cut: {{reason}}"},
-			{Expr: "sum by (reason) (rate(weft_connections_refused_total" + rates + ")) or vector(0)", Legend: "refused: {{reason}}"},
+			{Expr: "sum by (weft_reason) (rate(weft_exchanges_cut_total" + rates + ")) or vector(0)", Legend: "cut: {{weft_reason}}"},
+			{Expr: "sum by (weft_reason) (rate(weft_connections_refused_total" + rates + ")) or vector(0)", Legend: "refused: {{weft_reason}}"},
 		}},
 		{Title: "Bytes of TCP", Unit: unitByteRate, Says: "Of connections that have ended, upgraded ones among them.", Queries: []Query{
-			{Expr: "sum by (mesh_dst_namespace, mesh_dst_service) (rate(weft_tcp_sent_bytes_total" + rates + "))", Legend: "to " + service},
-			{Expr: "sum by (mesh_dst_namespace, mesh_dst_service) (rate(weft_tcp_received_bytes_total" + rates + "))", Legend: "from " + service},
+			{Expr: "sum by (weft_destination_namespace, weft_destination_service) (rate(weft_tcp_sent_bytes_total" + rates + "))", Legend: "to " + service},
+			{Expr: "sum by (weft_destination_namespace, weft_destination_service) (rate(weft_tcp_received_bytes_total" + rates + "))", Legend: "from " + service},
 		}},
 		{Title: "Authorization", Unit: unitRate, Says: "Decisions by verdict and MeshAuthorization.", Queries: []Query{
-			{Expr: "sum by (verdict, policy) (rate(weft_authorization_decisions_total" + rates + "))", Legend: "{{verdict}} {{policy}}"},
+			{Expr: "sum by (weft_authorization_verdict, weft_authorization_policy) (rate(weft_authorization_decisions_total" + rates + "))", Legend: "{{weft_authorization_verdict}} {{weft_authorization_policy}}"},
 		}},
 	}},
 	{UID: "weft-service", Title: "Weft / Service", ByService: true, Panels: []Panel{
 		{Title: "Requests by status", Unit: unitRate, Says: "As clients see it.", Queries: []Query{
-			{Expr: rate("http_response_status_code, rpc_status_code", durations("server", "count")+","+clientsView+","+ofService), Legend: "{{http_response_status_code}}{{rpc_status_code}}"},
+			{Expr: rate("http_response_status_code, rpc_response_status_code", durations("server", "count")+","+clientsView+","+ofService), Legend: "{{http_response_status_code}}{{rpc_response_status_code}}"},
 		}},
 		{Title: "Errors by type", Unit: unitRate, Says: "A reason of Weft's if a proxy has answered, else the status.", Queries: []Query{
 			{Expr: rate("error_type", durations("server", "count")+","+clientsView+`,error_type!="",`+ofService), Legend: "{{error_type}}"},
@@ -98,39 +98,39 @@ var Dashboards = []Dashboard{
 			{Expr: latency("0.99", "", durations("server", "bucket")+","+clientsView+","+ofService), Legend: "p99"},
 		}},
 		{Title: "Callers", Unit: unitRate, Says: "Requests by ServiceAccount.", Queries: []Query{
-			{Expr: rate("mesh_src_namespace, mesh_src_service_account", durations("server", "count")+","+clientsView+","+ofService), Legend: "{{mesh_src_namespace}}/{{mesh_src_service_account}}"},
+			{Expr: rate("weft_source_namespace, weft_source_service_account", durations("server", "count")+","+clientsView+","+ofService), Legend: "{{weft_source_namespace}}/{{weft_source_service_account}}"},
 		}},
 		{Title: "Both ends of the hop", Unit: unitSeconds, Says: "99th percentile as the caller's proxy measures it (captured) and the Service's own (hop). The difference is the way.", Queries: []Query{
-			{Expr: latency("0.99", "mesh_listener", durations("server", "bucket")+","+ofService), Legend: "{{mesh_listener}}"},
+			{Expr: latency("0.99", "weft_listener", durations("server", "bucket")+","+ofService), Legend: "{{weft_listener}}"},
 		}},
 		{Title: "Tries by outcome", Unit: unitRate, Says: "What proxies have sent, each repetition apart, by backend.", Queries: []Query{
-			{Expr: rate("mesh_backend, mesh_tls, error_type", durations("client", "count")+","+ofService), Legend: "{{mesh_backend}} {{mesh_tls}} {{error_type}}"},
+			{Expr: rate("weft_backend, weft_tls, error_type", durations("client", "count")+","+ofService), Legend: "{{weft_backend}} {{weft_tls}} {{error_type}}"},
 		}},
 		{Title: "Time to the head of the response", Unit: unitSeconds, Says: "99th percentile of one try, by backend.", Queries: []Query{
-			{Expr: latency("0.99", "mesh_backend", durations("client", "bucket")+","+ofService), Legend: "{{mesh_backend}}"},
+			{Expr: latency("0.99", "weft_backend", durations("client", "bucket")+","+ofService), Legend: "{{weft_backend}}"},
 		}},
 		{Title: "Retries", Unit: unitRate, Says: "By the reason that the try before was not enough.", Queries: []Query{
-			{Expr: "sum by (mesh_backend, reason) (rate(weft_upstream_retries_total{" + ofService + "}" + rates + "))", Legend: "{{mesh_backend}} {{reason}}"},
+			{Expr: "sum by (weft_backend, weft_retry_reason) (rate(weft_upstream_retries_total{" + ofService + "}" + rates + "))", Legend: "{{weft_backend}} {{weft_retry_reason}}"},
 		}},
 		{Title: "Endpoints", Unit: unitShort, Says: "Instances by state, as the proxies that pick them judge: the least usable, and the most that are out.", Queries: []Query{
-			{Expr: `min by (mesh_backend) (weft_upstream_endpoints{state="usable",mesh_backend=~"$namespace/$service:.*"})`, Legend: "{{mesh_backend}} usable"},
-			{Expr: `max by (mesh_backend, state) (weft_upstream_endpoints{state!="usable",mesh_backend=~"$namespace/$service:.*"})`, Legend: "{{mesh_backend}} {{state}}"},
+			{Expr: `min by (weft_backend) (weft_upstream_endpoints{state="usable",weft_backend=~"$namespace/$service:.*"})`, Legend: "{{weft_backend}} usable"},
+			{Expr: `max by (weft_backend, state) (weft_upstream_endpoints{state!="usable",weft_backend=~"$namespace/$service:.*"})`, Legend: "{{weft_backend}} {{state}}"},
 		}},
 		{Title: "Ejections and circuit breaking", Unit: unitRate, Says: "Ejections by cause; what was refused because of a limit, and what waits.", Queries: []Query{
-			{Expr: "sum by (mesh_backend, cause) (rate(weft_upstream_ejections_total" + rates + "))", Legend: "{{mesh_backend}} ejected: {{cause}}"},
-			{Expr: "sum by (mesh_backend, limit) (rate(weft_circuit_breaker_open_total" + rates + "))", Legend: "{{mesh_backend}} full: {{limit}}"},
-			{Expr: "sum by (mesh_backend) (weft_circuit_breaker_pending)", Legend: "{{mesh_backend}} waiting"},
+			{Expr: "sum by (weft_backend, cause) (rate(weft_upstream_ejections_total" + rates + "))", Legend: "{{weft_backend}} ejected: {{cause}}"},
+			{Expr: "sum by (weft_backend, limit) (rate(weft_circuit_breaker_open_total" + rates + "))", Legend: "{{weft_backend}} full: {{limit}}"},
+			{Expr: "sum by (weft_backend) (weft_circuit_breaker_pending)", Legend: "{{weft_backend}} waiting"},
 		}},
 	}},
 	{UID: "weft-routes", Title: "Weft / Routes and releases", Panels: []Panel{
 		{Title: "Share of each backend", Unit: unitShare, Says: "Of the requests of a rule, to hold against its weights.", Queries: []Query{
-			{Expr: "weft:backend_requests:rate5m / on (mesh_route_kind, mesh_route_namespace, mesh_route_name, mesh_rule) group_left () sum by (mesh_route_kind, mesh_route_namespace, mesh_route_name, mesh_rule) (weft:backend_requests:rate5m)", Legend: "{{mesh_route_namespace}}/{{mesh_route_name}} {{mesh_rule}}: {{mesh_backend}}"},
+			{Expr: "weft:backend_requests:rate5m / on (weft_route_kind, weft_route_namespace, weft_route_name, weft_rule) group_left () sum by (weft_route_kind, weft_route_namespace, weft_route_name, weft_rule) (weft:backend_requests:rate5m)", Legend: "{{weft_route_namespace}}/{{weft_route_name}} {{weft_rule}}: {{weft_backend}}"},
 		}},
 		{Title: "Failures of each backend", Unit: unitShare, Says: "The share that failed, by rule and backend.", Queries: []Query{
-			{Expr: "weft:backend_requests_failed:rate5m / weft:backend_requests:rate5m", Legend: "{{mesh_route_namespace}}/{{mesh_route_name}} {{mesh_rule}}: {{mesh_backend}}"},
+			{Expr: "weft:backend_requests_failed:rate5m / weft:backend_requests:rate5m", Legend: "{{weft_route_namespace}}/{{weft_route_name}} {{weft_rule}}: {{weft_backend}}"},
 		}},
 		{Title: "Latency of each backend, 99th percentile", Unit: unitSeconds, Says: "From the head of the request to the end of its answer.", Queries: []Query{
-			{Expr: "weft:backend_request_duration_seconds:p99_5m", Legend: "{{mesh_route_namespace}}/{{mesh_route_name}} {{mesh_rule}}: {{mesh_backend}}"},
+			{Expr: "weft:backend_request_duration_seconds:p99_5m", Legend: "{{weft_route_namespace}}/{{weft_route_name}} {{weft_rule}}: {{weft_backend}}"},
 		}},
 		{Title: "Mirrored requests", Unit: unitRate, Says: "By outcome; dropped ones found no room.", Queries: []Query{
 			{Expr: "sum by (outcome) (rate(weft_mirror_requests_total" + rates + "))", Legend: "{{outcome}}"},
@@ -144,7 +144,7 @@ var Dashboards = []Dashboard{
 			{Expr: "sum by (kind) (weft_config_clients)", Legend: "{{kind}}"},
 		}},
 		{Title: "Lag", Unit: unitSeconds, Says: "How long a client has owed an acknowledgement.", Queries: []Query{
-			{Expr: "max by (kind, mesh_namespace, mesh_pod) (weft_config_client_lag_seconds)", Legend: "{{kind}} {{mesh_namespace}}/{{mesh_pod}}"},
+			{Expr: "max by (kind, k8s_namespace_name, k8s_pod_name) (weft_config_client_lag_seconds)", Legend: "{{kind}} {{k8s_namespace_name}}/{{k8s_pod_name}}"},
 		}},
 		{Title: "Version of the configuration", Unit: unitShort, Says: "The operator's last publication, and what each proxy serves by.", Queries: []Query{
 			{Expr: "max by (job, namespace, pod) (weft_config_sequence)", Legend: "{{namespace}}/{{pod}}"},
@@ -171,7 +171,7 @@ var Dashboards = []Dashboard{
 			{Expr: "sum by (source, outcome) (rate(weft_jwks_reads_total" + rates + ")) or vector(0)", Legend: "{{source}} {{outcome}}"},
 		}},
 		{Title: "Callers past the mesh", Unit: unitRate, Says: "Connections to published ports that no proxy has seen, by what was done with them.", Queries: []Query{
-			{Expr: "sum by (mesh_dst_namespace, mesh_dst_service, verdict) (rate(weft_plain_connections_total" + rates + ")) or vector(0)", Legend: service + " {{verdict}}"},
+			{Expr: "sum by (weft_destination_namespace, weft_destination_service, verdict) (rate(weft_plain_connections_total" + rates + ")) or vector(0)", Legend: service + " {{verdict}}"},
 		}},
 	}},
 	{UID: "weft-data-plane", Title: "Weft / Proxies and nodes", Panels: []Panel{
@@ -182,14 +182,14 @@ var Dashboards = []Dashboard{
 			{Expr: "process_resident_memory_bytes and on (job, instance) weft_ready", Legend: "{{namespace}}/{{pod}}"},
 		}},
 		{Title: "Requests under way", Unit: unitShort, Says: "By proxy and listener.", Queries: []Query{
-			{Expr: "sum by (namespace, pod, mesh_listener) (http_server_active_requests)", Legend: "{{namespace}}/{{pod}} {{mesh_listener}}"},
+			{Expr: "sum by (namespace, pod, weft_listener) (http_server_active_requests)", Legend: "{{namespace}}/{{pod}} {{weft_listener}}"},
 		}},
 		{Title: "Open connections", Unit: unitShort, Says: "By listener and protocol.", Queries: []Query{
-			{Expr: "sum by (mesh_listener, protocol) (weft_connections_active)", Legend: "{{mesh_listener}} {{protocol}}"},
+			{Expr: "sum by (weft_listener, protocol) (weft_connections_active)", Legend: "{{weft_listener}} {{protocol}}"},
 			{Expr: "sum(weft_tcp_connections_active)", Legend: "of opaque bytes"},
 		}},
 		{Title: "New connections", Unit: unitRate, Says: "By listener and protocol, and those of opaque bytes that have ended.", Queries: []Query{
-			{Expr: "sum by (mesh_listener, protocol) (rate(weft_connections_total" + rates + "))", Legend: "{{mesh_listener}} {{protocol}}"},
+			{Expr: "sum by (weft_listener, protocol) (rate(weft_connections_total" + rates + "))", Legend: "{{weft_listener}} {{protocol}}"},
 			{Expr: "sum by (error_type) (rate(weft_tcp_connections_total" + rates + "))", Legend: "ended {{error_type}}"},
 		}},
 		{Title: "State of proxies", Unit: unitShort, Says: "How many are ready, drain, and have a stream of configuration.", Queries: []Query{
@@ -228,8 +228,8 @@ var Dashboards = []Dashboard{
 			{Expr: "sum(rate(weft_node_forgotten_connections_total" + rates + "))", Legend: "connections to dead proxies"},
 		}},
 		{Title: "Connections past the mesh, by nodes", Unit: unitRate, Says: "Let in, and refused by strict ports.", Queries: []Query{
-			{Expr: "sum by (mesh_dst_namespace) (rate(weft_node_plain_connections_total" + rates + ")) or vector(0)", Legend: "{{mesh_dst_namespace}} let in"},
-			{Expr: "sum by (mesh_dst_namespace) (rate(weft_node_refused_connections_total" + rates + ")) or vector(0)", Legend: "{{mesh_dst_namespace}} refused"},
+			{Expr: "sum by (weft_destination_namespace) (rate(weft_node_plain_connections_total" + rates + ")) or vector(0)", Legend: "{{weft_destination_namespace}} let in"},
+			{Expr: "sum by (weft_destination_namespace) (rate(weft_node_refused_connections_total" + rates + ")) or vector(0)", Legend: "{{weft_destination_namespace}} refused"},
 		}},
 		{Title: "Versions", Unit: unitShort, Says: "Of proxies.", Queries: []Query{
 			{Expr: "sum by (version) (weft_build_info)", Legend: "{{version}}"},

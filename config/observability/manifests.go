@@ -49,8 +49,8 @@ func (d *Dashboard) JSON() ([]byte, error) {
 	variables := []map[string]any{{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}}
 	if d.ByService {
 		variables = append(variables,
-			variable("namespace", "label_values(weft:requests:rate5m, mesh_dst_namespace)"),
-			variable("service", `label_values(weft:requests:rate5m{mesh_dst_namespace=~"$namespace"}, mesh_dst_service)`))
+			variable("namespace", "label_values(weft:requests:rate5m, weft_destination_namespace)"),
+			variable("service", `label_values(weft:requests:rate5m{weft_destination_namespace=~"$namespace"}, weft_destination_service)`))
 	}
 	panels := []map[string]any{}
 	for i, p := range d.Panels {

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"weft.dev/weft/test/docs"
 )
 
 var update = flag.Bool("update", false, "rewrite the manifests and the documentation")
@@ -152,7 +154,7 @@ func TestUsed(t *testing.T) {
 // templates are what others than Prometheus put into a query.
 var templates = regexp.MustCompile(`\{\{[^}]*\}\}`)
 
-// examples are the queries of the examples.
+// examples are the queries of the examples and of the documentation.
 func examples(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("../../examples/*/*.yaml")
@@ -181,6 +183,21 @@ func examples(t *testing.T) map[string]string {
 			t.Error("no example has a query")
 		}
 	}()
+	pages, err := docs.Pages("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range pages {
+		blocks, err := docs.Read("../..", page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range blocks {
+			if b.Language == "promql" {
+				all[b.String()] = b.Text
+			}
+		}
+	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {

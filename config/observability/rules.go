@@ -37,13 +37,13 @@ func durations(side, suffix string) string {
 }
 
 // failed selects what counts as failed: an answer of 5xx, or a status of gRPC that is an error for servers.
-const failed = `http_response_status_code=~"5..|",rpc_status_code=~"|UNKNOWN|DEADLINE_EXCEEDED|UNIMPLEMENTED|INTERNAL|UNAVAILABLE|DATA_LOSS",error_type!="",error_type!="client_gone"`
+const failed = `http_response_status_code=~"5..|",rpc_response_status_code=~"|UNKNOWN|DEADLINE_EXCEEDED|UNIMPLEMENTED|INTERNAL|UNAVAILABLE|DATA_LOSS",error_type!="",error_type!="client_gone"`
 
 // Labels that rules keep.
 const (
-	byService = "mesh_dst_namespace, mesh_dst_service, mesh_dst_port"
-	byCaller  = byService + ", mesh_src_namespace, mesh_src_service_account"
-	byBackend = "mesh_route_kind, mesh_route_namespace, mesh_route_name, mesh_rule, mesh_backend"
+	byService = "weft_destination_namespace, weft_destination_service, weft_destination_port"
+	byCaller  = byService + ", weft_source_namespace, weft_source_service_account"
+	byBackend = "weft_route_kind, weft_route_namespace, weft_route_name, weft_rule, weft_backend"
 )
 
 func sumRate(by, selector string) string {
@@ -52,7 +52,7 @@ func sumRate(by, selector string) string {
 
 // clientsView selects what clients see, which the proxies of their namespace measure; over the hop the same request is
 // measured once more.
-const clientsView = `mesh_listener="captured"`
+const clientsView = `weft_listener="captured"`
 
 // Rules are the recording rules.
 var Rules = []Rule{
@@ -71,16 +71,16 @@ var Rules = []Rule{
 		Record: "weft:request_duration_seconds:p99_5m", Expr: quantile("0.99", byService), Says: "99th percentile of the same",
 	},
 	{
-		Record: "weft:backend_requests:rate5m", Expr: sumRate(byBackend, durations("server", "count")+","+clientsView+`,mesh_route_name!=""`),
+		Record: "weft:backend_requests:rate5m", Expr: sumRate(byBackend, durations("server", "count")+","+clientsView+`,weft_route_name!=""`),
 		Says: "requests a second that a rule of a route has sent to a backend: what a release in steps looks at",
 	},
 	{
-		Record: "weft:backend_requests_failed:rate5m", Expr: sumRate(byBackend, durations("server", "count")+","+clientsView+`,mesh_route_name!="",`+failed),
+		Record: "weft:backend_requests_failed:rate5m", Expr: sumRate(byBackend, durations("server", "count")+","+clientsView+`,weft_route_name!="",`+failed),
 		Says: "those that failed",
 	},
 	{
 		Record: "weft:backend_request_duration_seconds:p99_5m",
-		Expr:   "histogram_quantile(0.99, " + sumRate("le, "+byBackend, durations("server", "bucket")+","+clientsView+`,mesh_route_name!=""`) + ")",
+		Expr:   "histogram_quantile(0.99, " + sumRate("le, "+byBackend, durations("server", "bucket")+","+clientsView+`,weft_route_name!=""`) + ")",
 		Says:   "99th percentile of the time to the end of their answers",
 	},
 }
@@ -95,37 +95,37 @@ var Alerts = []Alert{
 		Name:  "WeftServiceFailing",
 		Query: "sum by (" + byService + ") (weft:requests_failed:rate5m) / sum by (" + byService + ") (weft:requests:rate5m)", Compare: "> 0.05",
 		For: "5m", Severity: "warning", Runbook: "service-failing",
-		Summary: "{{ $value | humanizePercentage }} of the requests to {{ $labels.mesh_dst_namespace }}/{{ $labels.mesh_dst_service }} fail.",
+		Summary: "{{ $value | humanizePercentage }} of the requests to {{ $labels.weft_destination_namespace }}/{{ $labels.weft_destination_service }} fail.",
 	},
 	{
 		Name:  "WeftRetryStorm",
-		Query: "sum by (mesh_backend) (rate(weft_upstream_retries_total[5m])) / sum by (mesh_backend) (rate({" + durations("client", "count") + "}[5m]))", Compare: "> 0.2",
+		Query: "sum by (weft_backend) (rate(weft_upstream_retries_total[5m])) / sum by (weft_backend) (rate({" + durations("client", "count") + "}[5m]))", Compare: "> 0.2",
 		For: "5m", Severity: "warning", Runbook: "retry-storm",
-		Summary: "{{ $value | humanizePercentage }} of the tries that {{ $labels.mesh_backend }} gets repeat another one.",
+		Summary: "{{ $value | humanizePercentage }} of the tries that {{ $labels.weft_backend }} gets repeat another one.",
 	},
 	{
 		Name:  "WeftEndpointsOut",
-		Query: `sum by (mesh_backend) (weft_upstream_endpoints{state!="usable"}) / sum by (mesh_backend) (weft_upstream_endpoints)`, Compare: ">= 0.5",
+		Query: `sum by (weft_backend) (weft_upstream_endpoints{state!="usable"}) / sum by (weft_backend) (weft_upstream_endpoints)`, Compare: ">= 0.5",
 		For: "5m", Severity: "warning", Runbook: "endpoints-out",
-		Summary: "Half of the instances of {{ $labels.mesh_backend }} or more are ejected or fail their health check.",
+		Summary: "Half of the instances of {{ $labels.weft_backend }} or more are ejected or fail their health check.",
 	},
 	{
 		Name:  "WeftCircuitOpen",
-		Query: "sum by (mesh_backend, limit) (rate(weft_circuit_breaker_open_total[5m]))", Compare: "> 0",
+		Query: "sum by (weft_backend, limit) (rate(weft_circuit_breaker_open_total[5m]))", Compare: "> 0",
 		For: "5m", Severity: "warning", Runbook: "circuit-open",
-		Summary: "Requests to {{ $labels.mesh_backend }} are refused because its limit {{ $labels.limit }} is reached.",
+		Summary: "Requests to {{ $labels.weft_backend }} are refused because its limit {{ $labels.limit }} is reached.",
 	},
 	{
 		Name:  "WeftCallersDenied",
-		Query: `sum by (mesh_dst_namespace, mesh_dst_service, policy) (rate(weft_authorization_decisions_total{verdict="denied"}[5m]))`, Compare: "> 0.1",
+		Query: `sum by (weft_destination_namespace, weft_destination_service, weft_authorization_policy) (rate(weft_authorization_decisions_total{weft_authorization_verdict="denied"}[5m]))`, Compare: "> 0.1",
 		For: "10m", Severity: "info", Runbook: "callers-denied",
-		Summary: "{{ $labels.policy }} denies calls of {{ $labels.mesh_dst_namespace }}/{{ $labels.mesh_dst_service }} all the time.",
+		Summary: "{{ $labels.weft_authorization_policy }} denies calls of {{ $labels.weft_destination_namespace }}/{{ $labels.weft_destination_service }} all the time.",
 	},
 	{
 		Name:  "WeftCertificateExpiring",
-		Query: `min by (certificate, mesh_src_service_account) (weft_certificate_expiration_timestamp_seconds{certificate="workload"} - time())`, Compare: "< 4 * 3600",
+		Query: `min by (certificate, weft_source_service_account) (weft_certificate_expiration_timestamp_seconds{certificate="workload"} - time())`, Compare: "< 4 * 3600",
 		For: "5m", Severity: "critical", Runbook: "certificate-expiring",
-		Summary: "The certificate of a workload{{ with $labels.mesh_src_service_account }} of ServiceAccount {{ . }}{{ end }} ends in {{ $value | humanizeDuration }} and was not renewed.",
+		Summary: "The certificate of a workload{{ with $labels.weft_source_service_account }} of ServiceAccount {{ . }}{{ end }} ends in {{ $value | humanizeDuration }} and was not renewed.",
 	},
 	{
 		Name:  "WeftAuthorityExpiring",
@@ -147,9 +147,9 @@ var Alerts = []Alert{
 	},
 	{
 		Name:  "WeftConfigLag",
-		Query: "max by (kind, mesh_namespace, mesh_pod) (weft_config_client_lag_seconds)", Compare: "> 60",
+		Query: "max by (kind, k8s_namespace_name, k8s_pod_name) (weft_config_client_lag_seconds)", Compare: "> 60",
 		For: "2m", Severity: "warning", Runbook: "config-lag",
-		Summary: "The {{ $labels.kind }} {{ $labels.mesh_namespace }}/{{ $labels.mesh_pod }} does not acknowledge its configuration.",
+		Summary: "The {{ $labels.kind }} {{ $labels.k8s_namespace_name }}/{{ $labels.k8s_pod_name }} does not acknowledge its configuration.",
 	},
 	{
 		Name:  "WeftConfigRejected",
@@ -174,6 +174,18 @@ var Alerts = []Alert{
 		Query: "sum by (namespace, pod) (increase(weft_telemetry_series_dropped_total[15m]))", Compare: "> 0",
 		For: "0m", Severity: "warning", Runbook: "series-dropped",
 		Summary: "Proxy {{ $labels.namespace }}/{{ $labels.pod }} has reached its limit of time series and counts what is new together.",
+	},
+	{
+		Name:  "WeftSpansDropped",
+		Query: "sum by (reason) (rate(weft_trace_spans_dropped_total[5m]))", Compare: "> 0",
+		For: "10m", Severity: "warning", Runbook: "spans-dropped",
+		Summary: "Proxies drop {{ $value | humanize }} spans a second ({{ $labels.reason }}): traces have holes, and requests go on.",
+	},
+	{
+		Name:  "WeftLinesDropped",
+		Query: "sum by (namespace, pod, reason) (rate(weft_access_log_lines_dropped_total[5m]))", Compare: "> 0",
+		For: "5m", Severity: "warning", Runbook: "lines-dropped",
+		Summary: "Proxy {{ $labels.namespace }}/{{ $labels.pod }} drops {{ $value | humanize }} lines of its access log a second ({{ $labels.reason }}), and requests go on.",
 	},
 }
 

@@ -37,31 +37,48 @@ func Load(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 
 // Declared is Load without EndpointSlices: what people have written, which is enough to judge it.
 func Declared(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
-	var s compile.Snapshot
-	mesh, err := Mesh(ctx, r)
+	s, err := Settings(ctx, r)
 	if err != nil {
 		return s, err
 	}
-	s.Mesh = mesh
-
-	var namespaces corev1.NamespaceList
 	var services corev1.ServiceList
 	var httpRoutes gwv1.HTTPRouteList
 	var grpcRoutes gwv1.GRPCRouteList
 	var policies meshv1alpha1.MeshPolicyList
 	var authorizations meshv1alpha1.MeshAuthorizationList
-	for _, list := range []client.ObjectList{&namespaces, &services, &httpRoutes, &grpcRoutes, &policies, &authorizations} {
+	for _, list := range []client.ObjectList{&services, &httpRoutes, &grpcRoutes, &policies, &authorizations} {
 		if err := r.List(ctx, list); err != nil {
 			return s, fmt.Errorf("list %T: %w", list, err)
 		}
 	}
-	s.Namespaces = pointers(namespaces.Items)
 	s.Services = pointers(services.Items)
 	s.HTTPRoutes = pointers(httpRoutes.Items)
 	s.GRPCRoutes = pointers(grpcRoutes.Items)
 	s.MeshPolicies = pointers(policies.Items)
 	s.MeshAuthorizations = pointers(authorizations.Items)
 	return s, nil
+}
+
+// Settings reads what of a snapshot concerns everybody: the Mesh and the namespaces.
+func Settings(ctx context.Context, r client.Reader) (s compile.Snapshot, err error) {
+	if s.Mesh, err = Mesh(ctx, r); err != nil {
+		return s, err
+	}
+	var namespaces corev1.NamespaceList
+	if err := r.List(ctx, &namespaces); err != nil {
+		return s, fmt.Errorf("list %T: %w", &namespaces, err)
+	}
+	s.Namespaces = pointers(namespaces.Items)
+	return s, nil
+}
+
+// Authorizations returns all MeshAuthorizations.
+func Authorizations(ctx context.Context, r client.Reader) ([]*meshv1alpha1.MeshAuthorization, error) {
+	var list meshv1alpha1.MeshAuthorizationList
+	if err := r.List(ctx, &list); err != nil {
+		return nil, fmt.Errorf("list %T: %w", &list, err)
+	}
+	return pointers(list.Items), nil
 }
 
 // Mesh returns the Mesh named default, or nil while there is none.

@@ -1,9 +1,9 @@
 package compile
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -20,8 +20,9 @@ type authorization struct {
 	attachment
 
 	object *meshv1alpha1.MeshAuthorization
-	// content is what proxies enforce; nil if there is nothing to enforce.
-	content *wire.Authorization
+	// content is what proxies enforce; nil if there is nothing to enforce. resources is what they receive.
+	content   *wire.Authorization
+	resources []wire.Resource
 	// guarded are what targets that are routes come to, by their place in targets.
 	guarded map[*policyTarget][]wire.AuthorizationTarget
 	// keys is the condition about the keys of issuers, nil without any.
@@ -30,27 +31,21 @@ type authorization struct {
 	notes []string
 }
 
-// readAuthorizations reads all authorizations, sorted by name. resources hold the routes of the snapshot.
-func (w *world) readAuthorizations(s Snapshot, resources []wire.Resource) []*authorization {
-	if len(s.MeshAuthorizations) == 0 {
-		return nil
-	}
-	objects := newTargetObjects(w, s)
-	led := leads(resources)
-	routes, claimed := routesByTarget(s), headersFromClaims(s)
-	all := make([]*authorization, 0, len(s.MeshAuthorizations))
-	for _, object := range s.MeshAuthorizations {
-		a := &authorization{object: object, attachment: attachment{meta: object}}
-		a.readTargets(objects)
-		a.guard(routes, claimed[object.Namespace])
-		a.read(s)
-		a.place(w, led)
-		a.note(s)
+// readAuthorizations reads those of a namespace, sorted by name.
+func (c *Compiler) readAuthorizations(namespace string) []*authorization {
+	in := c.objects.authorizations[namespace]
+	claimed := headersFromClaims(in)
+	all := make([]*authorization, 0, len(in))
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		a := &authorization{object: in[name], attachment: attachment{meta: in[name]}}
+		a.readTargets(c.targets())
+		a.guard(c.objects.routes, claimed)
+		a.read(c.settings)
+		a.place(c)
+		a.note(c.settings)
+		a.resources = a.publish()
 		all = append(all, a)
 	}
-	slices.SortFunc(all, func(a, b *authorization) int {
-		return cmp.Or(strings.Compare(a.object.Namespace, b.object.Namespace), strings.Compare(a.object.Name, b.object.Name))
-	})
 	return all
 }
 
@@ -163,42 +158,41 @@ func wireOperation(in *meshv1alpha1.AuthorizationOperation) wire.AuthorizationOp
 	return out
 }
 
-// leads tells where producer routes send and mirror the requests to a Service port, by their keys.
-func leads(resources []wire.Resource) map[string][]string {
-	led := make(map[string][]string)
-	for i := range resources {
-		r := resources[i].Route
-		if r == nil || r.Consumer {
+// leads tells where the producer routes of a place send and mirror requests to, by keys.
+func (c *Compiler) leads(from place) []string {
+	var backends []string
+	for _, u := range c.attachable[from] {
+		side := u.compiled.sides[false]
+		if side == nil || !slices.ContainsFunc(u.parents(), func(p *parent) bool { return !p.consumer && slices.Contains(p.places, from) }) {
 			continue
 		}
-		var backends []string
-		mirrors := func(filters []wire.Filter) {
-			for j := range filters {
-				if m := filters[j].Mirror; m != nil {
-					backends = append(backends, m.Backend)
+		for i := range side.rules {
+			r := &side.rules[i].content
+			mirrors := func(filters []wire.Filter) {
+				for j := range filters {
+					if m := filters[j].Mirror; m != nil {
+						backends = append(backends, m.Backend)
+					}
 				}
 			}
-		}
-		mirrors(r.Filters)
-		for j := range r.Backends {
-			backends = append(backends, r.Backends[j].Backend)
-			mirrors(r.Backends[j].Filters)
-		}
-		for _, key := range r.Destinations {
-			led[key] = append(led[key], backends...)
+			mirrors(r.Filters)
+			for j := range r.Backends {
+				backends = append(backends, r.Backends[j].Backend)
+				mirrors(r.Backends[j].Filters)
+			}
 		}
 	}
-	return led
+	return backends
 }
 
 // place gives the content its targets. Whether a Service exists does not matter, so that none is without its
 // policy for a moment. A policy for a Service is for where routes of the namespace lead from there as well: a
 // caller addresses the Service, and what its proxy makes of it is not for the callee to rely on.
-func (a *authorization) place(w *world, led map[string][]string) {
+func (a *authorization) place(c *Compiler) {
 	if a.content == nil {
 		return
 	}
-	if !w.enrolment.has(a.object.Namespace) {
+	if !c.world.enrolment.has(a.object.Namespace) {
 		a.content = nil
 		return
 	}
@@ -212,7 +206,7 @@ func (a *authorization) place(w *world, led map[string][]string) {
 			continue
 		}
 		target := wire.AuthorizationTarget{Service: t.key.Name}
-		ports := w.sectionPorts(t.key)
+		ports := c.world.sectionPorts(t.key)
 		if t.key.Section != "" {
 			if len(ports) == 0 {
 				continue // there is nothing to protect
@@ -221,7 +215,7 @@ func (a *authorization) place(w *world, led map[string][]string) {
 		}
 		a.content.Targets = append(a.content.Targets, target)
 		for _, from := range ports {
-			for _, key := range led[wire.ServicePortKey(t.key.Namespace, t.key.Name, from)] {
+			for _, key := range c.leads(place{service: types.NamespacedName{Namespace: t.key.Namespace, Name: t.key.Name}, port: from}) {
 				namespace, name, port, ok := wire.ParseServicePortKey(key)
 				switch {
 				case ok && namespace == t.key.Namespace && name == target.Service && (target.Port == 0 || target.Port == port):
@@ -298,8 +292,8 @@ func (a *authorization) note(s Snapshot) {
 	}
 }
 
-// resources returns the policy as its namespace's proxies receive it, if they do.
-func (a *authorization) resources() []wire.Resource {
+// publish returns the policy as its namespace's proxies receive it, if they do.
+func (a *authorization) publish() []wire.Resource {
 	if a.content == nil {
 		return nil
 	}

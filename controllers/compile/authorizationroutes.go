@@ -12,31 +12,20 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// routesByTarget reads the routes of a snapshot as targets name them.
-func routesByTarget(s Snapshot) map[Target]*route {
-	routes := make(map[Target]*route, len(s.HTTPRoutes)+len(s.GRPCRoutes))
-	for _, r := range s.HTTPRoutes {
-		routes[Target{Kind: string(wire.RouteHTTP), Namespace: r.Namespace, Name: r.Name}] = fromHTTPRoute(r)
-	}
-	for _, r := range s.GRPCRoutes {
-		routes[Target{Kind: string(wire.RouteGRPC), Namespace: r.Namespace, Name: r.Name}] = fromGRPCRoute(r)
-	}
-	return routes
-}
-
 // guard finds out what targets that are routes come to: the Services of the namespace that they send or mirror
 // requests to, and the requests that their matches accept. The callee decides on a request as the application gets
 // it, so a rule whose filters change what its matches look at cannot be guarded; nor can matches that operations
 // have no words for. Whether the route applies anywhere does not matter, nor whether the Services exist: what the
 // route would accept is subject to the policy, whichever way it comes.
-func (a *authorization) guard(routes map[Target]*route, claimed []string) {
+func (a *authorization) guard(routes routeObjects, claimed []string) {
 	a.guarded = make(map[*policyTarget][]wire.AuthorizationTarget)
 	var elsewhere []string
 	for _, t := range a.targets {
-		r := routes[t.key.whole()]
-		if !t.key.isRoute() || r == nil {
+		object := routes[t.key.whole()]
+		if !t.key.isRoute() || !object.exists() {
 			continue
 		}
+		r := object.read()
 		for i := range r.rules {
 			rule := &r.rules[i]
 			if t.key.Section != "" && rule.name != t.key.Section {
@@ -80,16 +69,16 @@ func (a *authorization) guard(routes map[Target]*route, claimed []string) {
 	}
 }
 
-// headersFromClaims returns the headers that the authorizations of each namespace set from claims.
-func headersFromClaims(s Snapshot) map[string][]string {
-	claimed := make(map[string][]string)
-	for _, object := range s.MeshAuthorizations {
+// headersFromClaims returns the headers that the authorizations of a namespace set from claims.
+func headersFromClaims(in map[string]*meshv1alpha1.MeshAuthorization) []string {
+	var claimed []string
+	for _, object := range in {
 		if object.Spec.JWT == nil {
 			continue
 		}
 		for i := range object.Spec.JWT.Issuers {
 			for _, h := range object.Spec.JWT.Issuers[i].ClaimsToHeaders {
-				claimed[object.Namespace] = append(claimed[object.Namespace], h.Header)
+				claimed = append(claimed, h.Header)
 			}
 		}
 	}

@@ -53,7 +53,7 @@ func (a *authorization) status(exposures []Exposure) AuthorizationStatus {
 		Faults:     fieldFaults("spec", a.faults),
 	}
 	var awaited []Awaited
-	for _, r := range a.resources() {
+	for _, r := range a.resources {
 		awaited = append(awaited, Awaited{
 			Resources: []wire.Held{{Ref: r.Ref, Version: r.Version}}, Audience: []string{a.object.Namespace},
 		})

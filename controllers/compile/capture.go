@@ -14,7 +14,7 @@ import (
 // ready ones. routed holds the keys of the destinations that have a route (see Routed), an authorization
 // (see Authorized), or are strict. admitted and strict are as in wire.Capture.
 func Capture(
-	namespace string, destinations []wire.Resource, routed map[string]bool, proxies []wire.Proxy, admitted []netip.Addr, strict bool,
+	namespace string, destinations []*wire.Resource, routed map[string]bool, proxies []wire.Proxy, admitted []netip.Addr, strict bool,
 ) wire.Resource {
 	content := wire.Capture{Proxies: slices.Clone(proxies), Admitted: admitted, Strict: strict}
 	for _, r := range destinations {
@@ -36,7 +36,7 @@ func Capture(
 }
 
 // Routed returns the keys of the destinations that a route visible to a namespace is attached to.
-func Routed(namespace string, routes []wire.Resource) map[string]bool {
+func Routed(namespace string, routes []*wire.Resource) map[string]bool {
 	routed := map[string]bool{}
 	for _, r := range routes {
 		if r.Route == nil || r.Scope != wire.ScopeMesh && r.Scope != wire.ScopeNamespace(namespace) {
@@ -50,11 +50,11 @@ func Routed(namespace string, routes []wire.Resource) map[string]bool {
 }
 
 // Authorized returns the keys of the destinations about which an authorization decides that is enforced.
-func Authorized(authorizations, destinations []wire.Resource) map[string]bool {
+func Authorized(authorizations, destinations []*wire.Resource) map[string]bool {
 	authorized := map[string]bool{}
 	for _, d := range destinations {
 		at := d.Destination
-		if slices.ContainsFunc(authorizations, func(r wire.Resource) bool {
+		if slices.ContainsFunc(authorizations, func(r *wire.Resource) bool {
 			a := r.Authorization
 			return !a.Audit && a.Namespace == at.Namespace && isFor(a, at.Service, at.Port)
 		}) {

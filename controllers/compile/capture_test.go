@@ -11,12 +11,12 @@ import (
 )
 
 func TestCapture(t *testing.T) {
-	destination := func(key string, scope wire.Scope, number uint16, port uint16, addresses ...string) wire.Resource {
+	destination := func(key string, scope wire.Scope, number uint16, port uint16, addresses ...string) *wire.Resource {
 		d := &wire.Destination{Port: port, Number: number}
 		for _, a := range addresses {
 			d.Addresses = append(d.Addresses, netip.MustParseAddr(a))
 		}
-		return wire.New(key, scope, wire.Origin{}, d)
+		return new(wire.New(key, scope, wire.Origin{}, d))
 	}
 	captured := func(address string, port, number uint16) wire.CapturedPort {
 		return wire.CapturedPort{Address: netip.MustParseAddr(address), Port: port, Number: number}
@@ -24,8 +24,8 @@ func TestCapture(t *testing.T) {
 	first, second := wire.Proxy{Pod: "weft-proxy-1"}, wire.Proxy{Pod: "weft-proxy-2"}
 
 	cases := map[string]struct {
-		destinations []wire.Resource
-		routes       []wire.Resource
+		destinations []*wire.Resource
+		routes       []*wire.Resource
 		proxies      []wire.Proxy
 		want         wire.Capture
 	}{
@@ -34,11 +34,11 @@ func TestCapture(t *testing.T) {
 			want:    wire.Capture{Proxies: []wire.Proxy{first}},
 		},
 		"every family of a cluster IP leads to the one number": {
-			destinations: []wire.Resource{destination("demo/echo:80", wire.ScopeMesh, 20000, 80, "10.96.0.1", "fd00::1")},
+			destinations: []*wire.Resource{destination("demo/echo:80", wire.ScopeMesh, 20000, 80, "10.96.0.1", "fd00::1")},
 			want:         wire.Capture{Ports: []wire.CapturedPort{captured("10.96.0.1", 80, 20000), captured("fd00::1", 80, 20000)}},
 		},
 		"the order is by address and port, and by pod": {
-			destinations: []wire.Resource{
+			destinations: []*wire.Resource{
 				destination("demo/b:80", wire.ScopeMesh, 20001, 80, "10.96.0.2"),
 				destination("demo/a:443", wire.ScopeMesh, 20002, 443, "10.96.0.1"),
 				destination("demo/a:80", wire.ScopeMesh, 20003, 80, "10.96.0.1"),
@@ -52,23 +52,23 @@ func TestCapture(t *testing.T) {
 			},
 		},
 		"a Service outside the mesh is captured for its consumers alone": {
-			destinations: []wire.Resource{
+			destinations: []*wire.Resource{
 				destination("plain/a:80@demo", wire.ScopeNamespace("demo"), 20000, 80, "10.96.0.1"),
 				destination("plain/b:80@shop", wire.ScopeNamespace("shop"), 20001, 80, "10.96.0.2"),
 			},
 			want: wire.Capture{Ports: []wire.CapturedPort{captured("10.96.0.1", 80, 20000)}},
 		},
 		"ports with a route that the namespace sees are marked": {
-			destinations: []wire.Resource{
+			destinations: []*wire.Resource{
 				destination("demo/a:80", wire.ScopeMesh, 20000, 80, "10.96.0.1"),
 				destination("demo/b:80", wire.ScopeMesh, 20001, 80, "10.96.0.2"),
 				destination("demo/c:80", wire.ScopeMesh, 20002, 80, "10.96.0.3"),
 				destination("demo/d:80", wire.ScopeMesh, 20003, 80, "10.96.0.4"),
 			},
-			routes: []wire.Resource{
-				wire.New("producer", wire.ScopeMesh, wire.Origin{}, &wire.Route{Destinations: []string{"demo/a:80"}}),
-				wire.New("consumer", wire.ScopeNamespace("demo"), wire.Origin{}, &wire.Route{Destinations: []string{"demo/b:80"}}),
-				wire.New("foreign", wire.ScopeNamespace("shop"), wire.Origin{}, &wire.Route{Destinations: []string{"demo/c:80"}}),
+			routes: []*wire.Resource{
+				new(wire.New("producer", wire.ScopeMesh, wire.Origin{}, &wire.Route{Destinations: []string{"demo/a:80"}})),
+				new(wire.New("consumer", wire.ScopeNamespace("demo"), wire.Origin{}, &wire.Route{Destinations: []string{"demo/b:80"}})),
+				new(wire.New("foreign", wire.ScopeNamespace("shop"), wire.Origin{}, &wire.Route{Destinations: []string{"demo/c:80"}})),
 			},
 			want: wire.Capture{Ports: []wire.CapturedPort{
 				{Address: netip.MustParseAddr("10.96.0.1"), Port: 80, Number: 20000, Routed: true},
@@ -77,7 +77,7 @@ func TestCapture(t *testing.T) {
 			}},
 		},
 		"what has no number cannot be captured": {
-			destinations: []wire.Resource{destination("demo/echo:80", wire.ScopeMesh, 0, 80, "10.96.0.1")},
+			destinations: []*wire.Resource{destination("demo/echo:80", wire.ScopeMesh, 0, 80, "10.96.0.1")},
 		},
 	}
 	for name, tc := range cases {

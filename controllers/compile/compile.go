@@ -2,6 +2,8 @@ package compile
 
 import (
 	"cmp"
+	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -23,72 +25,16 @@ const (
 // mutable with the snapshot, but parts of it share memory with each other: whoever receives it must not
 // change it.
 func Compile(s Snapshot) Result {
-	w, routes, destinations, numbers := settled(s)
-
-	// What is captured is known from here on.
-	uses := w.usesOf(routes)
-	mesh, meshFaults := meshResource(s)
-	resources := []wire.Resource{mesh}
-	backends := make(map[place]bool)
-	for _, p := range destinations {
-		if number := numbers[w.numberKey(p)]; number != 0 {
-			resources = append(resources, w.destination(p, number, uses))
-			backends[p] = true
-		}
-	}
-	compiled := make([]compiledRoute, len(routes))
-	for i, r := range routes {
-		compiled[i] = w.compileRoute(r, uses)
-		resources = append(resources, compiled[i].resources...)
-		for _, p := range compiled[i].places {
-			backends[p] = true
-		}
-	}
-	for p := range backends {
-		resources = append(resources, w.backend(p, uses))
-	}
-	authorizations := w.readAuthorizations(s, resources)
-	for _, a := range authorizations {
-		resources = append(resources, a.resources()...)
-	}
-	exposures := w.exposures(authorizations)
-	if len(s.EndpointSlices) > 0 {
-		resources = append(resources, w.endpoints(resources, s.EndpointSlices)...)
-	}
-	slices.SortFunc(resources, func(a, b wire.Resource) int { return compareRefs(a.Ref, b.Ref) })
-
-	result := Result{
-		Resources: resources, Numbers: numbers, Enrolled: w.enrolment.names, Exposures: exposures,
-		MeshFaults: append(fieldFaults("spec", meshFaults), fieldFaults("spec.defaults", w.policies.meshFaults)...),
-	}
-	versions := versionsOf(resources)
-	for i := range compiled {
-		result.Routes = append(result.Routes, w.status(&compiled[i], versions))
-	}
-	result.Policies = w.policyStatuses(routes, resources, exposures)
-	for _, a := range authorizations {
-		result.Authorizations = append(result.Authorizations, a.status(exposures))
-	}
-	return result
-}
-
-// settled returns the world of a snapshot, its routes with their parents as far as they apply, and what is
-// captured by which number.
-func settled(s Snapshot) (w *world, routes []*route, destinations []place, numbers Numbers) {
-	w = newWorld(s)
-	routes = readRoutes(s)
-	parents := w.attach(routes)
-	destinations = w.destinations(parents)
-	numbers = assign(s.Numbers, w.numberKeys(destinations))
-	w.settle(parents, numbers)
-	return w, routes, destinations, numbers
+	c := newCompiler(s, len(s.EndpointSlices) > 0)
+	c.take(changesOf(s)).finish()
+	return c.Result()
 }
 
 func compareRefs(a, b wire.Ref) int {
 	return cmp.Or(strings.Compare(string(a.Kind), string(b.Kind)), strings.Compare(a.Key, b.Key))
 }
 
-// world is a snapshot indexed by name. It is read-only once made.
+// world is what of a snapshot decides about single routes and Services, indexed by name.
 type world struct {
 	enrolment enrolment
 	starting  map[string]bool
@@ -96,17 +42,22 @@ type world struct {
 	policies  policies
 }
 
-func newWorld(s Snapshot) *world {
+func newWorld(settings Snapshot) *world {
 	w := &world{
-		enrolment: enrol(s),
-		starting:  s.Starting,
-		services:  make(map[types.NamespacedName]*corev1.Service, len(s.Services)),
+		enrolment: enrol(settings),
+		starting:  settings.Starting,
+		services:  make(map[types.NamespacedName]*corev1.Service),
+		policies:  policies{inForce: make(map[Target]level), targetsIn: make(map[string][]Target)},
 	}
-	for _, svc := range s.Services {
-		w.services[namespacedName(svc)] = svc
-	}
-	w.policies = w.readPolicies(s)
+	w.policies.mesh, w.policies.meshFaults = meshDefaults(settings.Mesh)
 	return w
+}
+
+// sameFor tells that other settings say the same of what concerns everything.
+func (w *world) sameFor(other Snapshot) bool {
+	now := newWorld(other)
+	return w.enrolment.equal(now.enrolment) && maps.Equal(w.starting, now.starting) &&
+		reflect.DeepEqual(w.policies.mesh, now.policies.mesh) && slices.Equal(w.policies.meshFaults, now.policies.meshFaults)
 }
 
 // meshResource returns what concerns everybody, and what of the Mesh's spec is at fault and left out.

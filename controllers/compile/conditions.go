@@ -15,21 +15,21 @@ import (
 // maxFaults bounds how many faults one message lists; a condition's message has a largest length.
 const maxFaults = 16
 
-// status is what there is to say about a route. versions are those of all resources.
-func (w *world) status(c *compiledRoute, versions map[wire.Ref]string) RouteStatus {
+// status is what there is to say about a route.
+func (c *Compiler) status(r *compiledRoute) RouteStatus {
 	s := RouteStatus{
-		Kind:       c.route.kind,
-		Name:       namespacedName(c.route.meta),
-		UID:        c.route.meta.UID,
-		Generation: c.route.meta.Generation,
+		Kind:       r.route.kind,
+		Name:       namespacedName(r.route.meta),
+		UID:        r.route.meta.UID,
+		Generation: r.route.meta.Generation,
 	}
-	for _, p := range c.route.parents {
-		parent := ParentStatus{ParentRef: p.ref, Conditions: p.conditions(c.sides[p.consumer].rules)}
+	for _, p := range r.route.parents {
+		parent := ParentStatus{ParentRef: p.ref, Conditions: p.conditions(r.sides[p.consumer].rules)}
 		if meta.IsStatusConditionTrue(parent.Conditions, string(gwv1.RouteConditionAccepted)) {
-			parent.Resources = p.held(c, versions)
-			parent.Audience = w.enrolment.names
+			parent.Resources = c.held(p, r)
+			parent.Audience = c.world.enrolment.names
 			if p.consumer {
-				parent.Audience = []string{c.route.meta.Namespace}
+				parent.Audience = []string{r.route.meta.Namespace}
 			}
 		}
 		s.Parents = append(s.Parents, parent)
@@ -39,8 +39,8 @@ func (w *world) status(c *compiledRoute, versions map[wire.Ref]string) RouteStat
 
 // held lists what a proxy must have before the parent works as declared: the destinations, the rules
 // and the backends they send to.
-func (p *parent) held(c *compiledRoute, versions map[wire.Ref]string) []wire.Held {
-	refs := slices.Clone(c.sides[p.consumer].refs)
+func (c *Compiler) held(p *parent, r *compiledRoute) []wire.Held {
+	refs := slices.Clone(r.sides[p.consumer].refs)
 	for _, at := range p.places {
 		refs = append(refs, wire.Ref{Kind: wire.KindDestination, Key: at.key()})
 	}
@@ -48,17 +48,9 @@ func (p *parent) held(c *compiledRoute, versions map[wire.Ref]string) []wire.Hel
 	refs = slices.Compact(refs)
 	held := make([]wire.Held, len(refs))
 	for i, ref := range refs {
-		held[i] = wire.Held{Ref: ref, Version: versions[ref]}
+		held[i] = wire.Held{Ref: ref, Version: c.versionOf(ref)}
 	}
 	return held
-}
-
-func versionsOf(resources []wire.Resource) map[wire.Ref]string {
-	versions := make(map[wire.Ref]string, len(resources))
-	for i := range resources {
-		versions[resources[i].Ref] = resources[i].Version
-	}
-	return versions
 }
 
 // conditions are what a parent's status says: Accepted, PartiallyInvalid where it is True (the API

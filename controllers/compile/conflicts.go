@@ -8,21 +8,11 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// settle decides what parents can only know of each other, and refuses those of which nothing is left.
-func (w *world) settle(parents []*parent, numbers Numbers) {
-	w.leaveUnnumbered(parents, numbers)
-	w.leaveUndeclared(parents)
-	leaveConflicted(parents)
-	for _, p := range parents {
-		p.conclude()
-	}
-}
-
 // leaveUnnumbered takes away the ports that cannot be captured because numbers have run out.
-func (w *world) leaveUnnumbered(parents []*parent, numbers Numbers) {
-	for _, p := range parents {
+func (c *Compiler) leaveUnnumbered(u *unit) {
+	for _, p := range u.parents() {
 		p.leaveAll(ReasonNumbersExhausted, func(at place) string {
-			if numbers[w.numberKey(at)] != 0 {
+			if c.numberOf[at] != 0 {
 				return ""
 			}
 			return "cannot be captured: all " + strconv.Itoa(wire.MaxNumber-wire.MinNumber+1) + " destination numbers are in use"
@@ -32,16 +22,10 @@ func (w *world) leaveUnnumbered(parents []*parent, numbers Numbers) {
 
 // leaveUndeclared takes away the ports that declare nothing and that no route which may speak for them
 // makes HTTP: otherwise a consumer could change a port for the clients of all namespaces.
-func (w *world) leaveUndeclared(parents []*parent) {
-	spoken := make(map[place]bool)
-	for _, p := range parents {
-		for _, at := range p.places {
-			spoken[at] = spoken[at] || p.route.speaksFor(at)
-		}
-	}
-	for _, p := range parents {
+func (c *Compiler) leaveUndeclared(u *unit) {
+	for _, p := range u.parents() {
 		p.leaveAll(gwv1.RouteReasonNoMatchingParent, func(at place) string {
-			if w.declared(at).class != classNone || spoken[at] {
+			if c.world.declared(at).class != classNone || c.spoken[at] > 0 {
 				return ""
 			}
 			return "does not say that it speaks HTTP: its owner can set appProtocol: http"
@@ -51,24 +35,27 @@ func (w *world) leaveUndeclared(parents []*parent) {
 
 // leaveConflicted takes away the ports of HTTPRoutes that have a GRPCRoute, which comes first (GEP-1294).
 // Producer and consumer routes do not meet, so each group has conflicts of its own.
-func leaveConflicted(parents []*parent) {
-	winners := make(map[group]*route)
-	for _, p := range parents {
-		for _, at := range p.places {
-			if g := p.group(at); p.route.kind == wire.RouteGRPC && winners[g] == nil {
-				winners[g] = p.route
-			}
-		}
-	}
-	for _, p := range parents {
+func (c *Compiler) leaveConflicted(u *unit) {
+	for _, p := range u.parents() {
 		p.leaveAll(ReasonConflicted, func(at place) string {
-			winner := winners[p.group(at)]
-			if p.route.kind == wire.RouteGRPC || winner == nil {
+			first := c.grpc[p.group(at)]
+			if p.route.kind == wire.RouteGRPC || len(first) == 0 {
 				return ""
 			}
-			return "has " + winner.String() + " attached, and GRPCRoutes come before HTTPRoutes"
+			return "has " + winner(first).String() + " attached, and GRPCRoutes come before HTTPRoutes"
 		})
 	}
+}
+
+// winner is the first of several GRPCRoutes by name.
+func winner(units []*unit) Target {
+	var first Target
+	for i, u := range units {
+		if i == 0 || compareTargets(u.id, first) < 0 {
+			first = u.id
+		}
+	}
+	return first
 }
 
 // group is the routes of a place that are merged: its producer routes, or the consumer routes of one

@@ -2,7 +2,6 @@ package compile
 
 import (
 	"cmp"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -19,31 +18,6 @@ func comparePlaces(a, b place) int {
 	)
 }
 
-// destinations are the places that are captured, sorted: the ports of Services in enrolled namespaces,
-// and those of other Services that a consumer route applies to, once for each such namespace.
-func (w *world) destinations(parents []*parent) []place {
-	var places []place
-	for name, svc := range w.services {
-		if !w.enrolment.has(name.Namespace) || w.uncaptured(svc) != nil {
-			continue
-		}
-		for i := range svc.Spec.Ports {
-			if port := &svc.Spec.Ports[i]; isTCP(port) {
-				places = append(places, place{service: name, port: uint16(port.Port)})
-			}
-		}
-	}
-	for _, p := range parents {
-		for _, at := range p.places {
-			if at.consumer != "" {
-				places = append(places, at)
-			}
-		}
-	}
-	slices.SortFunc(places, comparePlaces)
-	return slices.Compact(places)
-}
-
 // numberKey is the key of a place's destination number. The copies of several consumers share one, since
 // no proxy sees more than one of them. A Service read from a file has no UID and goes by its name.
 func (w *world) numberKey(p place) NumberKey {
@@ -52,14 +26,6 @@ func (w *world) numberKey(p place) NumberKey {
 		uid = types.UID(p.service.String())
 	}
 	return NumberKey{UID: uid, Port: p.port}
-}
-
-func (w *world) numberKeys(places []place) []NumberKey {
-	keys := make([]NumberKey, len(places))
-	for i, p := range places {
-		keys[i] = w.numberKey(p)
-	}
-	return keys
 }
 
 func (w *world) destination(p place, number uint16, u uses) wire.Resource {

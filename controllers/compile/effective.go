@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/proxy/wire"
 )
@@ -22,18 +20,20 @@ import (
 // with an entry for each of their ports when they differ. There is no entry for a target that does not
 // exist or that nothing applies to.
 func Effective(s Snapshot, t Target) []meshv1alpha1.EffectivePolicy {
-	w, routes, _, _ := settled(s)
-	if newTargetObjects(w, s).refuse(&policyTarget{key: t}) != nil {
+	c := newCompiler(s, false)
+	c.take(changesOf(s))
+	if c.targets().refuse(&policyTarget{key: t}) != nil {
 		return nil
 	}
-	return w.effective(t, routes)
+	return c.effective(t)
 }
 
-func (w *world) effective(t Target, routes []*route) []meshv1alpha1.EffectivePolicy {
+func (c *Compiler) effective(t Target) []meshv1alpha1.EffectivePolicy {
+	w := c.world
 	levels := []level{w.policies.mesh, w.policies.inForce[namespaceTarget(t.Namespace)]}
 	switch {
 	case t.isRoute():
-		return w.effectiveRoute(t, routes)
+		return c.effectiveRoute(t)
 	case t.Kind == kindService:
 		levels = append(levels, w.policies.inForce[t.whole()])
 		if t.Section != "" {
@@ -43,14 +43,12 @@ func (w *world) effective(t Target, routes []*route) []meshv1alpha1.EffectivePol
 	return []meshv1alpha1.EffectivePolicy{{Target: t.String(), Fields: fieldsOf(levels)}}
 }
 
-func (w *world) effectiveRoute(t Target, routes []*route) []meshv1alpha1.EffectivePolicy {
-	at := slices.IndexFunc(routes, func(r *route) bool {
-		return string(r.kind) == t.Kind && namespacedName(r.meta) == types.NamespacedName{Namespace: t.Namespace, Name: t.Name}
-	})
-	if at < 0 {
+func (c *Compiler) effectiveRoute(t Target) []meshv1alpha1.EffectivePolicy {
+	u := c.units[t.whole()]
+	if u == nil {
 		return nil
 	}
-	r := routes[at]
+	w, r := c.world, u.route
 	var own level
 	var in *rule
 	if i := slices.IndexFunc(r.rules, func(in rule) bool { return in.name == t.Section }); i >= 0 && t.Section != "" {

@@ -33,24 +33,8 @@ func Endpoints(backend wire.Resource, svc *corev1.Service, all []*discoveryv1.En
 	return wire.New(backend.Key, scope, backend.Origin, &content)
 }
 
-// endpoints makes the Endpoints resources of all Backends among the resources.
-func (w *world) endpoints(resources []wire.Resource, all []*discoveryv1.EndpointSlice) []wire.Resource {
-	byService := make(map[types.NamespacedName][]*discoveryv1.EndpointSlice)
-	for _, slice := range all {
-		name := sliceService(slice)
-		byService[name] = append(byService[name], slice)
-	}
-	var made []wire.Resource
-	for _, r := range resources {
-		if r.Backend != nil {
-			name := types.NamespacedName{Namespace: r.Backend.Namespace, Name: r.Backend.Service}
-			made = append(made, Endpoints(r, w.services[name], byService[name]))
-		}
-	}
-	return made
-}
-
-func sliceService(slice *discoveryv1.EndpointSlice) types.NamespacedName {
+// SliceService is the Service that an EndpointSlice is of.
+func SliceService(slice *discoveryv1.EndpointSlice) types.NamespacedName {
 	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 }
 
@@ -58,10 +42,15 @@ func sliceService(slice *discoveryv1.EndpointSlice) types.NamespacedName {
 // Slices carry target ports under the name of the Service port, and a slice of its own for each
 // combination where a named target port differs between pods. Of an address that is listed twice, as
 // happens while an endpoint moves between slices, the one that is not terminating counts.
+//
+// A Service of both families lists a pod once in each. Proxies get its address of the Service's first family alone: as two
+// endpoints a pod would count twice in every choice, be ejected by halves, and get the retry that is to go to another one.
 func portEndpoints(svc *corev1.Service, portName string, all []*discoveryv1.EndpointSlice) []wire.Endpoint {
 	found := make(map[netip.AddrPort]wire.Endpoint)
+	owners := make(map[netip.AddrPort]podPort)
+	first := make(map[podPort]bool)
 	for _, slice := range all {
-		if sliceService(slice) != namespacedName(svc) || slice.AddressType == discoveryv1.AddressTypeFQDN {
+		if SliceService(slice) != namespacedName(svc) || slice.AddressType == discoveryv1.AddressTypeFQDN {
 			continue
 		}
 		for _, number := range targetPorts(slice, portName) {
@@ -70,16 +59,38 @@ func portEndpoints(svc *corev1.Service, portName string, all []*discoveryv1.Endp
 					if other, listed := found[e.Address]; !listed || preferred(e, other) {
 						found[e.Address] = e
 					}
+					if pod := slice.Endpoints[i].TargetRef; pod != nil && pod.Kind == "Pod" {
+						owners[e.Address] = podPort{pod.Name, pod.UID, number}
+						first[owners[e.Address]] = first[owners[e.Address]] || slice.AddressType == firstFamily(svc)
+					}
 				}
 			}
 		}
 	}
 	endpoints := make([]wire.Endpoint, 0, len(found))
-	for _, e := range found {
+	for address, e := range found {
+		if owner, ok := owners[address]; ok && first[owner] && address.Addr().Is6() != (firstFamily(svc) == discoveryv1.AddressTypeIPv6) {
+			continue
+		}
 		endpoints = append(endpoints, e)
 	}
 	slices.SortFunc(endpoints, func(a, b wire.Endpoint) int { return a.Address.Compare(b.Address) })
 	return endpoints
+}
+
+// podPort is a target port of a pod. Of one name there may be two pods for a moment.
+type podPort struct {
+	name string
+	uid  types.UID
+	port uint16
+}
+
+// firstFamily is that of the Service's cluster IP; its further one is that of clusterIPs.
+func firstFamily(svc *corev1.Service) discoveryv1.AddressType {
+	if len(svc.Spec.IPFamilies) > 0 && svc.Spec.IPFamilies[0] == corev1.IPv6Protocol {
+		return discoveryv1.AddressTypeIPv6
+	}
+	return discoveryv1.AddressTypeIPv4
 }
 
 func targetPorts(slice *discoveryv1.EndpointSlice, name string) []uint16 {

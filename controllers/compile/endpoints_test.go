@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"weft.dev/weft/proxy/wire"
 )
@@ -32,6 +33,11 @@ func targets(name string, port int32) []discoveryv1.EndpointPort {
 
 func listed(address string, conditions discoveryv1.EndpointConditions) discoveryv1.Endpoint {
 	return discoveryv1.Endpoint{Addresses: []string{address}, Conditions: conditions}
+}
+
+func ofPod(name string, e discoveryv1.Endpoint) discoveryv1.Endpoint {
+	e.TargetRef = &corev1.ObjectReference{Kind: "Pod", Namespace: "demo", Name: name, UID: types.UID(name)}
+	return e
 }
 
 func conditions(ready, serving, terminating bool) discoveryv1.EndpointConditions {
@@ -58,8 +64,9 @@ func TestEndpoints(t *testing.T) {
 	located.Zone, located.NodeName = new("zone-a"), new("node-1")
 
 	cases := map[string]struct {
-		slices []*discoveryv1.EndpointSlice
-		want   []wire.Endpoint
+		slices   []*discoveryv1.EndpointSlice
+		families []corev1.IPFamily
+		want     []wire.Endpoint
 	}{
 		"no slices": {},
 		"target ports are found under the name of the Service port": {
@@ -82,6 +89,21 @@ func TestEndpoints(t *testing.T) {
 				slice(targets("http", 8080), listed("10.0.0.2", ready), listed("10.0.0.1", ready)),
 			},
 			want: []wire.Endpoint{endpoint("10.0.0.1:8080"), endpoint("10.0.0.2:8080"), endpoint("[fd00::1]:8080")},
+		},
+		"a pod of both families is one endpoint": {
+			slices: []*discoveryv1.EndpointSlice{
+				slice(targets("http", 8080), ofPod("web-1", listed("10.0.0.1", ready)), ofPod("web-2", listed("10.0.0.2", ready))),
+				typed(discoveryv1.AddressTypeIPv6, slice(targets("http", 8080), ofPod("web-1", listed("fd00::1", ready)), ofPod("web-3", listed("fd00::3", ready)))),
+			},
+			want: []wire.Endpoint{endpoint("10.0.0.1:8080"), endpoint("10.0.0.2:8080"), endpoint("[fd00::3]:8080")},
+		},
+		"a pod of both families is one endpoint, of the Service's first": {
+			families: []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol},
+			slices: []*discoveryv1.EndpointSlice{
+				slice(targets("http", 8080), ofPod("web-1", listed("10.0.0.1", ready))),
+				typed(discoveryv1.AddressTypeIPv6, slice(targets("http", 8080), ofPod("web-1", listed("fd00::1", ready)))),
+			},
+			want: []wire.Endpoint{endpoint("[fd00::1]:8080")},
 		},
 		"zone and node": {
 			slices: []*discoveryv1.EndpointSlice{slice(targets("http", 8080), located)},
@@ -132,6 +154,7 @@ func TestEndpoints(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			for range 2 {
+				service.Spec.IPFamilies = tc.families
 				got := Endpoints(backend, service, tc.slices)
 				if diff := cmp.Diff(tc.want, got.Endpoints.Endpoints, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.EquateEmpty()); diff != "" {
 					t.Errorf("endpoints (-want +got):\n%s", diff)

@@ -76,6 +76,10 @@ func NeverEnrolled(namespace, system string) bool {
 	return namespace == system || slices.Contains(clusterNamespaces, namespace)
 }
 
+func (e enrolment) equal(other enrolment) bool {
+	return e.system == other.system && e.suspended == other.suspended && slices.Equal(e.names, other.names)
+}
+
 func (e enrolment) has(namespace string) bool { return e.set[namespace] }
 
 // refusal says what a user can do about a namespace that is not enrolled.

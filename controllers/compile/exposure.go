@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -48,26 +49,27 @@ func compareServicePorts(a, b ServicePort) int {
 	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Service, b.Service), cmp.Compare(a.Port, b.Port))
 }
 
-// exposures lists what Services of enrolled namespaces publish, sorted.
-func (w *world) exposures(authorizations []*authorization) []Exposure {
-	enforced := make(map[string][]*authorization)
-	for _, a := range authorizations {
+// equal tells that two exposures are the same.
+func (e Exposure) equal(other Exposure) bool { return reflect.DeepEqual(e, other) }
+
+// exposuresOf lists what a Service publishes, in the order of its ports.
+func (c *Compiler) exposuresOf(name types.NamespacedName) []Exposure {
+	svc := c.world.services[name]
+	if svc == nil || !c.world.enrolment.has(name.Namespace) || !exposes(svc) {
+		return nil
+	}
+	var enforced []*authorization
+	for _, a := range c.authorizations[name.Namespace] {
 		if a.content != nil && !a.content.Audit {
-			enforced[a.object.Namespace] = append(enforced[a.object.Namespace], a)
+			enforced = append(enforced, a)
 		}
 	}
 	var out []Exposure
-	for name, svc := range w.services {
-		if !w.enrolment.has(name.Namespace) || !exposes(svc) {
-			continue
-		}
-		for i := range svc.Spec.Ports {
-			if port := &svc.Spec.Ports[i]; isTCP(port) {
-				out = append(out, w.exposure(name, svc, port, enforced[name.Namespace]))
-			}
+	for i := range svc.Spec.Ports {
+		if port := &svc.Spec.Ports[i]; isTCP(port) {
+			out = append(out, c.world.exposure(name, svc, port, enforced))
 		}
 	}
-	slices.SortFunc(out, func(a, b Exposure) int { return compareServicePorts(a.ServicePort, b.ServicePort) })
 	return out
 }
 

@@ -13,24 +13,36 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// Inbounds makes the Inbound of each pod of an enrolled namespace that is on a node, sorted by key. It does not
-// wait for the pod to have an address, so that its rules are there before it runs. exposures are those of the
-// namespace. accounts has the addresses of pods by their ServiceAccounts (see AccountAddresses). Pods on the
-// network of their node have none: what runs there is out of reach.
-func Inbounds(pods []*corev1.Pod, exposures []Exposure, accounts map[types.NamespacedName][]netip.Addr) []wire.Resource {
+// Inbounds makes the Inbound of each pod that has one, sorted by key.
+func Inbounds(
+	pods []*corev1.Pod, exposed *Exposed, accounts map[types.NamespacedName][]netip.Addr, placement meshv1alpha1.Placement,
+) []wire.Resource {
 	var out []wire.Resource
 	for _, pod := range pods {
-		if pod.Spec.NodeName == "" || pod.Spec.HostNetwork || ended(pod) {
-			continue
+		if r := Inbound(pod, exposed, accounts, placement); r != nil {
+			out = append(out, *r)
 		}
-		content := wire.Inbound{Namespace: pod.Namespace, Pod: pod.Name, UID: string(pod.UID)}
-		if pod.Labels[meshv1alpha1.ComponentLabel] != ComponentProxy {
-			content.Ports = inboundPorts(pod, exposures, accounts)
-		}
-		out = append(out, wire.New(content.UID, wire.ScopeNode(pod.Spec.NodeName), podOrigin(pod), &content))
 	}
 	slices.SortFunc(out, func(a, b wire.Resource) int { return cmp.Compare(a.Key, b.Key) })
 	return out
+}
+
+// Inbound makes the Inbound of a pod of an enrolled namespace that is on a node, nil for others. It does not
+// wait for the pod to have an address, so that its rules are there before it runs. exposed are the exposures of the
+// namespace. accounts has the addresses of pods by their ServiceAccounts (see AccountAddresses). Pods on the
+// network of their node have none: what runs there is out of reach. placement is that of pods that do not say.
+func Inbound(
+	pod *corev1.Pod, exposed *Exposed, accounts map[types.NamespacedName][]netip.Addr, placement meshv1alpha1.Placement,
+) *wire.Resource {
+	if pod.Spec.NodeName == "" || pod.Spec.HostNetwork || ended(pod) {
+		return nil
+	}
+	content := wire.Inbound{Namespace: pod.Namespace, Pod: pod.Name, UID: string(pod.UID), Alone: LacksSidecar(pod, placement)}
+	if pod.Labels[meshv1alpha1.ComponentLabel] != ComponentProxy {
+		content.Ports = inboundPorts(pod, exposed, accounts)
+	}
+	r := wire.New(content.UID, wire.ScopeNode(pod.Spec.NodeName), podOrigin(pod), &content)
+	return &r
 }
 
 func ended(pod *corev1.Pod) bool {
@@ -39,14 +51,9 @@ func ended(pod *corev1.Pod) bool {
 
 // inboundPorts are the ports of a pod that are exposed. A port is strict if one of its exposures is, and lets in
 // whom any of the strict ones does.
-func inboundPorts(pod *corev1.Pod, exposures []Exposure, accounts map[types.NamespacedName][]netip.Addr) []wire.InboundPort {
+func inboundPorts(pod *corev1.Pod, exposed *Exposed, accounts map[types.NamespacedName][]netip.Addr) []wire.InboundPort {
 	var ports []wire.InboundPort
-	for i := range exposures {
-		e := &exposures[i]
-		number, ok := e.PortOf(pod)
-		if !ok {
-			continue
-		}
+	for e, number := range exposed.Of(pod) {
 		at, known := slices.BinarySearchFunc(ports, number, func(p wire.InboundPort, number uint16) int { return cmp.Compare(p.Port, number) })
 		if !known {
 			ports = slices.Insert(ports, at, wire.InboundPort{Port: number})

@@ -39,10 +39,10 @@ func inboundsOf(t *testing.T, input []byte, result compile.Result) []goldenResou
 	for _, namespace := range result.Enrolled {
 		own := slices.DeleteFunc(slices.Clone(pods), func(p *corev1.Pod) bool { return p.Namespace != namespace })
 		exposures := slices.DeleteFunc(slices.Clone(result.Exposures), func(e compile.Exposure) bool { return e.Namespace != namespace })
-		inbounds := compile.Inbounds(own, exposures, accounts)
+		inbounds := compile.Inbounds(own, compile.NewExposed(exposures), accounts, "namespace")
 		slices.Reverse(own)
 		slices.Reverse(exposures)
-		if diff := differ(inbounds, compile.Inbounds(own, exposures, accounts)); diff != "" {
+		if diff := differ(inbounds, compile.Inbounds(own, compile.NewExposed(exposures), accounts, "namespace")); diff != "" {
 			t.Errorf("the order of lists matters (-first +reversed):\n%s", diff)
 		}
 		for _, r := range inbounds {

@@ -46,18 +46,16 @@ func isServiceParent(ref gwv1.ParentReference) bool {
 	return isService(valueOr(ref.Group, gwv1.GroupName), valueOr(ref.Kind, "Gateway"))
 }
 
-// attach fills in the Service parents of routes and returns all of them.
-func (w *world) attach(routes []*route) []*parent {
-	var all []*parent
-	for _, r := range routes {
-		for i := range r.refs {
-			if isServiceParent(r.refs[i]) {
-				r.parents = append(r.parents, w.newParent(r, &r.refs[i]))
-			}
+// Attached tells that a route with these parents is the mesh's: one of them is a Service.
+func Attached(refs []gwv1.ParentReference) bool { return slices.ContainsFunc(refs, isServiceParent) }
+
+// attach fills in the Service parents of a route.
+func (w *world) attach(r *route) {
+	for i := range r.refs {
+		if isServiceParent(r.refs[i]) {
+			r.parents = append(r.parents, w.newParent(r, &r.refs[i]))
 		}
-		all = append(all, r.parents...)
 	}
-	return all
 }
 
 // newParent finds the ports that a parentRef means and that can carry its route, as far as they alone

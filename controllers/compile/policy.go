@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"slices"
 	"strings"
 
@@ -28,10 +29,10 @@ type policies struct {
 	// mesh holds the Mesh's defaults, meshFaults what is wrong with them.
 	mesh       level
 	meshFaults []fault
-	// all are sorted by name.
-	all []*policy
 	// inForce are the levels of the policies that have won their target.
 	inForce map[Target]level
+	// targetsIn are the targets of each namespace that are in inForce.
+	targetsIn map[string][]Target
 }
 
 // policy is one MeshPolicy and what comes of it.
@@ -46,24 +47,12 @@ type policy struct {
 // String is how messages name a policy.
 func (p *policy) String() string { return "MeshPolicy " + namespacedName(p.object).String() }
 
-// readPolicies reads all policies and decides which one applies where.
-func (w *world) readPolicies(s Snapshot) policies {
-	ps := policies{inForce: make(map[Target]level)}
-	ps.mesh, ps.meshFaults = meshDefaults(s.Mesh)
-	objects := newTargetObjects(w, s)
-	for _, object := range s.MeshPolicies {
-		p := &policy{object: object, attachment: attachment{meta: object}}
-		p.targets, p.faults = readTargets(object.Namespace, object.Spec.TargetRefs, "a Service, an HTTPRoute or a GRPCRoute")
-		for _, t := range p.targets {
-			t.refused = objects.refuse(t)
-		}
-		p.read()
-		ps.all = append(ps.all, p)
-	}
-	slices.SortFunc(ps.all, byAge)
-	ps.settle()
-	slices.SortFunc(ps.all, func(a, b *policy) int { return compareNames(a.object, b.object) })
-	return ps
+// newPolicy reads a policy. Why it does not apply to a target is decided later.
+func newPolicy(object *meshv1alpha1.MeshPolicy) *policy {
+	p := &policy{object: object, attachment: attachment{meta: object}}
+	p.targets, p.faults = readTargets(object.Namespace, object.Spec.TargetRefs, "a Service, an HTTPRoute or a GRPCRoute")
+	p.read()
+	return p
 }
 
 // read reads the policy's spec or, where that is at fault, what was valid before, which must go together
@@ -119,33 +108,46 @@ func (p *policy) misplaced(policy *wire.Policy) []fault {
 
 // byAge sorts the policies that win first: the older one, then the first by name (GEP-713).
 func byAge(a, b *policy) int {
-	return cmp.Or(a.object.CreationTimestamp.Compare(b.object.CreationTimestamp.Time), compareNames(a.object, b.object))
+	return cmp.Or(a.object.CreationTimestamp.Compare(b.object.CreationTimestamp.Time), strings.Compare(a.object.Name, b.object.Name))
 }
 
-func compareNames(a, b *meshv1alpha1.MeshPolicy) int {
-	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-}
-
-// settle gives each target to one policy and refuses it to the others. A policy that has nothing to put
-// into force takes nothing.
-func (ps *policies) settle() {
+// settle gives each target of a namespace's policies to one of them and refuses it to the others. A policy that has
+// nothing to put into force takes nothing. It returns the targets that another policy applies to than before.
+func (ps *policies) settle(namespace string, in map[string]*policy, objects *targetObjects) []Target {
+	all := slices.SortedFunc(maps.Values(in), byAge)
 	winners := make(map[Target]*policy)
-	for _, p := range ps.all {
-		if p.level.said == nil {
-			continue
-		}
+	for _, p := range all {
 		for _, t := range p.targets {
-			switch winner := winners[t.key]; {
-			case t.refused != nil:
-			case winner == nil:
-				winners[t.key] = p
-				ps.inForce[t.key] = p.level
-			default:
-				t.refused = &policyRefusal{gwv1.PolicyReasonConflicted, winner.String() + " is for " + t.key.String() +
-					" too and " + precedence(winner, p) + ": only one policy applies to a target, so delete one of them or bring them together"}
+			t.refused = objects.refuse(t)
+			if p.level.said == nil || t.refused != nil {
+				continue
 			}
+			winner := winners[t.key]
+			if winner == nil {
+				winners[t.key] = p
+				continue
+			}
+			t.refused = &policyRefusal{gwv1.PolicyReasonConflicted, winner.String() + " is for " + t.key.String() +
+				" too and " + precedence(winner, p) + ": only one policy applies to a target, so delete one of them or bring them together"}
 		}
 	}
+	var changed []Target
+	for _, t := range ps.targetsIn[namespace] {
+		if winners[t] == nil {
+			delete(ps.inForce, t)
+			changed = append(changed, t)
+		}
+	}
+	targets := make([]Target, 0, len(winners))
+	for t, p := range winners {
+		if before, known := ps.inForce[t]; !known || before != p.level {
+			changed = append(changed, t)
+		}
+		ps.inForce[t] = p.level
+		targets = append(targets, t)
+	}
+	ps.targetsIn[namespace] = targets
+	return changed
 }
 
 func precedence(winner, loser *policy) string {

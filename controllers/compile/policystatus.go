@@ -58,42 +58,37 @@ const (
 	maxTargetText = 1024
 )
 
-func (w *world) policyStatuses(routes []*route, resources []wire.Resource, exposures []Exposure) []PolicyStatus {
-	var statuses []PolicyStatus
-	parts := byTarget(resources, w.policies.all)
-	for _, p := range w.policies.all {
-		s := PolicyStatus{
-			Name:       namespacedName(p.object),
-			UID:        p.object.UID,
-			Generation: p.object.Generation,
-			Target:     p.targetText(),
-			Faults:     fieldFaults("spec", p.faults),
-			InForce:    p.level.said.DeepCopy(),
-			Strict:     strictPorts(exposures, p.String()),
-		}
-		if len(s.Strict) > 0 {
-			enforced := p.condition(metav1.ConditionTrue, ReasonEnforced, "")
-			enforced.Type = meshv1alpha1.PolicyEnforced
-			s.Enforced = &enforced
-		}
-		for _, t := range p.targets {
-			status := TargetStatus{Ref: *t.ref.DeepCopy(), Accepted: p.accepted(t)}
-			if status.Accepted.Status == metav1.ConditionTrue {
-				status.Awaited = w.awaited(t.key, parts[t.key.whole()])
-			}
-			s.Targets = append(s.Targets, status)
-			if t.refused == nil || t.refused.reason == gwv1.PolicyReasonConflicted {
-				s.Effective = append(s.Effective, w.effective(t.key, routes)...)
-			}
-		}
-		s.Effective = s.Effective[:min(len(s.Effective), maxEffective)]
-		s.Accepted = p.acceptedOverall(s.Targets)
-		if shut := w.unreachable(s.Strict); len(shut) > 0 {
-			s.Accepted.Message += "; only mtls.allowFrom gets through to " + some(shut) + ", which no proxy leads to"
-		}
-		statuses = append(statuses, s)
+func (c *Compiler) policyStatus(p *policy) PolicyStatus {
+	s := PolicyStatus{
+		Name:       namespacedName(p.object),
+		UID:        p.object.UID,
+		Generation: p.object.Generation,
+		Target:     p.targetText(),
+		Faults:     fieldFaults("spec", p.faults),
+		InForce:    p.level.said.DeepCopy(),
+		Strict:     strictPorts(c.exposures[p.object.Namespace], p.String()),
 	}
-	return statuses
+	if len(s.Strict) > 0 {
+		enforced := p.condition(metav1.ConditionTrue, ReasonEnforced, "")
+		enforced.Type = meshv1alpha1.PolicyEnforced
+		s.Enforced = &enforced
+	}
+	for _, t := range p.targets {
+		status := TargetStatus{Ref: *t.ref.DeepCopy(), Accepted: p.accepted(t)}
+		if status.Accepted.Status == metav1.ConditionTrue {
+			status.Awaited = c.awaited(t.key)
+		}
+		s.Targets = append(s.Targets, status)
+		if t.refused == nil || t.refused.reason == gwv1.PolicyReasonConflicted {
+			s.Effective = append(s.Effective, c.effective(t.key)...)
+		}
+	}
+	s.Effective = s.Effective[:min(len(s.Effective), maxEffective)]
+	s.Accepted = p.acceptedOverall(s.Targets)
+	if shut := c.world.unreachable(s.Strict); len(shut) > 0 {
+		s.Accepted.Message += "; only mtls.allowFrom gets through to " + some(shut) + ", which no proxy leads to"
+	}
+	return s
 }
 
 // unreachable names the Services of strict ports that are not captured.
@@ -107,44 +102,47 @@ func (w *world) unreachable(ports []ServicePort) []string {
 	return names
 }
 
-// byTarget gives each target of a policy, without its section, those resources that the policy is part of.
-func byTarget(resources []wire.Resource, all []*policy) map[Target][]*wire.Resource {
-	parts := make(map[Target][]*wire.Resource)
-	for _, p := range all {
-		for _, t := range p.targets {
-			parts[t.key.whole()] = nil
+// partsOf are those resources that a policy for a target, or for its whole, is part of, sorted.
+func (c *Compiler) partsOf(t Target) []wire.Ref {
+	var refs []wire.Ref
+	ofService := func(name types.NamespacedName) {
+		for _, at := range c.places[name] {
+			refs = append(refs, wire.Ref{Kind: wire.KindDestination, Key: at.key()}, wire.Ref{Kind: wire.KindBackend, Key: at.key()})
 		}
 	}
-	add := func(t Target, r *wire.Resource) {
-		_, wanted := parts[t]
-		if wanted && (r.Scope == wire.ScopeMesh || r.Scope == wire.ScopeNamespace(t.Namespace)) {
-			parts[t] = append(parts[t], r)
-		}
-	}
-	for i := range resources {
-		switch r := &resources[i]; {
-		case r.Destination != nil:
-			add(Target{Kind: kindService, Namespace: r.Destination.Namespace, Name: r.Destination.Service}, r)
-			add(namespaceTarget(r.Destination.Namespace), r)
-		case r.Backend != nil:
-			add(Target{Kind: kindService, Namespace: r.Backend.Namespace, Name: r.Backend.Service}, r)
-			add(namespaceTarget(r.Backend.Namespace), r)
-		case r.Route != nil:
-			add(Target{Kind: string(r.Route.Kind), Namespace: r.Route.Namespace, Name: r.Route.Name}, r)
-			if r.Route.Consumer {
-				add(namespaceTarget(r.Route.Namespace), r)
+	ofRoute := func(u *unit, consumer bool) {
+		for i := range u.compiled.resources {
+			if r := &u.compiled.resources[i]; !consumer || r.Route.Consumer {
+				refs = append(refs, r.Ref)
 			}
 		}
 	}
-	return parts
+	switch {
+	case t.isRoute():
+		if u := c.units[t.whole()]; u != nil {
+			ofRoute(u, false)
+		}
+	case t.Kind == kindService:
+		ofService(types.NamespacedName{Namespace: t.Namespace, Name: t.Name})
+	default:
+		for _, name := range c.objects.servicesIn[t.Namespace] {
+			ofService(name)
+		}
+		for _, u := range c.unitsIn[t.Namespace] {
+			ofRoute(u, true)
+		}
+	}
+	slices.SortFunc(refs, compareRefs)
+	return refs
 }
 
 // awaited is what a policy for a target is part of. Only the proxies of the target's own namespace
 // receive what has the scope of that namespace.
-func (w *world) awaited(t Target, resources []*wire.Resource) []Awaited {
+func (c *Compiler) awaited(t Target) []Awaited {
 	var everywhere, own []wire.Held
-	for _, r := range resources {
-		if t.Section != "" && t.Section != w.sectionOf(r) {
+	for _, ref := range c.partsOf(t) {
+		r, known := c.resources[ref]
+		if !known || r.Scope != wire.ScopeMesh && r.Scope != wire.ScopeNamespace(t.Namespace) || t.Section != "" && t.Section != c.world.sectionOf(r) {
 			continue
 		}
 		held := wire.Held{Ref: r.Ref, Version: r.Version}
@@ -158,10 +156,10 @@ func (w *world) awaited(t Target, resources []*wire.Resource) []Awaited {
 	case len(everywhere) == 0 && len(own) == 0:
 		return nil
 	case len(own) == 0:
-		return []Awaited{{everywhere, w.enrolment.names}}
+		return []Awaited{{everywhere, c.world.enrolment.names}}
 	}
 	awaited := []Awaited{{slices.Concat(everywhere, own), []string{t.Namespace}}}
-	others := slices.DeleteFunc(slices.Clone(w.enrolment.names), func(name string) bool { return name == t.Namespace })
+	others := slices.DeleteFunc(slices.Clone(c.world.enrolment.names), func(name string) bool { return name == t.Namespace })
 	if len(everywhere) > 0 && len(others) > 0 {
 		awaited = append(awaited, Awaited{everywhere, others})
 	}

@@ -121,31 +121,8 @@ func readTargets(namespace string, refs []gwv1.LocalPolicyTargetReferenceWithSec
 
 // targetObjects are what policies can be for.
 type targetObjects struct {
-	world *world
-	// rules are the names of all routes' rules; attached are the routes with a Service for a parent.
-	rules    map[Target][]string
-	attached map[Target]bool
-}
-
-func newTargetObjects(w *world, s Snapshot) *targetObjects {
-	o := &targetObjects{world: w, rules: make(map[Target][]string), attached: make(map[Target]bool)}
-	for _, r := range s.HTTPRoutes {
-		key := Target{Kind: string(wire.RouteHTTP), Namespace: r.Namespace, Name: r.Name}
-		o.attached[key] = slices.ContainsFunc(r.Spec.ParentRefs, isServiceParent)
-		o.rules[key] = nil
-		for i := range r.Spec.Rules {
-			o.rules[key] = append(o.rules[key], string(valueOr(r.Spec.Rules[i].Name, "")))
-		}
-	}
-	for _, r := range s.GRPCRoutes {
-		key := Target{Kind: string(wire.RouteGRPC), Namespace: r.Namespace, Name: r.Name}
-		o.attached[key] = slices.ContainsFunc(r.Spec.ParentRefs, isServiceParent)
-		o.rules[key] = nil
-		for i := range r.Spec.Rules {
-			o.rules[key] = append(o.rules[key], string(valueOr(r.Spec.Rules[i].Name, "")))
-		}
-	}
-	return o
+	world  *world
+	routes routeObjects
 }
 
 // refuse says why no policy can apply to a target, or returns nil.
@@ -167,13 +144,13 @@ func (o *targetObjects) refuse(t *policyTarget) *policyRefusal {
 
 func (o *targetObjects) refuseRoute(key Target) *policyRefusal {
 	whole := key.whole()
-	rules, exists := o.rules[whole]
+	route := o.routes[whole]
 	switch {
-	case !exists:
+	case !route.exists():
 		return notFound("%s does not exist", whole)
-	case key.Section != "" && !slices.Contains(rules, key.Section):
+	case key.Section != "" && !slices.Contains(route.names(), key.Section):
 		return notFound("%s has no rule named %q", whole, key.Section)
-	case !o.attached[whole]:
+	case !route.attached():
 		return &policyRefusal{ReasonNotAttached, whole.String() + " is not part of the mesh: none of its parentRefs is a Service"}
 	default:
 		return nil

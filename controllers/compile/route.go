@@ -1,9 +1,7 @@
 package compile
 
 import (
-	"cmp"
 	"slices"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -44,31 +42,6 @@ type match struct {
 type backendRef struct {
 	gwv1.BackendRef
 	filters []gwv1.HTTPRouteFilter
-}
-
-// readRoutes returns the routes that have a Service for a parent, sorted by kind and name.
-func readRoutes(s Snapshot) []*route {
-	var routes []*route
-	for _, r := range s.HTTPRoutes {
-		if slices.ContainsFunc(r.Spec.ParentRefs, isServiceParent) {
-			routes = append(routes, fromHTTPRoute(r))
-		}
-	}
-	for _, r := range s.GRPCRoutes {
-		if slices.ContainsFunc(r.Spec.ParentRefs, isServiceParent) {
-			routes = append(routes, fromGRPCRoute(r))
-		}
-	}
-	slices.SortFunc(routes, compareRoutes)
-	return routes
-}
-
-func compareRoutes(a, b *route) int {
-	return cmp.Or(
-		strings.Compare(string(a.kind), string(b.kind)),
-		strings.Compare(a.meta.Namespace, b.meta.Namespace),
-		strings.Compare(a.meta.Name, b.meta.Name),
-	)
 }
 
 func (r *route) origin() wire.Origin {

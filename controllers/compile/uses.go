@@ -7,24 +7,27 @@ import (
 	"weft.dev/weft/proxy/wire"
 )
 
-// uses is what the routes in force say about the protocols of the ports they use. A port that declares
+// uses counts what the routes in force say about the protocols of the ports they use. A port that declares
 // nothing, or HTTP of no particular version, is what they take it for. The word of the routes in the
 // Service's own namespace comes first, so that no other namespace can change how a Service is spoken to.
-type uses map[place]use
+type uses tally[saying]
 
-// use tells which kinds of routes use a port: as a parent or as a backend, if they may speak for the
-// port, or in any way, if they may not.
-type use struct{ parent, backend, other kinds }
-
-type kinds struct{ http, grpc bool }
-
-func (k *kinds) add(kind wire.RouteKind) {
-	if kind == wire.RouteGRPC {
-		k.grpc = true
-	} else {
-		k.http = true
-	}
+// saying is that some route of a kind uses a place.
+type saying struct {
+	place place
+	as    usage
+	kind  wire.RouteKind
 }
+
+// usage is how a route uses a port: as a parent or as a backend, if it may speak for the port, or in any way, if it
+// may not.
+type usage uint8
+
+const (
+	asOther usage = iota
+	asParent
+	asBackend
+)
 
 // speaksFor tells whether a route may say what a place's protocol is: one of the Service's namespace,
 // or of the consumer that the place is for.
@@ -35,41 +38,36 @@ func (r *route) speaksFor(p place) bool {
 	return r.meta.Namespace == p.service.Namespace
 }
 
-func (u uses) add(p place, r *route, side func(*use) *kinds) {
-	v := u[p]
-	if r.speaksFor(p) {
-		side(&v).add(r.kind)
-	} else {
-		v.other.add(r.kind)
-	}
-	u[p] = v
+func (u uses) say(p place, as usage, kind wire.RouteKind) bool {
+	return u[saying{p, as, kind}] > 0
 }
 
-func asParent(u *use) *kinds  { return &u.parent }
-func asBackend(u *use) *kinds { return &u.backend }
-
-// usesOf gathers what the routes in force say.
-func (w *world) usesOf(routes []*route) uses {
-	u := make(uses)
-	for _, r := range routes {
-		for _, p := range r.parents {
-			for _, at := range p.places {
-				u.add(at, r, asParent)
-			}
+// sayings are what a route says where it is in force.
+func (w *world) sayings(r *route) []saying {
+	var said distinct[saying]
+	add := func(at place, as usage) {
+		if !r.speaksFor(at) {
+			as = asOther
 		}
-		for _, consumer := range []bool{false, true} {
-			if !r.inForce(consumer) {
-				continue
-			}
-			resolver := resolver{world: w, route: r, consumer: consumer}
-			r.eachBackend(func(ref *gwv1.BackendObjectReference) {
-				if p, f := resolver.locate(ref); f == nil {
-					u.add(p, r, asBackend)
-				}
-			})
+		said.add(saying{at, as, r.kind})
+	}
+	for _, p := range r.parents {
+		for _, at := range p.places {
+			add(at, asParent)
 		}
 	}
-	return u
+	for _, consumer := range []bool{false, true} {
+		if !r.inForce(consumer) {
+			continue
+		}
+		resolver := resolver{world: w, route: r, consumer: consumer}
+		r.eachBackend(func(ref *gwv1.BackendObjectReference) {
+			if at, f := resolver.locate(ref); f == nil {
+				add(at, asBackend)
+			}
+		})
+	}
+	return said.list
 }
 
 // destinationProtocol says how the bytes of a captured connection are understood.
@@ -78,7 +76,7 @@ func (w *world) destinationProtocol(p place, u uses) wire.Protocol {
 	case classHTTP, classH2C:
 		return wire.ProtocolHTTP
 	case classNone:
-		if used := u[p].parent; used.http || used.grpc {
+		if u.say(p, asParent, wire.RouteHTTP) || u.say(p, asParent, wire.RouteGRPC) {
 			return wire.ProtocolHTTP
 		}
 	}
@@ -90,21 +88,21 @@ func (w *world) destinationProtocol(p place, u uses) wire.Protocol {
 // been attached to all ports of its Service, and those that serve HTTP/1.1 must go on working as backends
 // of others.
 func (w *world) backendProtocol(p place, u uses) wire.Protocol {
-	class, used := w.declared(p).class, u[p]
+	class := w.declared(p).class
 	switch {
 	case class == classOpaque:
 		return wire.ProtocolTCP
-	case class == classH2C, used.backend.grpc:
+	case class == classH2C, u.say(p, asBackend, wire.RouteGRPC):
 		return wire.ProtocolH2C
 	case class == classHTTP:
 		return wire.ProtocolHTTP
-	case used.parent.grpc:
+	case u.say(p, asParent, wire.RouteGRPC):
 		return wire.ProtocolH2C
-	case used.parent.http, used.backend.http:
+	case u.say(p, asParent, wire.RouteHTTP), u.say(p, asBackend, wire.RouteHTTP):
 		return wire.ProtocolHTTP
-	case used.other.grpc:
+	case u.say(p, asOther, wire.RouteGRPC):
 		return wire.ProtocolH2C
-	case used.other.http:
+	case u.say(p, asOther, wire.RouteHTTP):
 		return wire.ProtocolHTTP
 	default:
 		return wire.ProtocolTCP

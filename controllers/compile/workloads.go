@@ -41,15 +41,17 @@ func Claimed(pods []*corev1.Pod, sandboxes Sandboxes) map[netip.Addr]*corev1.Pod
 	return claimed
 }
 
-// Workloads joins addresses with ServiceAccounts for the pods of the given namespaces, sorted by
-// address. The ServiceAccount comes from the Pod object. zones maps nodes to their zones.
-func Workloads(claimed map[netip.Addr]*corev1.Pod, namespaces map[string]bool, zones map[string]string) []wire.Resource {
-	var out []wire.Resource
+// Workloads joins addresses with ServiceAccounts for the pods of the given namespaces. The ServiceAccount comes from the
+// Pod object. zones maps nodes to their zones. What says the same as one of before is that one.
+func Workloads(
+	claimed map[netip.Addr]*corev1.Pod, namespaces map[string]bool, zones map[string]string, before map[wire.Ref]*wire.Resource,
+) []*wire.Resource {
+	out := make([]*wire.Resource, 0, len(claimed))
 	for address, pod := range claimed {
 		if !namespaces[pod.Namespace] {
 			continue
 		}
-		out = append(out, wire.New(address.String(), wire.ScopeNamespace(pod.Namespace), podOrigin(pod), &wire.Workload{
+		content := wire.Workload{
 			Address:        address,
 			Pod:            pod.Name,
 			UID:            string(pod.UID),
@@ -57,9 +59,14 @@ func Workloads(claimed map[netip.Addr]*corev1.Pod, namespaces map[string]bool, z
 			ServiceAccount: pod.Spec.ServiceAccountName,
 			Node:           pod.Spec.NodeName,
 			Zone:           zones[pod.Spec.NodeName],
-		}))
+		}
+		if was := before[wire.Ref{Kind: wire.KindWorkload, Key: address.String()}]; was != nil && *was.Workload == content {
+			out = append(out, was)
+			continue
+		}
+		r := wire.New(address.String(), wire.ScopeNamespace(pod.Namespace), podOrigin(pod), &content)
+		out = append(out, &r)
 	}
-	slices.SortFunc(out, func(a, b wire.Resource) int { return a.Workload.Address.Compare(b.Workload.Address) })
 	return out
 }
 

@@ -94,7 +94,7 @@ func TestWorkloads(t *testing.T) {
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			got := map[string]string{}
-			for _, r := range Workloads(Claimed(tc.pods, tc.sandboxes), map[string]bool{"shop": true}, zones) {
+			for _, r := range Workloads(Claimed(tc.pods, tc.sandboxes), map[string]bool{"shop": true}, zones, nil) {
 				if r.Scope != wire.ScopeNamespace("shop") {
 					t.Errorf("%s has scope %s", r.Ref, r.Scope)
 				}

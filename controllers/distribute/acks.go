@@ -11,41 +11,65 @@ import (
 
 // Holds tells how many of a namespace's connected proxies, m, have acknowledged all the given versions
 // without rejecting one: n. A version that is not, or no longer, the published one is held by nobody,
-// and so is one that the namespace may not see. A proxy counts from its Hello to the end of its stream.
+// and so is one that the namespace may not see. A proxy counts from its Hello to the end of its stream. Proxies beside
+// pods count as well; of what they are not sent nothing is asked of them, and one that comes with nothing counts from its
+// first acknowledgement: its pod's containers do not run before.
 func (h *Hub) Holds(namespace string, held []wire.Held) (n, m int) {
-	return h.holds(held, feedNamespace(namespace))
+	own := feedNamespace(namespace)
+	return h.holds(held, own, own, feedSidecars(namespace))
 }
 
 // NodesHold is Holds for all connected node agents. What concerns one node is held by no other.
 func (h *Hub) NodesHold(held []wire.Held) (n, m int) {
-	return h.holds(held, feedNodes)
+	return h.holds(held, feedNodes, feedNodes)
 }
 
-// holds counts the clients of a feed; the resources may come through others of theirs.
-func (h *Hub) holds(held []wire.Held, key feedKey) (n, m int) {
+// holds counts the clients of feeds; the resources may come through others of theirs. What comes through within concerns
+// the clients of that feed alone.
+func (h *Hub) holds(held []wire.Held, within feedKey, of ...feedKey) (n, m int) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	f := h.feeds[key]
-	if f == nil {
-		return 0, 0
-	}
-	m = len(f.clients)
-	var needed uint64
+	published := true
 	wanted := make([]*publication, len(held))
 	for i, want := range held {
-		p := h.current[want.Ref]
-		if p == nil || p.resource.Version != want.Version {
-			return 0, m
-		}
-		wanted[i], needed = p, max(needed, p.seq)
+		wanted[i] = h.current[want.Ref]
+		published = published && wanted[i] != nil && wanted[i].resource.Version == want.Version
 	}
-	for c := range f.clients {
-		withheld := slices.ContainsFunc(wanted, func(p *publication) bool { return !c.receives(p) })
-		if !withheld && c.acked >= max(needed, 1) && !c.rejects(held) {
-			n++
+	for _, key := range of {
+		f := h.feeds[key]
+		if f == nil {
+			continue
+		}
+		for c := range f.clients {
+			if c.newcomer() {
+				continue
+			}
+			m++
+			if published && c.holds(wanted, within) && !c.rejects(held) {
+				n++
+			}
 		}
 	}
 	return n, m
+}
+
+// newcomer tells that a client beside a pod has nothing in force yet.
+func (c *client) newcomer() bool {
+	return c.identity.Kind == ClientSidecar && c.acked == 0 && len(c.held) == 0
+}
+
+// holds tells that the client has acknowledged what it is to have of publications.
+func (c *client) holds(wanted []*publication, within feedKey) bool {
+	needed := uint64(1)
+	for _, p := range wanted {
+		switch {
+		case c.receives(p):
+			needed = max(needed, p.seq)
+		case slices.Contains(c.keys, within) || !slices.Contains(p.feeds, within):
+			return false
+		}
+	}
+	return c.acked >= needed
 }
 
 // Outdated tells how many of a namespace's connected proxies are of a revision that does not put all of the given
@@ -53,10 +77,6 @@ func (h *Hub) holds(held []wire.Held, key feedKey) (n, m int) {
 func (h *Hub) Outdated(namespace string, held []wire.Held) int {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	f := h.feeds[feedNamespace(namespace)]
-	if f == nil {
-		return 0
-	}
 	needed := 0
 	for _, want := range held {
 		if p := h.current[want.Ref]; p != nil {
@@ -64,9 +84,15 @@ func (h *Hub) Outdated(namespace string, held []wire.Held) int {
 		}
 	}
 	outdated := 0
-	for c := range f.clients {
-		if c.revision < needed {
-			outdated++
+	for _, key := range []feedKey{feedNamespace(namespace), feedSidecars(namespace)} {
+		f := h.feeds[key]
+		if f == nil {
+			continue
+		}
+		for c := range f.clients {
+			if c.revision < needed {
+				outdated++
+			}
 		}
 	}
 	return outdated

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"weft.dev/weft/proxy/wire"
@@ -57,6 +58,9 @@ type TokenAuthenticatorOptions struct {
 	Pods     PodLookup
 	// Proxy and Node are the workloads whose pods may have configuration. Node's Namespace must be set.
 	Proxy, Node Workload
+	// Sidecar tells whether a pod has a proxy beside it. Whoever may run a pod as a ServiceAccount may be that, so that the
+	// pod need not belong to anything: it gets that ServiceAccount's identity and nothing beyond.
+	Sidecar func(pod *corev1.Pod) bool
 	// Enrolled tells whether proxies of a namespace may have configuration: the namespace is enrolled,
 	// or still being left.
 	Enrolled func(namespace string) bool

@@ -139,6 +139,18 @@ func nodeCluster() *cluster {
 	}
 }
 
+// sidecarCluster has a pod with a proxy of its own in namespace a.
+func sidecarCluster() *cluster {
+	return &cluster{
+		status: reviewOf("a", "cart", boundTo("cart-1", "pod-uid", "n1")),
+		pod: &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "cart-1", UID: "pod-uid"},
+			Spec:       corev1.PodSpec{ServiceAccountName: "cart", NodeName: "n1", InitContainers: []corev1.Container{{Name: "proxy"}}},
+			Status:     corev1.PodStatus{Phase: corev1.PodPending},
+		},
+	}
+}
+
 func named(name, uid string) *metav1.PartialObjectMetadata {
 	o := object(uid, nil)
 	o.Name = name
@@ -156,6 +168,7 @@ func authenticatorOf(c *cluster) *distribute.TokenAuthenticator {
 			Kind: "DaemonSet", Namespace: "weft-system", Name: "weft-node", ServiceAccount: "weft-node",
 			Labels: map[string]string{"app.kubernetes.io/component": "node"},
 		},
+		Sidecar:  func(pod *corev1.Pod) bool { return len(pod.Spec.InitContainers) > 0 },
 		Enrolled: func(namespace string) bool { return namespace == "a" },
 	})
 }
@@ -168,6 +181,10 @@ func TestTokenOfOurPodsIsBelieved(t *testing.T) {
 		"proxy": {
 			cluster: proxyCluster(),
 			want:    distribute.Identity{Kind: distribute.ClientProxy, Namespace: "a", Pod: "proxy-1", PodUID: "pod-uid", Node: "n1"},
+		},
+		"sidecar": {
+			cluster: sidecarCluster(),
+			want:    distribute.Identity{Kind: distribute.ClientSidecar, Namespace: "a", Pod: "cart-1", PodUID: "pod-uid", Node: "n1", ServiceAccount: "cart"},
 		},
 		"node agent": {
 			cluster: nodeCluster(),
@@ -193,9 +210,10 @@ func TestTokenOfOurPodsIsBelieved(t *testing.T) {
 
 func TestOtherTokensAreRefused(t *testing.T) {
 	tests := map[string]struct {
-		token  string
-		node   bool
-		change func(*cluster)
+		token   string
+		node    bool
+		sidecar bool
+		change  func(*cluster)
 		// wantUnsure says that the question could not be answered, which proves nothing either way.
 		wantUnsure bool
 	}{
@@ -255,6 +273,18 @@ func TestOtherTokensAreRefused(t *testing.T) {
 		"agent of a Deployment": {node: true, change: func(c *cluster) {
 			c.pod.OwnerReferences = controller("ReplicaSet", "weft-node", "ds-uid")
 		}},
+		"sidecar of a namespace that is not enrolled": {sidecar: true, change: func(c *cluster) {
+			c.pod.Namespace = "b"
+			c.status.User.Username = "system:serviceaccount:b:cart"
+		}},
+		"pod without a sidecar": {sidecar: true, change: func(c *cluster) { c.pod.Spec.InitContainers = nil }},
+		"sidecar of another account": {sidecar: true, change: func(c *cluster) {
+			c.status.User.Username = "system:serviceaccount:a:till"
+		}},
+		"sidecar that runs as the proxies do": {sidecar: true, change: func(c *cluster) {
+			c.pod.Spec.ServiceAccountName = "weft-proxy"
+			c.status.User.Username = "system:serviceaccount:a:weft-proxy"
+		}},
 		"API server is away": {change: func(c *cluster) { c.err = errors.New("connection refused") }, wantUnsure: true},
 		"pod cannot be read": {change: func(c *cluster) { c.lookupErr = errors.New("connection refused") }, wantUnsure: true},
 	}
@@ -263,6 +293,9 @@ func TestOtherTokensAreRefused(t *testing.T) {
 			c := proxyCluster()
 			if tc.node {
 				c = nodeCluster()
+			}
+			if tc.sidecar {
+				c = sidecarCluster()
 			}
 			if tc.change != nil {
 				tc.change(c)

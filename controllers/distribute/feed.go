@@ -4,39 +4,49 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"sync"
+	"sync/atomic"
+	"weak"
 
 	"weft.dev/weft/proxy/wire"
 )
 
 // publication is one resource as it is published now. It never changes, so deltas share it.
 type publication struct {
-	resource wire.Resource
+	resource *wire.Resource
 	// seq is the publication in which clients were told of this version and scope.
 	seq   uint64
 	feeds []feedKey
 	// needs is the lowest revision of a client that puts all of it into force.
 	needs int
 
-	once    sync.Once
-	encoded []byte
+	// encoded is the resource as it travels, while somebody needs it.
+	encoded atomic.Pointer[weak.Pointer[[]byte]]
 }
 
-func newPublication(r wire.Resource, seq uint64) *publication {
-	return &publication{resource: r, seq: seq, feeds: audience(&r), needs: r.Needs()}
+// newPublication returns one that comes after was, which may be nil.
+func newPublication(r *wire.Resource, seq uint64, was *publication) *publication {
+	p := &publication{resource: r, seq: seq, needs: r.Needs()}
+	if p.feeds = audience(r); was != nil && slices.Equal(p.feeds, was.feeds) {
+		p.feeds = was.feeds
+	}
+	return p
 }
 
-// json returns the resource as it travels. It is made once, however many clients receive it, and must
-// not be changed.
+// json returns the resource as it travels, which must not be changed. Clients that receive it at the same time share
+// it; it is not kept for the next one to come.
 func (p *publication) json() []byte {
-	p.once.Do(func() {
-		data, err := json.Marshal(&p.resource)
-		if err != nil {
-			panic(fmt.Sprintf("distribute: %s does not marshal: %v", p.resource.Ref, err))
+	if held := p.encoded.Load(); held != nil {
+		if data := held.Value(); data != nil {
+			return *data
 		}
-		p.encoded = data
-	})
-	return p.encoded
+	}
+	data, err := json.Marshal(p.resource)
+	if err != nil {
+		panic(fmt.Sprintf("distribute: %s does not marshal: %v", p.resource.Ref, err))
+	}
+	held := weak.Make(&data)
+	p.encoded.Store(&held)
+	return data
 }
 
 // feed holds what one set of clients receives, linked in the order of the last change. Everything in

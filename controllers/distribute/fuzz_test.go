@@ -70,7 +70,7 @@ func checkDelta(t *testing.T, hub *Hub, c *client) {
 		t.Fatal(err)
 	}
 	for _, p := range d.upserted {
-		if !allowed(c.identity, p.resource) {
+		if !allowed(c.identity, *p.resource) {
 			t.Errorf("%s was sent %s of scope %s", c.identity, p.resource.Ref, p.resource.Scope)
 		}
 	}

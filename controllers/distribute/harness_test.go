@@ -82,8 +82,8 @@ func (a *authority) server(t testing.TB, name string) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 }
 
-// tokens is an Authenticator that believes tokens of the forms "proxy/namespace/pod" and
-// "node/name/pod"; a pod's name serves as its UID.
+// tokens is an Authenticator that believes tokens of the forms "proxy/namespace/pod", "sidecar/namespace/pod" and
+// "node/name/pod"; a pod's name serves as its UID, and beside a pod it is that of its ServiceAccount too.
 type tokens struct{}
 
 func (tokens) Authenticate(_ context.Context, token string) (distribute.Identity, error) {
@@ -94,6 +94,9 @@ func (tokens) Authenticate(_ context.Context, token string) (distribute.Identity
 	id := distribute.Identity{Kind: distribute.ClientKind(parts[0]), Namespace: parts[1], Pod: parts[2], PodUID: parts[2]}
 	if id.Kind == distribute.ClientNode {
 		id.Namespace, id.Node = "weft-system", parts[1]
+	}
+	if id.Kind == distribute.ClientSidecar {
+		id.ServiceAccount = id.Pod
 	}
 	return id, nil
 }

@@ -87,7 +87,7 @@ type Hub struct {
 }
 
 type layer struct {
-	resources map[wire.Ref]wire.Resource
+	resources map[wire.Ref]*wire.Resource
 	replaced  bool
 	// nodesOnly tells that proxies do not wait for the layer.
 	nodesOnly bool
@@ -99,7 +99,7 @@ func NewHub(opts HubOptions) *Hub {
 		observer: opts.Observer,
 		grace:    opts.NodeGrace,
 		order:    slices.Concat(opts.Layers, opts.NodeLayers),
-		complete: map[ClientKind]chan struct{}{ClientProxy: make(chan struct{}), ClientNode: make(chan struct{})},
+		complete: map[ClientKind]chan struct{}{ClientProxy: make(chan struct{}), ClientSidecar: make(chan struct{}), ClientNode: make(chan struct{})},
 		// The first delta of a stream has a sequence number even if nothing was ever published.
 		seq:      1,
 		layers:   map[Layer]*layer{},
@@ -114,10 +114,10 @@ func NewHub(opts HubOptions) *Hub {
 		h.grace = 2 * time.Minute
 	}
 	for _, name := range opts.Layers {
-		h.layers[name] = &layer{resources: map[wire.Ref]wire.Resource{}}
+		h.layers[name] = &layer{resources: map[wire.Ref]*wire.Resource{}}
 	}
 	for _, name := range opts.NodeLayers {
-		h.layers[name] = &layer{resources: map[wire.Ref]wire.Resource{}, nodesOnly: true}
+		h.layers[name] = &layer{resources: map[wire.Ref]*wire.Resource{}, nodesOnly: true}
 	}
 	h.completed()
 	return h
@@ -131,6 +131,7 @@ func (h *Hub) completed() {
 		if !l.replaced {
 			waiting[ClientNode] = true
 			waiting[ClientProxy] = waiting[ClientProxy] || !l.nodesOnly
+			waiting[ClientSidecar] = waiting[ClientProxy]
 		}
 	}
 	for kind, complete := range h.complete {
@@ -145,70 +146,97 @@ func (h *Hub) completed() {
 	}
 }
 
+// Patch says what becomes of a layer: Removals are taken away, then Upserts replace or add resources. Whole makes
+// Upserts all there is. The resources are not copied, and must not be changed afterwards.
+type Patch struct {
+	Whole    bool
+	Upserts  []*wire.Resource
+	Removals []wire.Ref
+}
+
 // Replace makes resources the whole content of a layer and returns the sequence number of the
 // publication, which grows only if something changed. Clients are woken at once. The resources must not
 // be changed afterwards. A layer that was not named in HubOptions is a programmer's mistake and panics.
 func (h *Hub) Replace(name Layer, resources []wire.Resource) uint64 {
-	return h.ReplaceAll(map[Layer][]wire.Resource{name: resources})
+	return h.ReplaceShared(name, each(resources))
 }
 
-// ReplaceAll is Replace for several layers in one publication: no client is sent a part of it.
-func (h *Hub) ReplaceAll(layers map[Layer][]wire.Resource) uint64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var changed []wire.Ref
-	for name, resources := range layers {
-		next := make(map[wire.Ref]wire.Resource, len(resources))
-		for _, r := range resources {
-			next[r.Ref] = r
-		}
-		l := h.layer(name)
-		for ref := range l.resources {
-			if _, ok := next[ref]; !ok {
-				changed = append(changed, ref)
-			}
-		}
-		for ref, r := range next {
-			if was, ok := l.resources[ref]; !ok || !same(&was, &r) {
-				changed = append(changed, ref)
-			}
-		}
-		l.resources = next
+// ReplaceShared is Replace without a copy of resources that others hold as well.
+func (h *Hub) ReplaceShared(name Layer, resources []*wire.Resource) uint64 {
+	return h.PatchAll(map[Layer]Patch{name: {Whole: true, Upserts: resources}})
+}
+
+// each returns a copy of each resource, which is kept for as long as it is needed, and not for as long as others are.
+func each(resources []wire.Resource) []*wire.Resource {
+	out := make([]*wire.Resource, len(resources))
+	for i := range resources {
+		out[i] = new(resources[i])
 	}
-	change := h.begin()
-	for _, ref := range changed {
-		change.settle(ref)
-	}
-	change.end()
-	for name := range layers {
-		h.layer(name).replaced = true
-	}
-	h.completed()
-	return h.seq
+	return out
 }
 
 // Patch changes part of a layer: removals are taken away, then upserts replace or add resources. It
 // costs the size of the change. It returns what Replace returns. A layer that was only patched does not
 // count as replaced.
 func (h *Hub) Patch(name Layer, upserts []wire.Resource, removals []wire.Ref) uint64 {
+	return h.PatchShared(name, each(upserts), removals)
+}
+
+// PatchShared is Patch without a copy of resources that others hold as well.
+func (h *Hub) PatchShared(name Layer, upserts []*wire.Resource, removals []wire.Ref) uint64 {
+	return h.PatchAll(map[Layer]Patch{name: {Upserts: upserts, Removals: removals}})
+}
+
+// PatchAll changes several layers in one publication: no client is sent a part of it.
+func (h *Hub) PatchAll(patches map[Layer]Patch) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	l := h.layer(name)
-	for _, ref := range removals {
-		delete(l.resources, ref)
-	}
-	for _, r := range upserts {
-		l.resources[r.Ref] = r
+	var changed []wire.Ref
+	for name, patch := range patches {
+		changed = h.layer(name).patch(patch, changed)
 	}
 	change := h.begin()
-	for _, ref := range removals {
+	for _, ref := range changed {
 		change.settle(ref)
 	}
-	for _, r := range upserts {
-		change.settle(r.Ref)
-	}
 	change.end()
+	for name, patch := range patches {
+		l := h.layer(name)
+		l.replaced = l.replaced || patch.Whole
+	}
+	h.completed()
 	return h.seq
+}
+
+// patch changes the layer, and appends what may have changed to a list.
+func (l *layer) patch(patch Patch, changed []wire.Ref) []wire.Ref {
+	if patch.Whole {
+		before := l.resources
+		l.resources = make(map[wire.Ref]*wire.Resource, len(patch.Upserts))
+		for _, r := range patch.Upserts {
+			l.resources[r.Ref] = r
+		}
+		for ref := range before {
+			if _, stays := l.resources[ref]; !stays {
+				changed = append(changed, ref)
+			}
+		}
+		for ref, r := range l.resources {
+			if was, known := before[ref]; !known || !same(was, r) {
+				changed = append(changed, ref)
+			}
+		}
+		return changed
+	}
+	for _, ref := range patch.Removals {
+		delete(l.resources, ref)
+		changed = append(changed, ref)
+	}
+	for _, r := range patch.Upserts {
+		l.resources[r.Ref] = r
+		changed = append(changed, r.Ref)
+	}
+	return changed
 }
 
 func (h *Hub) layer(name Layer) *layer {
@@ -242,7 +270,7 @@ func (c *change) settle(ref wire.Ref) {
 	var next *wire.Resource
 	for _, name := range h.order {
 		if r, ok := h.layers[name].resources[ref]; ok {
-			next = &r
+			next = r
 			break
 		}
 	}
@@ -254,20 +282,20 @@ func (c *change) settle(ref wire.Ref) {
 		delete(h.rejected, ref)
 		c.put(ref, was.feeds, nil, nil)
 	case was == nil:
-		p := newPublication(*next, c.seq)
+		p := newPublication(next, c.seq, nil)
 		h.current[ref] = p
 		c.put(ref, nil, p.feeds, p)
-	case same(&was.resource, next):
+	case same(was.resource, next):
 		return
 	case was.resource.Version == next.Version && was.resource.Scope == next.Scope:
 		// Only the origin differs, which says nothing to clients: they are not told.
-		p := newPublication(*next, was.seq)
+		p := newPublication(next, was.seq, was)
 		h.current[ref] = p
 		for _, key := range p.feeds {
 			h.feeds[key].items[ref].published = p
 		}
 	default:
-		p := newPublication(*next, c.seq)
+		p := newPublication(next, c.seq, was)
 		h.current[ref] = p
 		delete(h.rejected, ref)
 		c.put(ref, was.feeds, p.feeds, p)

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"weft.dev/weft/proxy/attribute"
 )
 
 // Metrics are the measurements of a Server.
@@ -39,7 +41,7 @@ var (
 		"Version of the configuration: the last publication. Of a proxy, the one that it serves by.", nil, nil)
 	lagDesc = prometheus.NewDesc("weft_config_client_lag_seconds",
 		"How long a connected proxy or node agent has owed the acknowledgement of its configuration; 0 if it owes none. Known to the leader alone, and as fine as it is asked for.",
-		[]string{"kind", "mesh_namespace", "mesh_pod"}, nil)
+		[]string{"kind", attribute.Label(attribute.K8sNamespace), attribute.Label(attribute.K8sPod)}, nil)
 )
 
 // NewLag returns the metrics of a hub: its version, and how far each client is behind it.

@@ -91,7 +91,7 @@ func TestLag(t *testing.T) {
 	hub.Replace(distribute.LayerCompiled, backends(wire.ScopeMesh, 3))
 	m := newMesh(t, hub, func(*distribute.Server) {})
 	c := m.raw("Bearer proxy/a/p1")
-	const series = "weft_config_client_lag_seconds,proxy,a,p1"
+	const series = "weft_config_client_lag_seconds,a,p1,proxy"
 	acknowledge := func(d *wire.Delta) {
 		c.send(&wire.ClientMessage{Ack: &wire.Ack{Seq: d.Seq}})
 		for changed := hub.Changed(); hub.Clients()[0].Seq < d.Seq; changed = hub.Changed() {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,11 +27,33 @@ func allowed(i Identity, r wire.Resource) bool {
 	if r.Kind == wire.KindCapture {
 		return false
 	}
+	if r.Kind == wire.KindSidecar {
+		return i.Kind == ClientSidecar && r.Scope == wire.ScopeWorkload(i.Namespace, i.Pod) && r.Sidecar.Namespace == i.Namespace && r.Sidecar.Pod == i.Pod
+	}
+	if i.Kind == ClientSidecar {
+		return allowedBeside(i, r)
+	}
 	own := r.Scope == wire.ScopeNamespace(i.Namespace)
 	if r.Kind == wire.KindCertificate {
 		return own && r.Certificate.Namespace == i.Namespace
 	}
 	return own || r.Scope == wire.ScopeMesh
+}
+
+// allowedBeside is allowed for the proxy beside a pod: what is everybody's, its own key, and what its pod needs as a client
+// and what says who may call, in its namespace.
+func allowedBeside(i Identity, r wire.Resource) bool {
+	own := r.Scope == wire.ScopeNamespace(i.Namespace)
+	switch r.Kind {
+	case wire.KindCertificate:
+		return own && r.Certificate.Namespace == i.Namespace && r.Certificate.ServiceAccount == i.ServiceAccount && !r.Certificate.Proxy
+	case wire.KindMesh, wire.KindProxies, wire.KindWorkload:
+		return r.Scope == wire.ScopeMesh
+	case wire.KindEndpoints:
+		return r.Scope == wire.ScopeMesh || own && strings.Contains(r.Key, "@")
+	default:
+		return r.Scope == wire.ScopeMesh || own
+	}
 }
 
 // everyKind returns one resource of each kind in a scope, certificates being of a namespace.
@@ -44,7 +67,11 @@ func everyKind(scope wire.Scope, namespace, key string, version int) []wire.Reso
 		wire.New(key, scope, wire.Origin{}, &wire.Endpoints{Endpoints: []wire.Endpoint{{Zone: n}}}),
 		wire.New(key, scope, wire.Origin{}, &wire.Proxies{Proxies: []wire.Proxy{{Pod: n}}}),
 		wire.New(key, scope, wire.Origin{}, &wire.Workload{Pod: n}),
-		wire.New(key, scope, wire.Origin{}, &wire.Certificate{Namespace: namespace, Key: n}),
+		wire.New(key, scope, wire.Origin{}, &wire.Certificate{Namespace: namespace, ServiceAccount: "cart", Key: n}),
+		wire.New(key+"-till", scope, wire.Origin{}, &wire.Certificate{Namespace: namespace, ServiceAccount: "till", Key: n}),
+		wire.New(key+"-proxy", scope, wire.Origin{}, &wire.Certificate{Namespace: namespace, ServiceAccount: "cart", Key: n, Proxy: true}),
+		wire.New(key+"@a", scope, wire.Origin{}, &wire.Endpoints{Endpoints: []wire.Endpoint{{Zone: n}}}),
+		wire.New(key, scope, wire.Origin{}, &wire.Sidecar{Namespace: namespace, Pod: "pod", Zone: n}),
 		wire.New(key, scope, wire.Origin{}, &wire.Capture{Proxies: []wire.Proxy{{Pod: n}}}),
 		wire.New(key, scope, wire.Origin{}, &wire.Inbound{Pod: n}),
 		wire.New(key, scope, wire.Origin{}, &wire.Authorization{Name: n}),
@@ -102,6 +129,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 	for i, identity := range []Identity{
 		{Kind: ClientProxy, Namespace: "a"}, {Kind: ClientProxy, Namespace: "a"},
 		{Kind: ClientProxy, Namespace: "b"}, {Kind: ClientNode, Namespace: "weft-system", Node: "n1"},
+		{Kind: ClientSidecar, Namespace: "a", ServiceAccount: "cart"},
 	} {
 		identity.Pod = fmt.Sprint("pod", i)
 		w.actors = append(w.actors, &actor{identity: identity, state: map[wire.Ref]string{}, refused: map[wire.Ref]string{}})
@@ -259,7 +287,7 @@ func (w *world) acknowledge(a *actor) {
 	ack := &wire.Ack{Seq: a.pending.seq}
 	for _, p := range a.pending.upserted {
 		r := p.resource
-		if !allowed(a.identity, r) {
+		if !allowed(a.identity, *r) {
 			w.t.Fatalf("%s was sent %s of scope %s", a.identity, r.Ref, r.Scope)
 		}
 		if w.unusable[wire.Held{Ref: r.Ref, Version: r.Version}] {
@@ -302,7 +330,7 @@ func (w *world) checkPromises() {
 	for _, r := range published {
 		held := []wire.Held{{Ref: r.Ref, Version: r.Version}}
 		n, m := w.hub.Holds("a", held)
-		w.checkCount(r, n, m, func(i Identity) bool { return i.Kind == ClientProxy && i.Namespace == "a" })
+		w.checkCount(r, n, m, func(i Identity) bool { return i.Kind != ClientNode && i.Namespace == "a" })
 		n, m = w.hub.NodesHold(held)
 		w.checkCount(r, n, m, func(i Identity) bool { return i.Kind == ClientNode })
 		held[0].Version = "superseded"
@@ -318,7 +346,18 @@ func (w *world) checkCount(r wire.Resource, n, m int, concerned func(Identity) b
 		if a.client == nil || !concerned(a.identity) {
 			continue
 		}
+		beside := a.identity.Kind == ClientSidecar
+		if beside && a.client.acked == 0 && len(a.client.held) == 0 {
+			continue // it has nothing in force, and nobody is waited for who is not ready
+		}
 		connected++
+		if beside && !allowed(a.identity, r) && allowed(Identity{Kind: ClientProxy, Namespace: a.identity.Namespace}, r) {
+			holding++ // which is not for it
+			if a.client.acked > 0 {
+				certain++
+			}
+			continue
+		}
 		if a.state[r.Ref] != r.Version {
 			continue
 		}
@@ -412,7 +451,8 @@ func (w *world) checkConverged() {
 func TestEveryScopeAndKindReachesOnlyWhoMayHoldIt(t *testing.T) {
 	scopes := []wire.Scope{
 		"", "mesh", "nodes", "Mesh", "mesh/a", "nodes/n1", "node/n1", "node/n2", "node/", "node", "node/n1/", "node/a", "Node/n1", "node/mesh", "namespace", "namespace/", "namespace/a", "namespace/b",
-		"namespace/a/", "namespace//a", "Namespace/a", "namespace/a ", "proxies", "namespace/mesh", "namespace/nodes", "workload/a/pod",
+		"namespace/a/", "namespace//a", "Namespace/a", "namespace/a ", "proxies", "namespace/mesh", "namespace/nodes", "workload/a/pod", "workload/a/other", "workload/b/pod", "workload/a/", "workload/a", "workload//pod",
+		"account/a/cart", "sidecars/a",
 	}
 	identities := []Identity{
 		{}, {Kind: "other", Namespace: "a", Node: "n1"}, {Kind: ClientProxy}, {Kind: ClientNode},
@@ -420,6 +460,10 @@ func TestEveryScopeAndKindReachesOnlyWhoMayHoldIt(t *testing.T) {
 		{Kind: ClientProxy, Namespace: "nodes"}, {Kind: ClientProxy, Namespace: "a", Node: "n1"},
 		{Kind: ClientNode, Node: "n1"}, {Kind: ClientNode, Namespace: "a", Node: "n1"},
 		{Kind: ClientNode, Node: "n2"}, {Kind: ClientNode, Node: "mesh"}, {Kind: ClientProxy, Namespace: "n1"},
+		{Kind: ClientSidecar}, {Kind: ClientSidecar, Namespace: "a"}, {Kind: ClientSidecar, Namespace: "a", Pod: "pod"},
+		{Kind: ClientSidecar, Namespace: "a", ServiceAccount: "cart"},
+		{Kind: ClientSidecar, Namespace: "a", Pod: "pod", ServiceAccount: "cart"}, {Kind: ClientSidecar, Namespace: "a", Pod: "other", ServiceAccount: "cart"},
+		{Kind: ClientSidecar, Namespace: "a", Pod: "pod", ServiceAccount: "till"}, {Kind: ClientSidecar, Namespace: "b", Pod: "pod", ServiceAccount: "cart", Node: "n1"},
 	}
 	hub := NewHub(HubOptions{Layers: []Layer{LayerCompiled}})
 	var all []wire.Resource
@@ -431,7 +475,7 @@ func TestEveryScopeAndKindReachesOnlyWhoMayHoldIt(t *testing.T) {
 	hub.Replace(LayerCompiled, all)
 	for _, identity := range identities {
 		got := map[wire.Ref]bool{}
-		if identity.Kind != ClientProxy && identity.Kind != ClientNode {
+		if identity.Kind != ClientProxy && identity.Kind != ClientNode && identity.Kind != ClientSidecar {
 			if keys := subscriptions(identity); len(keys) != 0 {
 				t.Errorf("%+v subscribes to %v, want nothing", identity, keys)
 			}

@@ -196,7 +196,7 @@ func TestOneDeltaSpansKindsAndWhatChangedMeanwhile(t *testing.T) {
 func TestLayersThatAreReplacedTogetherComeTogether(t *testing.T) {
 	layers := []distribute.Layer{distribute.LayerCompiled, distribute.LayerEndpoints}
 	hub := newHub(layers...)
-	if first := hub.ReplaceAll(map[distribute.Layer][]wire.Resource{distribute.LayerCompiled: nil, distribute.LayerEndpoints: nil}); first != hub.Seq() {
+	if first := hub.PatchAll(map[distribute.Layer]distribute.Patch{distribute.LayerCompiled: {Whole: true}, distribute.LayerEndpoints: {Whole: true}}); first != hub.Seq() {
 		t.Errorf("sequence number %d, the hub is at %d", first, hub.Seq())
 	}
 	m := newMesh(t, hub, nil)
@@ -206,7 +206,9 @@ func TestLayersThatAreReplacedTogetherComeTogether(t *testing.T) {
 
 	one, other := backend(wire.ScopeMesh, "b/one:80", 1), backend(wire.ScopeMesh, "b/other:80", 1)
 	before := hub.Seq()
-	hub.ReplaceAll(map[distribute.Layer][]wire.Resource{distribute.LayerCompiled: {one}, distribute.LayerEndpoints: {other}})
+	hub.PatchAll(map[distribute.Layer]distribute.Patch{
+		distribute.LayerCompiled: {Whole: true, Upserts: []*wire.Resource{&one}}, distribute.LayerEndpoints: {Whole: true, Upserts: []*wire.Resource{&other}},
+	})
 	m.awaitHeld("a", one, other)
 	if hub.Seq() != before+1 {
 		t.Errorf("it took publications %d to %d, want one", before+1, hub.Seq())
@@ -300,6 +302,47 @@ func TestDisconnectedClientNoLongerCounts(t *testing.T) {
 	m.await("one holder", func() bool { n, of := hub.Holds("a", heldOf(r)); return n == 1 && of == 1 })
 	if clients := hub.Clients(); len(clients) != 1 || clients[0].Pod != "p1" || clients[0].Build != "test" {
 		t.Errorf("clients are %+v, want p1 alone", clients)
+	}
+}
+
+// The proxies beside pods are waited for like those of their namespace, for what they receive. One that has nothing yet
+// keeps nobody waiting.
+func TestProxiesBesidePodsCount(t *testing.T) {
+	hub := newHub(distribute.LayerCompiled)
+	r := backend(wire.ScopeNamespace("a"), "a/one:80", 1)
+	address := wire.New("10.0.0.1", wire.ScopeNamespace("a"), wire.Origin{}, &wire.Workload{Namespace: "a", Pod: "one"})
+	hub.Replace(distribute.LayerCompiled, []wire.Resource{r, address})
+	m := newMesh(t, hub, nil)
+	m.connect("proxy/a/p1")
+	m.awaitHeld("a", r, address)
+
+	beside := m.newPeer("sidecar/a/one")
+	first, release := make(chan struct{}), make(chan struct{})
+	var waits atomic.Bool
+	waits.Store(true)
+	beside.hold = func(wire.Delta) {
+		if waits.Load() {
+			first <- struct{}{}
+			<-release
+		}
+	}
+	beside.start()
+	<-first
+	if n, of := hub.Holds("a", heldOf(r)); n != 1 || of != 1 {
+		t.Errorf("%d of %d hold it while the proxy of a pod starts, want 1 of 1", n, of)
+	}
+	release <- struct{}{}
+	m.await("two holders", func() bool { n, of := hub.Holds("a", heldOf(r, address)); return n == 2 && of == 2 })
+
+	changed := backend(wire.ScopeNamespace("a"), "a/one:80", 2)
+	hub.Patch(distribute.LayerCompiled, []wire.Resource{changed}, nil)
+	<-first
+	m.await("the proxy of the namespace", func() bool { n, of := hub.Holds("a", heldOf(changed)); return n == 1 && of == 2 })
+	waits.Store(false)
+	release <- struct{}{}
+	m.awaitHeld("a", changed)
+	if n, of := hub.Holds("b", heldOf(changed)); n != 0 || of != 0 {
+		t.Errorf("%d of %d proxies of another namespace hold it", n, of)
 	}
 }
 

@@ -57,8 +57,10 @@ func (a *TokenAuthenticator) identify(ctx context.Context, r review) (Identity, 
 	case a.opts.Proxy.looksLike(pod) && a.opts.Enrolled(pod.Namespace):
 		identity.Kind = ClientProxy
 		err = a.owned(ctx, pod, a.opts.Proxy)
+	case a.opts.Sidecar(pod) && pod.Spec.ServiceAccountName != a.opts.Proxy.ServiceAccount && a.opts.Enrolled(pod.Namespace):
+		identity.Kind, identity.ServiceAccount = ClientSidecar, pod.Spec.ServiceAccountName
 	default:
-		err = fmt.Errorf("%w: pod %s/%s is neither a proxy of an enrolled namespace nor a node agent",
+		err = fmt.Errorf("%w: pod %s/%s is neither a proxy of an enrolled namespace, nor has it one beside it, nor is it a node agent",
 			ErrUnauthenticated, r.namespace, r.pod)
 	}
 	if err != nil {

@@ -215,6 +215,8 @@ var _ = Describe("A certificate authority from elsewhere", func() {
 		present(ctx, request)
 		Expect(request.UID).To(Equal(first))
 		Expect(bundleOf(proxy)).To(Equal(own))
+		// A proxy that is not ready is not waited for, and no kubelet brings this one the next root.
+		Eventually(leader().clients).WithArguments("proxy").Should(Equal(1))
 
 		By("getting an answer")
 		corp.answer(ctx, request)

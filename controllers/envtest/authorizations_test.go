@@ -38,7 +38,7 @@ func authorizationVerdict(ctx context.Context, object *meshv1alpha1.MeshAuthoriz
 			return err.Error()
 		}
 		var words []string
-		for _, c := range there.Status.Conditions {
+		for _, c := range ofGEP713(there.Status.Conditions) {
 			words = append(words, fmt.Sprintf("%s=%s/%s", c.Type, c.Status, c.Reason))
 		}
 		return strings.Join(words, " ")

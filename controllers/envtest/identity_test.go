@@ -14,6 +14,7 @@ import (
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/webhooks"
 )
 
 func addresses(texts ...string) []netip.Addr {
@@ -103,6 +104,30 @@ var _ = Describe("The identity", func() {
 		short := notAfter()
 		Eventually(notAfter).Should(BeTemporally(">", short), "it is renewed")
 		Expect(time.Now()).To(BeTemporally("<", short), "before its end")
+	})
+
+	It("of a pod with a proxy of its own is a key that this proxy gets, to serve with, and no other", func(ctx SpecContext) {
+		namespace := enrolled(ctx)
+		proxy := newProxy(ctx, namespace, "proxy")
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "cart"}}
+		Expect(user.Create(ctx, account)).To(Succeed())
+		createPod(ctx, newPod(namespace, "till", "till", ""))
+		pod, err := webhooks.Inject(newPod(namespace, "app", "cart", "node-1"), webhooks.InjectConfig{Image: "weft-proxy", TrustBundle: "weft-ca-bundle", TrustBundleKey: "ca.crt"})
+		Expect(err).NotTo(HaveOccurred())
+		beside := connect(ctx, pod)
+		cart, till := namespace+"/cart", namespace+"/till"
+		Eventually(proxy.keys).WithArguments(wire.KindCertificate).Should(Equal([]string{cart, till, namespace + "/weft-proxy"}))
+		Eventually(beside.keys).WithArguments(wire.KindCertificate).Should(Equal([]string{cart}))
+		Eventually(func(g Gomega) {
+			certificate := beside.has(wire.KindCertificate, cart).Certificate
+			g.Expect(certificate).NotTo(BeNil())
+			pair, err := tls.X509KeyPair([]byte(certificate.Chain), []byte(certificate.Key))
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(pair.Leaf.ExtKeyUsage).To(ContainElement(x509.ExtKeyUsageServerAuth))
+		}).Should(Succeed())
+		Eventually(beside.keys).WithArguments(wire.KindSidecar).Should(Equal([]string{namespace + "/app"}))
+		Expect(beside.keys(wire.KindWorkload)).To(BeEmpty())
+		Expect(proxy.keys(wire.KindSidecar)).To(BeEmpty())
 	})
 
 	It("of a client is that of a pod that belongs to our workloads", func(ctx SpecContext) {

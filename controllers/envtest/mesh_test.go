@@ -103,7 +103,7 @@ var _ = Describe("The Mesh", func() {
 	It("says what the nodes have proven and how many namespaces are enrolled", func(ctx SpecContext) {
 		label(ctx, newNamespace(ctx), "true")
 		label(ctx, newNamespace(ctx), "true")
-		Eventually(func() int32 { return *getMesh(ctx).Status.Namespaces }).Should(Equal(int32(2)))
+		Eventually(func() *int32 { return getMesh(ctx).Status.Namespaces }).Should(HaveValue(Equal(int32(2))))
 
 		one, two := newNode(ctx, "node-1"), newNode(ctx, "node-2")
 		captured := func() string { return getMesh(ctx).Status.Captured }
@@ -115,6 +115,7 @@ var _ = Describe("The Mesh", func() {
 		two.stream.Report(wire.NodeReport{Full: true, Canary: proven})
 		Eventually(captured).Should(Equal("2/2"))
 		Eventually(meshCondition(ctx, meshv1alpha1.MeshReady)).Should(Equal("True/Ready"))
+		Eventually(meshCondition(ctx, meshv1alpha1.MeshTrafficAdmitted)).Should(Equal("True/Admitted"))
 
 		By("letting another operator lead, which has not heard from the nodes yet")
 		one.isolate()
@@ -127,7 +128,7 @@ var _ = Describe("The Mesh", func() {
 		before := ofNodes(getMesh(ctx).Status)
 		succeed(startOperator())
 		bystander(ctx)
-		Eventually(func() int32 { return *getMesh(ctx).Status.Namespaces }).Should(Equal(int32(3)))
+		Eventually(func() *int32 { return getMesh(ctx).Status.Namespaces }).Should(HaveValue(Equal(int32(3))))
 		Expect(ofNodes(getMesh(ctx).Status).Conditions).To(Equal(before.Conditions))
 		Expect(getMesh(ctx).Status.Nodes).To(Equal(before.Nodes))
 		one.reachable()

@@ -49,7 +49,7 @@ type operator struct {
 
 	mu sync.Mutex
 	// passes counts the lists of all HTTPRoutes that the operator has made: one for each pass that
-	// compiles.
+	// reads everything.
 	passes int
 	// before, if set, is called before each request.
 	before func(*http.Request)
@@ -199,7 +199,7 @@ func (o *operator) dies(r *http.Request) (now, afterwards bool) {
 	return !o.crashing.written, o.crashing.written
 }
 
-// compiled returns how many passes have compiled.
+// compiled returns how many passes have read and compiled everything.
 func (o *operator) compiled() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,7 +53,7 @@ func policyVerdict(ctx context.Context, policy *meshv1alpha1.MeshPolicy) func() 
 		}
 		show := func(conditions []metav1.Condition) string {
 			var words []string
-			for _, c := range conditions {
+			for _, c := range ofGEP713(conditions) {
 				word := fmt.Sprintf("%s=%s/%s", c.Type, c.Status, c.Reason)
 				if c.ObservedGeneration != there.Generation {
 					word += "(stale)"
@@ -76,6 +77,13 @@ func policyMessage(ctx context.Context, policy *meshv1alpha1.MeshPolicy, conditi
 	c := meta.FindStatusCondition(policy.Status.Conditions, conditionType)
 	Expect(c).NotTo(BeNil())
 	return c.Message
+}
+
+// ofGEP713 leaves out the conditions that follow from the others for tools that do not know those.
+func ofGEP713(conditions []metav1.Condition) []metav1.Condition {
+	return slices.DeleteFunc(slices.Clone(conditions), func(c metav1.Condition) bool {
+		return c.Type == meshv1alpha1.PolicyReady || c.Type == meshv1alpha1.ConditionStalled || c.Type == meshv1alpha1.ConditionReconciling
+	})
 }
 
 const (
@@ -201,11 +209,11 @@ var _ = Describe("The status of a MeshPolicy", func() {
 
 		By("printing that in kubectl's columns")
 		Expect(table(ctx, namespace)).To(Equal([][]string{
-			{"Name", "Target", "Accepted", "Programmed", "[Reason]", "Age"},
-			{"a-first", "Service/web", "True", "True", "Accepted", "age"},
-			{"b-second", "Service/web", "False", "False", "Conflicted", "age"},
-			{"headless", "Service/headless", "False", "False", "NotCaptured", "age"},
-			{"missing", "HTTPRoute/route:slow", "False", "False", "TargetNotFound", "age"},
+			{"Name", "Target", "Ready", "Accepted", "Programmed", "[Reason]", "Age"},
+			{"a-first", "Service/web", "True", "True", "True", "Ready", "age"},
+			{"b-second", "Service/web", "False", "False", "False", "Conflicted", "age"},
+			{"headless", "Service/headless", "False", "False", "False", "NotCaptured", "age"},
+			{"missing", "HTTPRoute/route:slow", "False", "False", "False", "TargetNotFound", "age"},
 		}))
 
 		By("deleting the policy that had won")

@@ -117,15 +117,15 @@ func (c *CA) Bundle() string { return c.roots }
 func (c *CA) NotAfter() time.Time { return c.notAfter }
 
 // Issue makes a certificate and key for a workload. The only name in it is the SPIFFE ID
-// (X509-SVID section 2: exactly one URI SAN). Only proxies are servers of the hop, so only theirs may
-// serve: the key of another workload cannot pose as its namespace's proxy. It ends no later than the CA;
+// (X509-SVID section 2: exactly one URI SAN). Only proxies are servers of the hop, so only the certificates that they have may
+// serve: their own, and those of ServiceAccounts whose pods have proxies of their own. Callers know whose they expect. It ends no later than the CA;
 // an expired CA is an error.
 func (c *CA) Issue(id ID, lifetime time.Duration, now time.Time) (KeyPair, error) {
 	template := &x509.Certificate{
 		URIs:        []*url.URL{id.URL()},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
-	if id.ServiceAccount == meshv1alpha1.ProxyName {
+	if id.Serves || id.ServiceAccount == meshv1alpha1.ProxyName {
 		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
 	return c.issue(template, lifetime, now)

@@ -7,11 +7,14 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"weft.dev/weft/controllers/identity"
 )
@@ -150,6 +153,51 @@ func TestOnlyProxiesServe(t *testing.T) {
 		if err := verify(t, ca.Bundle(), pair.Chain, usage, start); err != nil {
 			t.Errorf("a peer refuses it as %s: %v", name, err)
 		}
+	}
+}
+
+// TestPodsThatServe: the certificate of a ServiceAccount is made anew to serve once a pod of it has a proxy of its own. The
+// one before stays in use until then, and one that may serve is not taken back.
+func TestPodsThatServe(t *testing.T) {
+	ca := newCA(t, start)
+	id := identity.ID{TrustDomain: "example.org", Namespace: "shop", ServiceAccount: "cart"}
+	serving := id
+	serving.Serves = true
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "cart-1"}, Spec: corev1.PodSpec{ServiceAccountName: "cart"}}
+	for name, tc := range map[string]struct {
+		beside bool
+		held   identity.ID
+		issued bool
+	}{
+		"it has none":                           {held: id},
+		"it has one":                            {beside: true, held: id, issued: true},
+		"it has one, and the certificate is so": {beside: true, held: serving},
+		"it has none any more":                  {held: serving},
+	} {
+		t.Run(name, func(t *testing.T) {
+			state := identity.State{
+				CA: ca, TrustDomain: "example.org", Lifetime: time.Hour, Namespaces: []string{"shop"}, Pods: []*corev1.Pod{pod, {ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}, Spec: corev1.PodSpec{ServiceAccountName: "cart"}}},
+				Sidecar: func(p *corev1.Pod) bool { return tc.beside && p == pod },
+			}
+			plan := identity.Desired(state, []identity.Held{identity.Inspect(ca, makeSecret(t, ca, tc.held, time.Hour, start))}, start)
+			issued := slices.IndexFunc(plan.Issue, func(r identity.Request) bool { return r.ID.ServiceAccount == "cart" })
+			if got := issued >= 0; got != tc.issued {
+				t.Fatalf("to be issued: %+v", plan.Issue)
+			}
+			if len(plan.Certificates) != 1 {
+				t.Errorf("%d certificates are in use, want that of the Secret", len(plan.Certificates))
+			}
+			if !tc.issued {
+				return
+			}
+			pair, err := ca.Issue(plan.Issue[issued].ID, time.Hour, start)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := verify(t, ca.Bundle(), pair.Chain, x509.ExtKeyUsageServerAuth, start); err != nil {
+				t.Errorf("a peer refuses it as a server: %v", err)
+			}
+		})
 	}
 }
 

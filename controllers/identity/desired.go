@@ -27,6 +27,8 @@ type State struct {
 	Namespaces []string
 	// Pods may be of any namespace; their namespace, ServiceAccount and phase are read. Any order.
 	Pods []*corev1.Pod
+	// Sidecar tells which pods have proxies of their own; nil means none.
+	Sidecar func(*corev1.Pod) bool
 }
 
 // Plan is what to do about the Secrets. Lists are sorted by namespace and name.
@@ -89,20 +91,21 @@ func Desired(state State, secrets []Held, now time.Time) Plan {
 // identities returns the identities the state asks for by the Secret they belong into.
 func (s State) identities() map[types.NamespacedName]ID {
 	wanted := map[types.NamespacedName]ID{}
-	add := func(namespace, account string) {
+	add := func(namespace, account string, serves bool) {
 		key := types.NamespacedName{Namespace: namespace, Name: SecretName(account)}
-		wanted[key] = ID{TrustDomain: s.TrustDomain, Namespace: namespace, ServiceAccount: account}
+		serves = serves || wanted[key].Serves
+		wanted[key] = ID{TrustDomain: s.TrustDomain, Namespace: namespace, ServiceAccount: account, Serves: serves}
 	}
 	meshed := map[string]bool{}
 	for _, namespace := range s.Namespaces {
 		meshed[namespace] = true
-		add(namespace, meshv1alpha1.ProxyName)
+		add(namespace, meshv1alpha1.ProxyName, false)
 	}
 	for _, pod := range s.Pods {
 		done := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 		if meshed[pod.Namespace] && !done {
 			// Admission fills the account in; "default" is what it fills in.
-			add(pod.Namespace, cmp.Or(pod.Spec.ServiceAccountName, "default"))
+			add(pod.Namespace, cmp.Or(pod.Spec.ServiceAccountName, "default"), s.Sidecar != nil && s.Sidecar(pod))
 		}
 	}
 	return wanted
@@ -123,6 +126,8 @@ func (p *Plan) keep(state State, id ID, h Held, now time.Time) {
 	switch replacement := state.replacement(h); {
 	case !now.Before(h.renewal()):
 		issue("it is due for renewal", false)
+	case id.Serves && !h.Serves:
+		issue("a pod has a proxy of its own, which is to serve with it", false)
 	case h.life() > state.Lifetime:
 		issue("it lives longer than configured", true)
 	case !now.Before(replacement):

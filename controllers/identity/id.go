@@ -12,6 +12,8 @@ type ID struct {
 	TrustDomain    string
 	Namespace      string
 	ServiceAccount string
+	// Serves tells that a pod of it has a proxy of its own, which is a server of the hop by this identity.
+	Serves bool
 }
 
 // URL returns the SPIFFE ID "spiffe://<trust domain>/ns/<namespace>/sa/<serviceaccount>", the form that

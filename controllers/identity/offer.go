@@ -165,7 +165,7 @@ func usable(certificates []*x509.Certificate, now time.Time) error {
 // an authority above does not allow.
 func (c *CA) try(use Use, now time.Time) error {
 	// Only a proxy's may be used on both sides.
-	workload, err := c.Issue(ID{use.TrustDomain, "default", meshv1alpha1.ProxyName}, time.Minute, now)
+	workload, err := c.Issue(ID{use.TrustDomain, "default", meshv1alpha1.ProxyName, false}, time.Minute, now)
 	if err != nil {
 		return err
 	}

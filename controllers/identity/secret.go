@@ -3,9 +3,11 @@ package identity
 import (
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +50,8 @@ type Held struct {
 	Issued time.Time
 	// Certificate has the content wire.Certificate; it is empty when Fault is set.
 	Certificate wire.Resource
+	// Serves tells that it is good for a server.
+	Serves bool
 	// Superseded tells that an authority before this one signed it, which is still trusted: the certificate
 	// is to be replaced, and good until then.
 	Superseded bool
@@ -81,6 +85,7 @@ func Inspect(ca *CA, secret *corev1.Secret) Held {
 		h.Fault = "its annotations do not describe it"
 		return h
 	}
+	h.Serves = slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	h.Issued = leaf.NotBefore.Add(ClockSkew)
 	h.Certificate = wire.New(
 		secret.Namespace+"/"+h.Account,

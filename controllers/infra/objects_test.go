@@ -55,7 +55,7 @@ func render(t *testing.T, objects []runtime.ApplyConfiguration) []byte {
 func TestGolden(t *testing.T) {
 	full := params()
 	full.Replicas = 5
-	full.HTTPEngine = "weft"
+	full.HTTPEngine = "std"
 	full.Image = "registry.example/mesh/proxy@sha256:0123"
 	full.Resources = &corev1.ResourceRequirements{
 		Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1500m")},

@@ -48,7 +48,9 @@ func (a authorization) update(object client.Object, acks Acknowledgements, now m
 		conditions = append(conditions, *a.Keys)
 	}
 	w := written{existing.Conditions, existing.Ancestors}.merge(a.Generation, conditions, a.Targets, acks, now)
-	merged := &meshv1alpha1.MeshAuthorizationStatus{Target: a.Target, Conditions: w.conditions, Ancestors: w.ancestors}
+	merged := &meshv1alpha1.MeshAuthorizationStatus{
+		ObservedGeneration: a.Generation, Target: a.Target, Conditions: w.conditions, Ancestors: w.ancestors,
+	}
 	return update{
 		change:  compare(existing, merged, timelessAuthorization),
 		pending: w.pending(),

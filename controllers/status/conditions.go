@@ -97,12 +97,12 @@ func pending(conditions []metav1.Condition) bool {
 	return c != nil && c.Reason == ReasonPending
 }
 
-// clearTimes takes the times out of conditions and, on demand, the progress message.
+// clearTimes takes the times out of conditions and, on demand, the messages that tell of progress.
 func clearTimes(conditions []metav1.Condition, withoutCounts bool) {
 	for i := range conditions {
 		c := &conditions[i]
 		c.LastTransitionTime = metav1.Time{}
-		if withoutCounts && c.Type == ConditionProgrammed && c.Reason == ReasonPending {
+		if withoutCounts && c.Reason == ReasonPending {
 			c.Message = ""
 		}
 	}
@@ -115,7 +115,7 @@ type Change int
 const (
 	// Same means that nothing needs to be written.
 	Same Change = iota
-	// Counts means that only the text of a Programmed=False condition differs.
+	// Counts means that only texts about how many proxies have acknowledged something differ.
 	Counts
 	// Different means anything else.
 	Different

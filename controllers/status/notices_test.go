@@ -76,7 +76,7 @@ func TestEventsOfRefusals(t *testing.T) {
 			return s
 		}
 		write := func(s compile.RouteStatus) {
-			r.writer.Replace([]compile.RouteStatus{s}, nil, nil)
+			r.writer.Update(routes(s))
 			r.after(time.Second)
 		}
 		write(desired())

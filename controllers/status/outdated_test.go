@@ -19,7 +19,7 @@ func TestProxiesOfAnEarlierRelease(t *testing.T) {
 		r := newRig(t, meshPolicy())
 		r.proxies.set(2, 2)
 		r.proxies.age(1)
-		r.writer.Replace(nil, []compile.PolicyStatus{desiredPolicy("web")}, nil)
+		r.writer.Update(policies(desiredPolicy("web")))
 		r.after(time.Second)
 		r.expectPolicy(1, outdated, outdated)
 		r.proxies.age(0)

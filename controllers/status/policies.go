@@ -58,7 +58,7 @@ func statusOf(object client.Object) *meshv1alpha1.MeshPolicyStatus {
 // merge returns what the status is to be. Nobody but Weft writes it, so that only times and what latches
 // are taken over.
 func (p policy) merge(existing *meshv1alpha1.MeshPolicyStatus, acks Acknowledgements, now metav1.Time) *meshv1alpha1.MeshPolicyStatus {
-	merged := &meshv1alpha1.MeshPolicyStatus{Target: p.Target, Effective: p.Effective, InForce: p.InForce}
+	merged := &meshv1alpha1.MeshPolicyStatus{ObservedGeneration: p.Generation, Target: p.Target, Effective: p.Effective, InForce: p.InForce}
 	w := written{existing.Conditions, existing.Ancestors}.
 		merge(p.Generation, append([]metav1.Condition{p.Accepted}, strict(p.Enforced, p.Strict, existing.Conditions, acks)...), p.Targets, acks, now)
 	merged.Conditions, merged.Ancestors = w.conditions, w.ancestors
@@ -72,7 +72,7 @@ type written struct {
 }
 
 // merge returns what is to be written: the conditions over all targets, of which the first is Accepted, with
-// Programmed after it.
+// Programmed after it, and what follows from them for tools that know neither at the end.
 func (w written) merge(
 	generation int64, conditions []metav1.Condition, targets []compile.TargetStatus, acks Acknowledgements, now metav1.Time,
 ) written {
@@ -109,6 +109,7 @@ func (w written) merge(
 		})
 	}
 	all := slices.Concat(conditions[:1], []metav1.Condition{overall.programmed(w.conditions)}, conditions[1:])
+	all = append(all, readiness(generation, all, merged.ancestors)...)
 	merged.conditions = timed(all, w.conditions, now)
 	return merged
 }

@@ -85,7 +85,7 @@ func TestPolicyIsWrittenAtOnceAndNotAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, meshPolicy())
 		r.proxies.set(2, 2)
-		r.writer.Replace(nil, []compile.PolicyStatus{desiredPolicy("web")}, nil)
+		r.writer.Update(policies(desiredPolicy("web")))
 		r.after(time.Second)
 		written := r.expectPolicy(1, done, done)
 		want := desiredPolicy("web")
@@ -103,7 +103,7 @@ func TestPolicyIsWrittenAtOnceAndNotAgain(t *testing.T) {
 		}
 		for range 10 {
 			r.proxies.set(1, 3) // proxies merely come and go
-			r.writer.Replace(nil, []compile.PolicyStatus{desiredPolicy("web")}, nil)
+			r.writer.Update(policies(desiredPolicy("web")))
 			r.writer.Observed(KindPolicy, want.Name)
 			r.writer.Acknowledged()
 			r.after(time.Minute)
@@ -117,7 +117,7 @@ func TestPolicyCountsProxiesOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, meshPolicy())
 		r.proxies.set(0, 2)
-		r.writer.Replace(nil, []compile.PolicyStatus{desiredPolicy("web", "api")}, nil)
+		r.writer.Update(policies(desiredPolicy("web", "api")))
 		r.after(time.Second)
 		r.expectPolicy(1, none, none, none)
 		r.proxies.set(1, 2)
@@ -135,7 +135,7 @@ func TestPolicyBeginsAnewWithAGeneration(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, meshPolicy())
 		r.proxies.set(2, 2)
-		r.writer.Replace(nil, []compile.PolicyStatus{desiredPolicy("web")}, nil)
+		r.writer.Update(policies(desiredPolicy("web")))
 		r.after(time.Second)
 		policy := r.expectPolicy(1, done, done)
 		policy.Generation = 2
@@ -145,7 +145,7 @@ func TestPolicyBeginsAnewWithAGeneration(t *testing.T) {
 		next := desiredPolicy("web")
 		next.Generation, next.Accepted.ObservedGeneration, next.Targets[0].Accepted.ObservedGeneration = 2, 2, 2
 		r.proxies.set(0, 2)
-		r.writer.Replace(nil, []compile.PolicyStatus{next}, nil)
+		r.writer.Update(policies(next))
 		r.after(time.Second)
 		r.expectPolicy(2, none, none)
 	})
@@ -170,7 +170,7 @@ func TestPolicyThatIsNotInForce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, meshPolicy())
 				r.proxies.set(2, 2)
-				r.writer.Replace(nil, []compile.PolicyStatus{tc.desired}, nil)
+				r.writer.Update(policies(tc.desired))
 				r.after(time.Second)
 				r.expectPolicy(1, tc.want...)
 			})
@@ -183,11 +183,11 @@ func TestPolicyInForceIsComparedExactly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, meshPolicy())
 		r.proxies.set(2, 2)
-		r.writer.Replace(nil, []compile.PolicyStatus{desiredPolicy("web")}, nil)
+		r.writer.Update(policies(desiredPolicy("web")))
 		r.after(time.Second)
 		next := desiredPolicy("web")
 		next.InForce.RateLimits = nil
-		r.writer.Replace(nil, []compile.PolicyStatus{next}, nil)
+		r.writer.Update(policies(next))
 		r.after(time.Second)
 		if p := r.expectPolicy(2, done, done); p.Status.InForce.RateLimits != nil {
 			t.Errorf("in force is %+v", p.Status.InForce)

@@ -151,25 +151,26 @@ func parentsOf(object client.Object) *[]gwv1.RouteParentStatus {
 	}
 }
 
-// Stale returns desires without parents for the routes that have an entry of ours in their status but
-// are not among desired: their parents are no Services any more.
-func Stale(httpRoutes []*gwv1.HTTPRoute, grpcRoutes []*gwv1.GRPCRoute, desired []compile.RouteStatus) []compile.RouteStatus {
-	known := make(map[key]bool, len(desired))
-	for i := range desired {
-		known[routeKey(desired[i].Kind, desired[i].Name)] = true
-	}
+// Stale returns desires without parents for those routes that have an entry of ours in their status and no Service
+// for a parent any more. Routes that are nil are passed over.
+func Stale(httpRoutes []*gwv1.HTTPRoute, grpcRoutes []*gwv1.GRPCRoute) []compile.RouteStatus {
 	var stale []compile.RouteStatus
-	add := func(kind wire.RouteKind, route client.Object, parents []gwv1.RouteParentStatus) {
-		name := client.ObjectKeyFromObject(route)
-		if Owns(parents) && !known[routeKey(kind, name)] {
-			stale = append(stale, compile.RouteStatus{Kind: kind, Name: name, UID: route.GetUID(), Generation: route.GetGeneration()})
+	add := func(kind wire.RouteKind, route client.Object, refs []gwv1.ParentReference, parents []gwv1.RouteParentStatus) {
+		if Owns(parents) && !compile.Attached(refs) {
+			stale = append(stale, compile.RouteStatus{
+				Kind: kind, Name: client.ObjectKeyFromObject(route), UID: route.GetUID(), Generation: route.GetGeneration(),
+			})
 		}
 	}
 	for _, r := range httpRoutes {
-		add(wire.RouteHTTP, r, r.Status.Parents)
+		if r != nil {
+			add(wire.RouteHTTP, r, r.Spec.ParentRefs, r.Status.Parents)
+		}
 	}
 	for _, r := range grpcRoutes {
-		add(wire.RouteGRPC, r, r.Status.Parents)
+		if r != nil {
+			add(wire.RouteGRPC, r, r.Spec.ParentRefs, r.Status.Parents)
+		}
 	}
 	return stale
 }

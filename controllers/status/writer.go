@@ -41,7 +41,7 @@ type Acknowledgements interface {
 	Enforcement(ports []compile.ServicePort) Enforcement
 }
 
-// Writer brings statuses to what was last given to Replace. It runs on the leader only.
+// Writer brings statuses to what was last given to Update. It runs on the leader only.
 type Writer struct {
 	// Client reads objects from a cache and writes their status subresource.
 	Client client.Client
@@ -89,8 +89,8 @@ type update struct {
 type desire struct {
 	subject subject
 	since   time.Time
-	// replaced is the resourceVersion that the last write replaced: while the cache still shows it,
-	// the cache is behind.
+	// replaced is the resourceVersion that the last write replaced, empty if it replaced none: while the cache
+	// still shows it, the cache is behind.
 	replaced  string
 	lastWrite time.Time
 	// lastNotice is when Events about it were made.
@@ -111,47 +111,60 @@ func NewWriter(c client.Client, acks Acknowledgements, recorder events.EventReco
 	}
 }
 
-// Replace takes the statuses of all routes and policies and looks at those that have changed. A route that
-// has an entry of ours and is not among them must be given without parents, so that the entry is removed
-// (see Stale).
-func (w *Writer) Replace(routes []compile.RouteStatus, policies []compile.PolicyStatus, authorizations []compile.AuthorizationStatus) {
-	subjects := make([]subject, 0, len(routes)+len(policies)+len(authorizations))
-	for i := range routes {
-		subjects = append(subjects, route(routes[i]))
-	}
-	for i := range policies {
-		subjects = append(subjects, policy(policies[i]))
-	}
-	for i := range authorizations {
-		subjects = append(subjects, authorization(authorizations[i]))
-	}
+// Update takes what has changed of the statuses of routes and policies and looks at those that are others than
+// before. A route that has an entry of ours and is the mesh's no more must be given without parents, so that the entry
+// is removed (see Stale).
+func (w *Writer) Update(d compile.Delta) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := time.Now()
-	next := make(map[key]desire, len(subjects))
-	var changed []key
-	for _, s := range subjects {
-		k, uid, generation := s.identity()
-		d, known := w.desired[k]
-		if known && d.subject.equal(s) {
-			next[k] = d
-			continue
+	for target, s := range d.Routes {
+		k := key{target.Kind, types.NamespacedName{Namespace: target.Namespace, Name: target.Name}}
+		if s == nil {
+			w.forget(k)
+		} else {
+			w.desire(route(*s), now)
 		}
-		if known {
-			_, knownUID, knownGeneration := d.subject.identity()
-			known = uid == knownUID && generation == knownGeneration
-		}
-		if !known {
-			d.since = now
-		}
-		d.subject = s
-		next[k] = d
-		changed = append(changed, k)
 	}
-	w.desired = next
-	for _, k := range changed {
-		w.queue.Add(k)
+	for name, s := range d.Policies {
+		if s == nil {
+			w.forget(key{KindPolicy, name})
+		} else {
+			w.desire(policy(*s), now)
+		}
 	}
+	for name, s := range d.Authorizations {
+		if s == nil {
+			w.forget(key{KindAuthorization, name})
+		} else {
+			w.desire(authorization(*s), now)
+		}
+	}
+}
+
+// forget gives an object up. The lock is held.
+func (w *Writer) forget(k key) {
+	delete(w.desired, k)
+	delete(w.waiting, k)
+}
+
+// desire has the status of a subject looked at, if it is to be another one. The lock is held.
+func (w *Writer) desire(s subject, now time.Time) {
+	k, uid, generation := s.identity()
+	d, known := w.desired[k]
+	if known && d.subject.equal(s) {
+		return
+	}
+	if known {
+		_, knownUID, knownGeneration := d.subject.identity()
+		known = uid == knownUID && generation == knownGeneration
+	}
+	if !known {
+		d.since = now
+	}
+	d.subject = s
+	w.desired[k] = d
+	w.queue.Add(k)
 }
 
 // Acknowledged wakes the writer after proxies have acknowledged something or come and gone. What
@@ -264,6 +277,9 @@ func (w *Writer) write(ctx context.Context, k key) (again time.Duration, err err
 		return 0, fmt.Errorf("update status: %w", err)
 	}
 	told := w.notices.tell(object, u.refused, d.lastNotice, now)
+	if object.GetResourceVersion() == before {
+		before = "" // it keeps nothing of what is new, as with the CustomResourceDefinition of an earlier release
+	}
 	w.wrote(k, before, now, told)
 	return 0, nil
 }

@@ -72,6 +72,8 @@ type rig struct {
 	proxies *proxies
 	writer  *Writer
 	events  *events.FakeRecorder
+	// prune makes the API server keep nothing of what is written.
+	prune bool
 	// before, if set, is called before each write.
 	before func()
 	mu     sync.Mutex
@@ -102,6 +104,9 @@ func newRig(t *testing.T, object client.Object) *rig {
 				r.mu.Unlock()
 				if r.before != nil {
 					r.before()
+				}
+				if r.prune {
+					return unchanged(ctx, c, obj)
 				}
 				return c.SubResource(sub).Update(ctx, obj, opts...)
 			},
@@ -156,11 +161,28 @@ func desired() compile.RouteStatus {
 	return s
 }
 
+// routes and policies are changes to statuses.
+func routes(statuses ...compile.RouteStatus) compile.Delta {
+	d := compile.Delta{Routes: map[compile.Target]*compile.RouteStatus{}}
+	for i, s := range statuses {
+		d.Routes[compile.Target{Kind: string(s.Kind), Namespace: s.Name.Namespace, Name: s.Name.Name}] = &statuses[i]
+	}
+	return d
+}
+
+func policies(statuses ...compile.PolicyStatus) compile.Delta {
+	d := compile.Delta{Policies: map[types.NamespacedName]*compile.PolicyStatus{}}
+	for i, s := range statuses {
+		d.Policies[s.Name] = &statuses[i]
+	}
+	return d
+}
+
 func TestOneWriteWhenProxiesAreQuick(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
+		r.writer.Update(routes(desired()))
 		r.after(50 * time.Millisecond)
 		r.expect(0, metav1.ConditionUnknown)
 		r.proxies.set(2, 2)
@@ -174,7 +196,7 @@ func TestTwoWritesWhenProxiesAreSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
+		r.writer.Update(routes(desired()))
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionFalse)
 		r.proxies.set(1, 2)
@@ -192,7 +214,7 @@ func TestCountsAreWrittenEveryTenSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(0, 5)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
+		r.writer.Update(routes(desired()))
 		for i := range 40 {
 			r.after(500 * time.Millisecond)
 			r.proxies.set(i%4, 5)
@@ -211,12 +233,12 @@ func TestNoWriteAtRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(2, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
+		r.writer.Update(routes(desired()))
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionTrue)
 		for range 10 {
 			r.proxies.set(1, 3) // proxies merely come and go
-			r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
+			r.writer.Update(routes(desired()))
 			r.writer.Acknowledged()
 			r.after(time.Minute)
 		}
@@ -228,17 +250,17 @@ func TestOnlyChangedStatusesAreLookedAt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, httpRoute())
 		r.proxies.set(2, 2)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
+		r.writer.Update(routes(desired()))
 		r.after(time.Second)
 		before := r.reads
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
+		r.writer.Update(routes(desired()))
 		r.after(time.Second)
 		if r.reads != before {
 			t.Errorf("%d reads for a pass that changed nothing", r.reads-before)
 		}
 		changed := desired()
 		changed.Parents[0].Conditions[0].Message = "attached elsewhere"
-		r.writer.Replace([]compile.RouteStatus{changed}, nil, nil)
+		r.writer.Update(routes(changed))
 		r.after(time.Second)
 		r.expect(2, metav1.ConditionTrue)
 	})
@@ -255,7 +277,7 @@ func TestRouteThatIsDeletedMeanwhileIsNoError(t *testing.T) {
 			}
 		}
 		r.proxies.set(1, 1)
-		r.writer.Replace([]compile.RouteStatus{desired()}, nil, nil)
+		r.writer.Update(routes(desired()))
 		r.after(time.Minute)
 		if r.writes != 1 || len(problems) > 0 {
 			t.Errorf("%d writes, want 1, and no error: %v", r.writes, problems)
@@ -268,7 +290,7 @@ func TestStaleEntriesAreRemoved(t *testing.T) {
 		route := httpRoute()
 		route.Status.Parents = Merge([]gwv1.RouteParentStatus{foreign("web")}, accepted(1, "web"), []Progress{{Acknowledged: 1, Proxies: 1}}, earlier)
 		r := newRig(t, route)
-		r.writer.Replace(Stale([]*gwv1.HTTPRoute{route}, nil, nil), nil, nil)
+		r.writer.Update(routes(Stale([]*gwv1.HTTPRoute{route}, nil)...))
 		r.after(time.Second)
 		r.expect(1, metav1.ConditionUnknown)
 	})

@@ -108,8 +108,8 @@ var rules = []rule{
 		},
 	},
 	{
-		says:     "the pure match code imports nothing but the contract",
-		packages: []string{ours("proxy/http"), ours("proxy/jwt"), ours("proxy/authz")},
+		says:     "the pure match code and the names of attributes import nothing but the contract",
+		packages: []string{ours("proxy/http"), ours("proxy/jwt"), ours("proxy/authz"), ours("proxy/attribute")},
 		forbidden: func(importer, imported string) bool {
 			allowed := []string{ours("proxy/wire"), importer}
 			if importer == ours("proxy/authz") {
@@ -120,10 +120,10 @@ var rules = []rule{
 		},
 	},
 	{
-		says:     "the control plane imports of the data plane only the contract and the pure match code",
+		says:     "the control plane imports of the data plane only the contract, the pure match code and the names of attributes",
 		packages: []string{ours("controllers"), ours("webhooks")},
 		forbidden: func(_, imported string) bool {
-			return within(imported, ours("proxy")) && !within(imported, ours("proxy/wire"), ours("proxy/http"), ours("proxy/authz"), ours("proxy/jwt"))
+			return within(imported, ours("proxy")) && !within(imported, ours("proxy/wire"), ours("proxy/http"), ours("proxy/authz"), ours("proxy/jwt"), ours("proxy/attribute"))
 		},
 	},
 	{

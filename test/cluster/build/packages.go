@@ -10,10 +10,11 @@ import (
 )
 
 // DebianPackages are what the cluster, the race detector and tests against servers of others need and Go modules
-// cannot give. The iptables package is there for the portmap plugin.
+// cannot give, and what the pages of the documentation call. The iptables package is there for the portmap plugin.
 var DebianPackages = []string{
 	"runc", "containernetworking-plugins", "nftables", "iptables", "iproute2", "conntrack",
 	"gcc", "libc6-dev", "ca-certificates", "nginx", "apache2-bin", "haproxy", "prometheus",
+	"curl", "busybox-static",
 }
 
 // InstallPackages installs those of DebianPackages that are missing; it does not touch the network

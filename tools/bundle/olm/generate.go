@@ -41,9 +41,10 @@ type Bundle struct {
 
 // Kinds that OLM makes itself from the CSV, or that have no place in a bundle. What installs a bundle makes the
 // namespace; OLM knows neither DaemonSets, which the operator deploys therefore, nor quotas; NetworkPolicies are
-// refused by the community's catalogs.
+// refused by the community's catalogs. Who may ask for a pod's own proxy is left out as well: OLM knows no selectors, and the
+// operator would be asked about every pod of the cluster.
 var left = []string{
-	"ClusterRoleBinding", "Deployment", "DaemonSet", "Namespace", "NetworkPolicy", "ResourceQuota", "RoleBinding", "ValidatingWebhookConfiguration",
+	"ClusterRoleBinding", "Deployment", "DaemonSet", "MutatingWebhookConfiguration", "Namespace", "NetworkPolicy", "ResourceQuota", "RoleBinding", "ValidatingWebhookConfiguration",
 }
 
 // parts are the objects by what becomes of them.
