@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -30,6 +31,9 @@ type certificate struct {
 	Issuing bool `json:"issuing,omitempty"`
 }
 
+// workload is what the certificate of a ServiceAccount is.
+const workload = "workload"
+
 // certificates is what certs shows.
 type certificates struct {
 	Rotation     string        `json:"rotation"`
@@ -39,31 +43,68 @@ type certificates struct {
 }
 
 func (a *app) certsCommand() *cobra.Command {
-	var expiring time.Duration
+	var expiring string
 	cmd := &cobra.Command{
 		Use: "certs", Short: "Show the certificates of the mesh and when they end",
 		Long: `Show root, intermediate and the certificates of ServiceAccounts, as the proxies of each enrolled namespace, or of that
 of -n, hold them. Certificates of ServiceAccounts are renewed at half of their life.`,
-		Example: `  kubectl weft certs --expiring 720h`,
-		Args:    usage(cobra.NoArgs),
+		Example: `  kubectl weft certs --expiring
+  kubectl weft certs --expiring=12h`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			// A flag that can stand alone takes only values behind an equals sign; people write them with a space too.
+			if len(args) == 1 && expiring == soon {
+				expiring = args[0]
+				return nil
+			}
+			return usage(cobra.NoArgs)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			ends, err := within(expiring)
+			if err != nil {
+				return err
+			}
 			ctx, cancel := a.withTimeout(cmd)
 			defer cancel()
 			all, err := a.certificates(ctx)
 			if err != nil {
 				return err
 			}
-			if expiring > 0 {
-				end := a.now().Add(expiring)
-				all.Certificates = slices.DeleteFunc(all.Certificates, func(c certificate) bool { return c.NotAfter.After(end) })
-			}
+			all.Certificates = slices.DeleteFunc(all.Certificates, func(c certificate) bool { return !ends(c, a.now()) })
 			return a.print(all, func(w io.Writer) error { return a.showCertificates(w, all) })
 		},
 	}
-	cmd.Flags().DurationVar(&expiring, "expiring", 0, "only those that end within this time")
+	cmd.Flags().StringVar(&expiring, "expiring", "", "only those that end within a time, such as 12h; alone: within 4h, and root and intermediate within 30 days, as the alerts have it")
+	cmd.Flags().Lookup("expiring").NoOptDefVal = soon
 	a.withOutput(cmd.Flags())
 	cmd.AddCommand(a.rotateRootCommand())
 	return cmd
+}
+
+// soon is --expiring without a time: what the alerts about certificates wait for.
+const (
+	soon          = "soon"
+	soonWorkload  = 4 * time.Hour
+	soonAuthority = 30 * 24 * time.Hour
+)
+
+// within returns what --expiring asks of a certificate.
+func within(expiring string) (func(certificate, time.Time) bool, error) {
+	switch expiring {
+	case "":
+		return func(certificate, time.Time) bool { return true }, nil
+	case soon:
+		return func(c certificate, now time.Time) bool {
+			if c.What == workload {
+				return !c.NotAfter.After(now.Add(soonWorkload))
+			}
+			return !c.NotAfter.After(now.Add(soonAuthority))
+		}, nil
+	}
+	d, err := time.ParseDuration(expiring)
+	if err != nil || d <= 0 {
+		return nil, wrong("--expiring %q is no time such as 12h", expiring)
+	}
+	return func(c certificate, now time.Time) bool { return !c.NotAfter.After(now.Add(d)) }, nil
 }
 
 // theMesh returns the Mesh of a cluster.
@@ -111,7 +152,7 @@ func (a *app) certificates(ctx context.Context) (certificates, error) {
 		failed[i] = err
 		for _, r := range s.Resources {
 			if r.Certificate != nil {
-				held[i] = append(held[i], certificate{What: "workload", Identity: r.Certificate.SPIFFEID, NotAfter: r.Certificate.NotAfter.UTC()})
+				held[i] = append(held[i], certificate{What: workload, Identity: r.Certificate.SPIFFEID, NotAfter: r.Certificate.NotAfter.UTC()})
 			}
 		}
 	})
@@ -196,7 +237,11 @@ Nobody is locked out, and no request fails; docs/architecture.md says how. This 
 			if err != nil {
 				return err
 			}
-			if err := c.writer.Patch(ctx, m, client.RawPatch(types.MergePatchType, patch)); err != nil {
+			err = c.writer.Patch(ctx, m, client.RawPatch(types.MergePatchType, patch))
+			if apierrors.IsForbidden(err) {
+				return &failure{exitForbidden, err, "ask for the ClusterRole weft-mesh-editor"}
+			}
+			if err != nil {
 				return fmt.Errorf("annotate the Mesh: %w", err)
 			}
 			_, err = fmt.Fprintln(a.out, "The exchange has been asked for. It is over when kubectl weft certs says Steady again.")

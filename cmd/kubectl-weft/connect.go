@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -52,6 +55,7 @@ func (a *app) connectCluster() (*connection, error) {
 	config.UserAgent = "kubectl-weft/" + wire.Build
 	config.QPS, config.Burst = 50, 100
 	config.Timeout = a.timeout
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return strict{next} })
 	c, err := client.New(config, client.Options{Scheme: mesh.Scheme()})
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
@@ -72,6 +76,26 @@ func (a *app) connectCluster() (*connection, error) {
 		},
 	}, nil
 }
+
+// errNoAPIServer is an answer that no API server gives.
+var errNoAPIServer = errors.New("what answers there is no Kubernetes API server")
+
+// strict passes on what API servers answer, which is never a page for people: those come from whatever else a kubeconfig
+// may lead to, or from what stands before a server that is away.
+type strict struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (s strict) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := s.next.RoundTrip(req)
+	if err == nil && strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
+		_ = res.Body.Close() // nobody reads it
+		return nil, fmt.Errorf("%w: it says %s", errNoAPIServer, res.Status)
+	}
+	return res, err
+}
+
+// WrappedRoundTripper implements net.RoundTripperWrapper of apimachinery, by which client-go finds what can cancel.
+func (s strict) WrappedRoundTripper() http.RoundTripper { return s.next }
 
 // maxLogLines bounds what is asked of a log.
 const maxLogLines = 5000

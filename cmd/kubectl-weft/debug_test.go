@@ -1,13 +1,9 @@
 package main
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,36 +19,13 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/archive"
 )
 
 // planted is in every secret of the test, and may be in no archive.
 const planted = "pl4nted"
-
-// unpacked are the files of an archive, without the directory that they are in.
-func unpacked(t *testing.T, data []byte) map[string]string {
-	t.Helper()
-	zipped, err := gzip.NewReader(bytes.NewReader(data))
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := map[string]string{}
-	for archive := tar.NewReader(zipped); ; {
-		header, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			return files
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		content, err := io.ReadAll(archive)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, name, _ := strings.Cut(header.Name, "/")
-		files[name] = string(content)
-	}
-}
 
 // secretive is a mesh that is full of secrets.
 func secretive(t *testing.T) *world {
@@ -93,6 +66,15 @@ func secretive(t *testing.T) *world {
 	key := certificateOf("web", today.Add(time.Hour))
 	key.Certificate.Key = planted
 	w.proxyPod(t, "weft-proxy-1", wire.Delta{Seq: 1, Upserted: append(w.compiled(t), key)})
+	w.proxyPod(t, "web-2", wire.Delta{Seq: 1, Upserted: []wire.Resource{key}})
+	beside, ok := w.objects[len(w.objects)-1].(*corev1.Pod)
+	if !ok {
+		t.Fatal("no pod")
+	}
+	beside.Labels = map[string]string{meshv1alpha1.SidecarLabel: "true"}
+	beside.Spec.Containers = other.Spec.Containers
+	beside.Spec.InitContainers = []corev1.Container{{Name: compile.SidecarContainer, RestartPolicy: new(corev1.ContainerRestartPolicyAlways)}}
+	beside.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: compile.SidecarContainer, RestartCount: 1}}
 	return w
 }
 
@@ -107,7 +89,7 @@ func TestDebugBundle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := unpacked(t, data)
+	files := archive.UnpackDirectory(t, data)
 	for name, content := range files {
 		for _, form := range []string{planted, base64.StdEncoding.EncodeToString([]byte(planted))} {
 			if strings.Contains(content, form) {
@@ -132,10 +114,19 @@ func TestDebugBundle(t *testing.T) {
 		"proxies/shop/weft-proxy-1/metrics.txt":                  "weft_",
 		"logs/weft-system/weft-operator-1/operator.log":          "start\n",
 		"logs/weft-system/weft-operator-1/operator.previous.log": "previous",
+		"objects/Pod/shop/web-2.yaml":                            "name: weft-proxy",
+		"proxies/shop/web-2/config.json":                         `"spiffeID": "spiffe://cluster.local/ns/shop/sa/web"`,
+		"logs/shop/web-2/weft-proxy.log":                         "start\n",
+		"logs/shop/web-2/weft-proxy.previous.log":                "previous",
 	} {
 		content, ok := files[name]
 		if !ok || !strings.Contains(content, wants) {
 			t.Errorf("%s (there: %t) does not hold %q:\n%s", name, ok, wants, content)
+		}
+	}
+	for name := range files {
+		if strings.HasPrefix(name, "logs/shop/") && !strings.Contains(name, "weft-proxy") {
+			t.Errorf("%s is of no business of Weft's", name)
 		}
 	}
 	if kept := files["objects/HTTPRoute/shop/web.yaml"]; !strings.Contains(kept, "mesh.weft.dev/note: kept") || !strings.Contains(kept, "name: Authorization") {
@@ -165,7 +156,7 @@ func TestDebugBundleOfWhatMayBeRead(t *testing.T) {
 		}
 	}
 	got = w.run(t, "debug", "bundle", "--file", "-")
-	if files := unpacked(t, []byte(got.out)); !strings.Contains(files["missing.txt"], "forbidden") {
+	if files := archive.UnpackDirectory(t, []byte(got.out)); !strings.Contains(files["missing.txt"], "forbidden") {
 		t.Errorf("missing.txt = %q", files["missing.txt"])
 	}
 	if got := (&world{get: apierrors.NewForbidden(schema.GroupResource{Resource: "meshes"}, "default", errors.New("no"))}).run(t, "debug", "bundle", "--file", file); got.code != exitForbidden {

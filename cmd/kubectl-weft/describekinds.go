@@ -230,7 +230,7 @@ func describePod(d *describing, name types.NamespacedName) *description {
 	case pod.Labels[meshv1alpha1.ComponentLabel] == compile.ComponentProxy:
 		out.add("In the mesh", "it is a proxy of namespace "+name.Namespace)
 	default:
-		out.add("In the mesh", "yes: its calls to captured Services pass a proxy of namespace "+name.Namespace)
+		out.add("In the mesh", "yes: its calls to captured Services pass "+placed(d, pod))
 		out.add("Identity", fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", domain, name.Namespace, pod.Spec.ServiceAccountName))
 	}
 	var services []string
@@ -248,6 +248,33 @@ func describePod(d *describing, name types.NamespacedName) *description {
 	return out
 }
 
+// placed says where the proxy of a pod is, and what is wrong with that.
+func placed(d *describing, pod *corev1.Pod) string {
+	wanted, unknown := compile.Placement(pod.Labels, namespaceLabels(d, pod.Namespace), d.mesh.Snapshot.Mesh)
+	text := "a proxy of namespace " + pod.Namespace
+	switch has := compile.HasSidecar(pod); {
+	case has && wanted == meshv1alpha1.PlacementSidecar:
+		text = "the proxy beside it"
+	case has:
+		text = "the proxy beside it; one of its namespace is wanted, which takes a restart"
+	case wanted == meshv1alpha1.PlacementSidecar:
+		text += "; one beside it is wanted, and until it is made anew its strict ports are refused to all but its node"
+	}
+	if unknown != nil {
+		text += "; " + unknown.Error()
+	}
+	return text
+}
+
+func namespaceLabels(d *describing, name string) map[string]string {
+	for _, ns := range d.mesh.Snapshot.Namespaces {
+		if ns.Name == name {
+			return ns.Labels
+		}
+	}
+	return nil
+}
+
 func describeNamespace(d *describing, name types.NamespacedName) *description {
 	var ns *corev1.Namespace
 	for _, n := range d.mesh.Snapshot.Namespaces {
@@ -261,13 +288,26 @@ func describeNamespace(d *describing, name types.NamespacedName) *description {
 	out := &description{Object: mesh.Object{Kind: "Namespace", Name: name.Name}}
 	if d.mesh.Enrolled(name.Name) {
 		out.add("Enrolled", "yes")
+		where := "pods that are made are to share the proxies of the namespace, unless their labels say otherwise"
+		placement, unknown := compile.Placement(nil, ns.Labels, d.mesh.Snapshot.Mesh)
+		if placement == meshv1alpha1.PlacementSidecar {
+			where = "pods that are made get a proxy beside them, unless their labels say otherwise"
+		}
+		if unknown != nil {
+			where += "; " + unknown.Error()
+		}
+		out.add("Placement", where)
 	} else {
 		out.add("Enrolled", "no: label it with "+meshv1alpha1.EnabledLabel+"=true")
 	}
 	var proxies, services, routes, policies []string
 	for _, p := range d.mesh.Pods {
-		if p.Namespace == name.Name && p.Labels[meshv1alpha1.ComponentLabel] == compile.ComponentProxy {
+		switch {
+		case p.Namespace != name.Name:
+		case p.Labels[meshv1alpha1.ComponentLabel] == compile.ComponentProxy:
 			proxies = append(proxies, p.Name+" on "+p.Spec.NodeName)
+		case compile.HasSidecar(p):
+			proxies = append(proxies, p.Name+" on "+p.Spec.NodeName+", for itself")
 		}
 	}
 	for _, svc := range d.mesh.Snapshot.Services {

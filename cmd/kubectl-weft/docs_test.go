@@ -39,7 +39,8 @@ func reference(root *cobra.Command) string {
 ` + "`make build`" + ` makes ` + "`bin/kubectl-weft`" + `. Put it on the PATH, and kubectl finds it as ` + "`kubectl weft`" + `;
 ` + "`make krew`" + ` packs it for krew. For completion of
 commands, flags and names of Services, routes, policies, pods and proxies put a script named ` + "`kubectl_complete-weft`" + ` beside it that runs
-` + "`kubectl-weft __complete \"$@\"`" + `.
+` + "`kubectl-weft __complete \"$@\"`" + `. ` + "`kubectl-weft completion bash`" + ` (or zsh, fish, powershell) writes what a shell needs to complete
+` + "`kubectl-weft`" + ` itself.
 
 Errors are one line that says what to do. Output with ` + "`-o json` and `-o yaml`" + ` is meant for scripts: fields may be added.
 Colours are for terminals, and none are used where NO_COLOR is set.
@@ -53,13 +54,13 @@ Colours are for terminals, and none are used where NO_COLOR is set.
 	out.WriteString("\n## Flags of all commands\n\n")
 	writeFlags(&out, root.PersistentFlags())
 	for _, cmd := range everyCommand(root) {
-		if !cmd.HasParent() || !cmd.IsAvailableCommand() || cmd.HasAvailableSubCommands() {
+		if !cmd.HasParent() || cmd.Annotations[holderAnnotation] != "" || cmd.Name() == "help" || cmd.Parent().Name() == "completion" {
 			continue
 		}
 		fmt.Fprintf(&out, "\n## %s\n\n%s\n", display(cmd), strings.TrimSpace(coalesce(cmd.Long, cmd.Short)))
 		fmt.Fprintf(&out, "\n```\n%s\n```\n", strings.Replace(cmd.UseLine(), "kubectl-weft", "kubectl weft", 1))
 		if cmd.Example != "" {
-			fmt.Fprintf(&out, "\n```sh\n%s\n```\n", unindent(cmd.Example))
+			fmt.Fprintf(&out, "\n```sh cluster\n%s\n```\n", unindent(cmd.Example))
 		}
 		if cmd.LocalNonPersistentFlags().HasAvailableFlags() {
 			out.WriteString("\n")

@@ -42,7 +42,7 @@ environment if its header x-environment, or the member environment of its W3C ba
 namespace of its caller, where a route of that namespace leads to the twin. All other requests are production, and use
 the Service itself.`,
 		Example: `  kubectl weft environments
-  kubectl weft environments write staging | kubectl apply -f -`,
+  kubectl weft environments -f manifests/`,
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			m, err := a.loadMesh(cmd)
@@ -68,7 +68,7 @@ Nothing in the cluster changes: give what is written to kubectl apply. Do it aga
 its twin goes.
 
 With --callers the routes are for the clients of that namespace, which get the twins without saying anything.`,
-		Example: `  kubectl weft environments write staging | kubectl apply -f -
+		Example: `  kubectl weft environments write staging -n shop | kubectl apply -f -
   kubectl weft environments write staging --callers store-staging -f manifests/`,
 		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -124,8 +124,14 @@ func explain(err error) *failure {
 		return &failure{exitUnreachable, errors.New("there is no kubeconfig"), "name one with --kubeconfig, or read files with -f"}
 	case clientcmd.IsContextNotFound(err), clientcmd.IsConfigurationInvalid(err):
 		return &failure{exitUnreachable, err, "see kubectl config get-contexts"}
+	case errors.Is(err, errNoAPIServer):
+		return &failure{exitUnreachable, err, "see kubectl config get-contexts, or name another with --context"}
 	case errors.Is(err, context.DeadlineExceeded), apierrors.IsTimeout(err), apierrors.IsServerTimeout(err):
 		return &failure{exitUnreachable, errors.New("the cluster does not answer in time"), "raise --timeout, or try kubectl get namespaces"}
+	case apierrors.IsServiceUnavailable(err), apierrors.IsTooManyRequests(err):
+		return &failure{exitUnreachable, err, "try again in a while"}
+	case errors.As(err, &address) && address.Op == "listen":
+		return &failure{exitFailed, err, "choose another --port"}
 	case errors.As(err, &address), errors.As(err, &request):
 		return &failure{exitUnreachable, fmt.Errorf("the cluster cannot be reached: %w", err), "try kubectl get namespaces"}
 	case apierrors.IsNotFound(err):

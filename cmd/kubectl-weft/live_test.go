@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/cmd/kubectl-weft/mesh"
+	"weft.dev/weft/cmd/kubectl-weft/proxies"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/admin"
 	"weft.dev/weft/proxy/telemetry"
@@ -62,6 +64,20 @@ type closedWay struct{}
 // Get implements proxies.Way.
 func (closedWay) Get(context.Context, types.NamespacedName, int, string) (io.ReadCloser, error) {
 	return nil, apierrors.NewForbidden(schema.GroupResource{Resource: "pods/portforward"}, "weft-proxy-1", errors.New("no"))
+}
+
+// partWay is what somebody meets who has no right to one of the proxies.
+type partWay struct {
+	proxies.Way
+	closed string
+}
+
+// Get implements proxies.Way.
+func (p partWay) Get(ctx context.Context, pod types.NamespacedName, port int, path string) (io.ReadCloser, error) {
+	if pod.Name == p.closed {
+		return closedWay{}.Get(ctx, pod, port, path)
+	}
+	return p.Way.Get(ctx, pod, port, path)
 }
 
 // fakeProxy is a proxy of the tests.
@@ -207,6 +223,9 @@ func TestCerts(t *testing.T) {
 	w := liveWorld()
 	w.proxyPod(t, "weft-proxy-1", wire.Delta{Seq: 7, Upserted: []wire.Resource{certificateOf("web", today.Add(5*time.Hour)), certificateOf("late", today.Add(-time.Hour))}})
 	got := w.run(t, "certs", "--expiring", "5000h")
+	if spelled := w.run(t, "certs", "--expiring=5000h"); spelled != got {
+		t.Errorf("with an equals sign: %v, want %v", spelled, got)
+	}
 	want := `WHAT           IDENTITY                                 ENDS                  LEFT
 workload       spiffe://cluster.local/ns/shop/sa/late   2026-11-30 11:00:00   ended
 workload       spiffe://cluster.local/ns/shop/sa/web    2026-11-30 17:00:00   5h0m0s
@@ -215,6 +234,23 @@ Exchange of the root: Steady
 `
 	if diff := cmp.Diff(want, got.out); diff != "" || got.code != exitOK {
 		t.Errorf("exit code %d, %s (-want +got):\n%s", got.code, got.err, diff)
+	}
+}
+
+// Alone the flag shows what the alerts are about.
+func TestCertsThatEndSoon(t *testing.T) {
+	w := liveWorld()
+	w.proxyPod(t, "weft-proxy-1", wire.Delta{Seq: 7, Upserted: []wire.Resource{certificateOf("web", today.Add(5*time.Hour)), certificateOf("late", today.Add(3*time.Hour))}})
+	for _, o := range w.objects {
+		if m, ok := o.(*meshv1alpha1.Mesh); ok {
+			m.Status.CertificateAuthority.Intermediates[0].NotAfter.Time = today.AddDate(0, 0, 29)
+		}
+	}
+	got := w.run(t, "certs", "--expiring", "-o", "json")
+	var all certificates
+	if err := json.Unmarshal([]byte(got.out), &all); err != nil || len(all.Certificates) != 2 ||
+		!strings.HasSuffix(all.Certificates[0].Identity, "/sa/late") || all.Certificates[1].What != "intermediate" {
+		t.Errorf("exit code %d, %v: %s%s", got.code, err, got.out, got.err)
 	}
 }
 
@@ -248,6 +284,17 @@ func TestNoRightToProxies(t *testing.T) {
 		if got.code != exitForbidden || !strings.HasSuffix(got.err, "; ask for the ClusterRole weft-debugger in the namespace\n") || got.out != "" {
 			t.Errorf("%s: exit code %d, %s%s", args, got.code, got.out, got.err)
 		}
+	}
+}
+
+// Who may look into some of the proxies alone is told so at once, and does not wait for requests that others have.
+func TestTapWithoutRightToAll(t *testing.T) {
+	w := liveWorld()
+	w.proxyPod(t, "weft-proxy-1", wire.Delta{Seq: 1})
+	w.proxyPod(t, "weft-proxy-2", wire.Delta{Seq: 1})
+	w.way = partWay{w.way, "weft-proxy-2"}
+	if wrong := w.run(t, "tap", "shop/web").oneLine(exitForbidden, "; ask for the ClusterRole weft-debugger in the namespace"); wrong != "" {
+		t.Error(wrong)
 	}
 }
 
@@ -336,5 +383,39 @@ func TestTap(t *testing.T) {
 	}
 	if got := w.run(t, "tap", "shop/nobody"); got.code != exitAbsent || got.err != "error: Service shop/nobody does not exist\n" {
 		t.Errorf("of nobody: exit code %d, %s", got.code, got.err)
+	}
+}
+
+// onceLost loses one proxy the first time.
+type onceLost struct {
+	*fakeWay
+	pod  string
+	lost atomic.Bool
+}
+
+// Get implements proxies.Way.
+func (o *onceLost) Get(ctx context.Context, pod types.NamespacedName, port int, path string) (io.ReadCloser, error) {
+	if pod.Name == o.pod && !o.lost.Swap(true) {
+		return nil, errors.New("lost connection to pod")
+	}
+	return o.fakeWay.Get(ctx, pod, port, path)
+}
+
+// A tap that misses a proxy says so, and comes back to it.
+func TestTapOfALostProxy(t *testing.T) {
+	w := liveWorld()
+	w.proxyPod(t, "weft-proxy-1", wire.Delta{Seq: 1})
+	lost := w.proxyPod(t, "weft-proxy-2", wire.Delta{Seq: 1})
+	w.answered(t, func() {
+		if lost.exchanges.Listening() {
+			lost.exchanges.Add(failedExchange())
+		}
+	})
+	way, _ := w.way.(*fakeWay)
+	w.way = &onceLost{fakeWay: way, pod: "weft-proxy-2"}
+	got := w.run(t, "tap", "shop/web", "--limit", "1")
+	const want = "proxy shop/weft-proxy-2: lost connection to pod; its requests are not shown until it is reached again\n"
+	if got.code != exitOK || !strings.Contains(got.out, "503 GET") || got.err != want {
+		t.Errorf("exit code %d, %q%q", got.code, got.out, got.err)
 	}
 }

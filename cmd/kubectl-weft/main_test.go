@@ -44,10 +44,13 @@ type world struct {
 	objects []client.Object
 	// list answers every list, and get every get, instead of the cluster.
 	list, get error
-	allowed   bool
-	client    client.Client
-	input     string
-	terminal  bool
+	// patch answers every patch.
+	patch   error
+	allowed bool
+	client  client.Client
+	input   string
+	// terminal tells that there is one, noColor that NO_COLOR is set.
+	terminal, noColor bool
 	// noWeft is a cluster without Weft's kinds.
 	noWeft bool
 	// own makes commands read a kubeconfig.
@@ -68,7 +71,7 @@ func (w *world) run(t *testing.T, args ...string) ran {
 func (w *world) runIn(ctx context.Context, t *testing.T, args ...string) ran {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	a := &app{in: strings.NewReader(w.input), out: &out, errOut: &errOut, now: func() time.Time { return today }, terminal: w.terminal}
+	a := &app{in: strings.NewReader(w.input), out: &out, errOut: &errOut, now: func() time.Time { return today }, terminal: w.terminal, noColor: w.noColor}
 	a.connect = func() (*connection, error) {
 		if w.client == nil {
 			w.client = w.newClient(t)
@@ -116,6 +119,12 @@ func (w *world) newClient(t *testing.T) client.Client {
 				return &meta.NoKindMatchError{}
 			}
 			return c.Get(ctx, key, o, opts...)
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, o client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			if w.patch != nil {
+				return w.patch
+			}
+			return c.Patch(ctx, o, patch, opts...)
 		},
 		Create: func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
 			if review, ok := o.(*authorizationv1.SelfSubjectAccessReview); ok {

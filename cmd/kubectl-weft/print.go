@@ -31,6 +31,17 @@ func (a *app) print(value any, text func(w io.Writer) error) error {
 	}
 }
 
+// begin begins the next of several values that are shown one after the other: on a terminal it takes the place of the
+// one before it.
+func (a *app) begin() {
+	switch {
+	case a.output == outputYAML:
+		fmt.Fprintln(a.out, "---")
+	case a.terminal && a.output != outputJSON:
+		fmt.Fprint(a.out, "\x1b[H\x1b[2J")
+	}
+}
+
 func (a *app) wide() bool { return a.output == outputWide }
 
 // table writes aligned columns.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"weft.dev/weft/cmd/kubectl-weft/mesh"
 	"weft.dev/weft/cmd/kubectl-weft/proxies"
 	"weft.dev/weft/controllers/cluster"
+	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/admin"
 	"weft.dev/weft/proxy/wire"
 )
@@ -42,6 +45,8 @@ func (a *app) pods(ctx context.Context) ([]*corev1.Pod, proxies.Way, error) {
 type proxyStatus struct {
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
+	// Sidecar tells that the proxy is beside the application of the pod.
+	Sidecar bool `json:"sidecar,omitempty"`
 	// Sync is synced, stale, rejected or unreachable.
 	Sync      string           `json:"sync"`
 	Connected bool             `json:"connected"`
@@ -67,7 +72,8 @@ func (a *app) proxyStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show which proxies have what is declared", Args: usage(cobra.NoArgs),
 		Long: `Show which proxies have what is declared: of all enrolled namespaces, or of that of -n. What a proxy has is compared with
-what is compiled from the cluster now. The exit code is 1 unless all are synced.`,
+what is compiled from the cluster now. Of proxies beside pods it tells which pods to restart, because their version is
+another than that of the namespace's own proxies. The exit code is 1 unless all are synced.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := a.withTimeout(cmd)
 			defer cancel()
@@ -112,6 +118,9 @@ func (a *app) proxyStatuses(ctx context.Context) ([]proxyStatus, error) {
 		}
 		all[i] = newProxyStatus(pod, s, proxies.Compare(m.Compiled.Resources, pod.Namespace, s.Held))
 	})
+	for i, pod := range pods {
+		all[i].Sidecar = compile.HasSidecar(m.Pod(pod))
+	}
 	return all, forbidden(failed)
 }
 
@@ -173,6 +182,9 @@ func (a *app) showProxies(w io.Writer, all []proxyStatus) error {
 	if err := table(w, head, rows); err != nil {
 		return err
 	}
+	for _, text := range outdated(all) {
+		fmt.Fprintln(w, text)
+	}
 	for _, s := range all {
 		for _, r := range s.Rejected {
 			fmt.Fprintf(w, "%s/%s rejects %s: %s\n", s.Namespace, s.Pod, r.Ref, line(r.Reason))
@@ -182,6 +194,27 @@ func (a *app) showProxies(w io.Writer, all []proxyStatus) error {
 		}
 	}
 	return nil
+}
+
+// outdated says which pods to restart: those whose own proxies are of another version than all that the namespace shares.
+func outdated(all []proxyStatus) []string {
+	current := map[string]map[string]bool{}
+	for _, s := range all {
+		if !s.Sidecar && s.Build != "" {
+			if current[s.Namespace] == nil {
+				current[s.Namespace] = map[string]bool{}
+			}
+			current[s.Namespace][s.Build] = true
+		}
+	}
+	var out []string
+	for _, s := range all {
+		if s.Sidecar && s.Build != "" && len(current[s.Namespace]) == 1 && !current[s.Namespace][s.Build] {
+			out = append(out, fmt.Sprintf("%s/%s: restart it, or what it belongs to, for its proxy to be of version %s", s.Namespace, s.Pod,
+				slices.Collect(maps.Keys(current[s.Namespace]))[0]))
+		}
+	}
+	return out
 }
 
 // oneProxy finds the proxy that is named, or the first of a namespace.
@@ -196,15 +229,27 @@ func (a *app) oneProxy(ctx context.Context, text string) (types.NamespacedName, 
 		found = slices.DeleteFunc(found, func(p types.NamespacedName) bool { return p.Name != name })
 	}
 	if len(found) == 0 {
-		return types.NamespacedName{}, nil, absent("no proxy %s runs: see kubectl weft proxy status", text)
+		return types.NamespacedName{}, nil, a.orNotInstalled(ctx, absent("no proxy %s runs: see kubectl weft proxy status", text))
 	}
 	return found[0], way, nil
+}
+
+// orNotInstalled is an error that says what is not there, unless it is Weft itself.
+func (a *app) orNotInstalled(ctx context.Context, err error) error {
+	c, failed := a.connect()
+	if failed != nil {
+		return failed
+	}
+	if _, failed := theMesh(ctx, c.reader); errors.Is(failed, mesh.ErrNotInstalled) {
+		return failed
+	}
+	return err
 }
 
 // configKinds are the kinds of resources that proxies have.
 var configKinds = []string{
 	string(wire.KindAuthorization), string(wire.KindBackend), string(wire.KindCertificate), string(wire.KindDestination), string(wire.KindEndpoints),
-	string(wire.KindMesh), string(wire.KindProxies), string(wire.KindRoute), string(wire.KindWorkload),
+	string(wire.KindMesh), string(wire.KindProxies), string(wire.KindRoute), string(wire.KindSidecar), string(wire.KindWorkload),
 }
 
 func (a *app) proxyConfigCommand() *cobra.Command {
@@ -214,9 +259,12 @@ func (a *app) proxyConfigCommand() *cobra.Command {
 		Long: `Show the configuration that a proxy has in force: of the pod that is named, or of one of the namespace. Private keys are
 never shown. With -o json or yaml the resources are shown whole.`,
 		Example: `  kubectl weft proxy config shop --kind Route
-  kubectl weft proxy config shop/weft-proxy-6c5f --key shop/web:80 -o yaml`,
+  kubectl weft proxy config shop --key shop/web:80 -o yaml`,
 		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: first(a.completeProxy),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if kind != "" && !slices.ContainsFunc(configKinds, func(k string) bool { return strings.EqualFold(k, kind) }) {
+				return misused(cmd, fmt.Sprintf("--kind %q is not one of %s", kind, strings.Join(configKinds, ", ")))
+			}
 			ctx, cancel := a.withTimeout(cmd)
 			defer cancel()
 			pod, way, err := a.oneProxy(ctx, args[0])

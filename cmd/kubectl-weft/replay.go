@@ -31,9 +31,13 @@ type record struct {
 	UserAgent      string `json:"user_agent.original"`
 	RPC            string `json:"rpc.system.name"`
 	Listener       string `json:"weft.listener"`
-	Source         string `json:"weft.source"`
-	Destination    string `json:"weft.destination"`
-	Route          string `json:"weft.route"`
+	Source         string `json:"weft.source.id"`
+	Namespace      string `json:"weft.destination.namespace"`
+	Service        string `json:"weft.destination.service"`
+	Port           uint16 `json:"weft.destination.port"`
+	RouteKind      string `json:"weft.route.kind"`
+	RouteNamespace string `json:"weft.route.namespace"`
+	Route          string `json:"weft.route.name"`
 	Rule           string `json:"weft.rule"`
 }
 
@@ -199,7 +203,7 @@ func (r *replayer) judge(one record) verdict {
 	// Where a proxy tells, it tells of the rule, or that there was none.
 	recorded := "none"
 	if one.Rule != "" {
-		recorded = one.Route + "/" + one.Rule
+		recorded = one.RouteKind + "/" + one.RouteNamespace + "/" + one.Route + "/" + one.Rule
 	}
 	if (one.Listener != "" || one.Rule != "") && before.Rule.String() != recorded {
 		return verdict{left: leftHidden}
@@ -250,11 +254,9 @@ func requestOf(one *record) (phttp.Request, error) {
 func (r *replayer) servicePort(one *record, namespace string) string {
 	port := cmp.Or(one.ServerPort, 80)
 	for _, m := range []*mesh.Mesh{r.before, r.after} {
-		if key, _, _ := strings.Cut(one.Destination, "@"); key != "" {
-			if ns, name, number, ok := wire.ParseServicePortKey(key); ok {
-				if svc, err := findService(m, name+"."+ns, namespace); err == nil && hasPort(svc, int32(number)) {
-					return key
-				}
+		if one.Service != "" {
+			if svc, err := findService(m, one.Service+"."+one.Namespace, namespace); err == nil && hasPort(svc, int32(one.Port)) {
+				return wire.ServicePortKey(svc.Namespace, svc.Name, one.Port)
 			}
 			continue
 		}

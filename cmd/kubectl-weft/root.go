@@ -65,8 +65,18 @@ by the code that the operator and the proxies run.`,
 		a.splitCommand(), a.environmentsCommand(), a.debugCommand(), a.runCommand(),
 		a.versionCommand(),
 	)
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
 	for _, cmd := range everyCommand(root) {
 		cmd.DisableAutoGenTag, cmd.DisableSuggestions = true, true
+		// What cobra has made itself refuses words as all others do.
+		switch {
+		case cmd.Name() == "completion":
+			holdOthers(cmd)
+		case cmd.HasParent() && cmd.Parent().Name() == "completion":
+			cmd.Args = usage(cobra.NoArgs)
+		}
 		a.completeFlags(cmd)
 		if cmd.ValidArgsFunction == nil && !cmd.HasSubCommands() && !strings.Contains(cmd.Use, "FILE") && !strings.Contains(cmd.Use, "OLD") {
 			cmd.ValidArgsFunction = nothing
@@ -87,6 +97,17 @@ func everyCommand(cmd *cobra.Command) []*cobra.Command {
 // group returns a command that only holds others.
 func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short}
+	holdOthers(cmd)
+	cmd.AddCommand(children...)
+	return cmd
+}
+
+// holderAnnotation marks commands that only hold others.
+const holderAnnotation = "weft.dev/holds-others"
+
+// holdOthers makes a command say which commands it holds, and refuse what is none of them.
+func holdOthers(cmd *cobra.Command) {
+	cmd.Annotations = map[string]string{holderAnnotation: "true"}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return unknownCommand(cmd, args[0])
@@ -94,8 +115,46 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 		return nil
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	cmd.AddCommand(children...)
-	return cmd
+}
+
+// helpCommand is cobra's, but for names that do not exist, which are an error.
+func helpCommand() *cobra.Command {
+	// find returns the command that names lead to, and the first that leads nowhere.
+	find := func(cmd *cobra.Command, names []string) (*cobra.Command, string) {
+		for _, name := range names {
+			i := slices.IndexFunc(cmd.Commands(), func(child *cobra.Command) bool { return child.Name() == name })
+			if i < 0 {
+				return cmd, name
+			}
+			cmd = cmd.Commands()[i]
+		}
+		return cmd, ""
+	}
+	return &cobra.Command{
+		Use: "help [COMMAND]...", Short: "Show help about a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, unknown := find(cmd.Root(), args)
+			switch {
+			case unknown == "":
+				return about.Help()
+			case about.HasAvailableSubCommands():
+				return unknownCommand(about, unknown)
+			default:
+				return misused(about, fmt.Sprintf("%s has no commands such as %q", display(about), unknown))
+			}
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			var names []string
+			if about, unknown := find(cmd.Root(), args); unknown == "" {
+				for _, child := range about.Commands() {
+					if child.IsAvailableCommand() {
+						names = append(names, child.Name())
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
 }
 
 // unknownCommand says which commands there are.
@@ -115,7 +174,11 @@ func usage(args cobra.PositionalArgs) cobra.PositionalArgs {
 		if !cmd.HasParent() && len(given) > 0 {
 			return unknownCommand(cmd, given[0])
 		}
-		if err := args(cmd, given); err != nil {
+		err := args(cmd, given)
+		if _, wanted, ok := strings.Cut(cmd.Use, " "); err != nil && ok && !strings.HasPrefix(wanted, "-") {
+			return misused(cmd, fmt.Sprintf("takes %s, not %s", wanted, plural(len(given), "argument")))
+		}
+		if err != nil {
 			return misused(cmd, err.Error())
 		}
 		return nil
@@ -169,11 +232,15 @@ func (a *app) loadMesh(cmd *cobra.Command) (*mesh.Mesh, error) {
 }
 
 func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "version", Short: "Show the version of this command", Args: usage(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
-			fmt.Fprintln(a.out, wire.Build)
-			return nil
+			return a.print(map[string]string{"version": wire.Build}, func(w io.Writer) error {
+				_, err := fmt.Fprintln(w, wire.Build)
+				return err
+			})
 		},
 	}
+	a.withOutput(cmd.Flags())
+	return cmd
 }

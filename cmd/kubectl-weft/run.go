@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -143,8 +144,8 @@ func (a *app) runMesh(ctx context.Context, m *mesh.Mesh, options standalone.Opti
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	stamp, err := stampOf(a.files)
-	if err != nil {
+	files := followed{paths: a.files}
+	if files.read, err = stampOf(a.files); err != nil {
 		return err
 	}
 	for {
@@ -152,15 +153,20 @@ func (a *app) runMesh(ctx context.Context, m *mesh.Mesh, options standalone.Opti
 		if err != nil {
 			return err
 		}
+		show, end := a.followOwn(ctx, s)
 		if err := a.showRunning(applied); err != nil {
-			return err
+			return errors.Join(err, end())
 		}
-		end := a.followOwn(ctx, s)
+		show()
 		for m = nil; m == nil && ctx.Err() == nil; {
 			select {
 			case <-ctx.Done():
 			case <-time.After(watchInterval):
-				if m, stamp, err = a.changed(stamp); err != nil {
+				if !files.changed() {
+					continue
+				}
+				m, err = mesh.Files(a.files, mesh.FileOptions{Namespace: a.namespace, SystemNamespace: a.system})
+				if err != nil {
 					fmt.Fprintln(a.errOut, "nothing is changed: "+explain(err).line())
 				}
 			}
@@ -171,8 +177,9 @@ func (a *app) runMesh(ctx context.Context, m *mesh.Mesh, options standalone.Opti
 	}
 }
 
-// followOwn shows the requests of the mesh until the function that it returns is called.
-func (a *app) followOwn(ctx context.Context, s *standalone.Mesh) (end func() error) {
+// followOwn follows the requests of the mesh from now on, shows them once show is called, and does so until end is. Whoever
+// sends one as soon as addresses are shown is told of it, below them.
+func (a *app) followOwn(ctx context.Context, s *standalone.Mesh) (show func(), end func() error) {
 	ctx, cancel := context.WithCancel(ctx)
 	way := proxies.Local{}
 	var pods []types.NamespacedName
@@ -182,22 +189,56 @@ func (a *app) followOwn(ctx context.Context, s *standalone.Mesh) (end func() err
 		way[name] = admin.Handler(inventory, exchanges)
 		pods = append(pods, name)
 	}
+	var opened sync.WaitGroup
+	opened.Add(len(pods))
+	shown := make(chan struct{})
 	ended := make(chan error, 1)
-	go func() { ended <- a.tap(ctx, way, pods, url.Values{}, 0) }()
-	return func() error {
+	go func() { ended <- a.tap(ctx, heldWay{way, opened.Done, shown}, pods, url.Values{}, 0) }()
+	opened.Wait()
+	return func() { close(shown) }, func() error {
 		cancel()
 		return <-ended
 	}
 }
 
-// changed reads the files if they are others than those of a stamp.
-func (a *app) changed(stamp []byte) (*mesh.Mesh, []byte, error) {
-	now, err := stampOf(a.files)
-	if err != nil || bytes.Equal(now, stamp) {
-		return nil, stamp, nil //nolint:nilerr // A file that is being written may be away for a moment.
+// heldWay opens streams at once, and has them read once shown is closed.
+type heldWay struct {
+	proxies.Way
+	opened func()
+	shown  <-chan struct{}
+}
+
+// Get implements proxies.Way.
+func (w heldWay) Get(ctx context.Context, pod types.NamespacedName, port int, path string) (io.ReadCloser, error) {
+	body, err := w.Way.Get(ctx, pod, port, path)
+	w.opened()
+	select {
+	case <-w.shown:
+	case <-ctx.Done():
 	}
-	m, err := mesh.Files(a.files, mesh.FileOptions{Namespace: a.namespace, SystemNamespace: a.system})
-	return m, now, err
+	return body, err
+}
+
+// followed are files that are looked at again and again. Stamps tell what they were when they were read and at the last look.
+type followed struct {
+	paths      []string
+	read, last []byte
+}
+
+// changed says whether the files are others than those that were read, and takes them as read if so. They have to be the
+// same at two looks: what an editor is still writing would be read by half, and half a mesh be run until the next look.
+func (f *followed) changed() bool {
+	now, err := stampOf(f.paths)
+	if err != nil {
+		return false // A file that is being written may be away for a moment.
+	}
+	still := bytes.Equal(now, f.last)
+	f.last = now
+	if !still || bytes.Equal(now, f.read) {
+		return false
+	}
+	f.read = now
+	return true
 }
 
 // stampOf tells files apart by their names, sizes and times.

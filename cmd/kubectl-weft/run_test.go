@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -75,8 +77,9 @@ type runs struct {
 func startRun(t *testing.T, dir string, args ...string) *runs {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	out, outWriter := io.Pipe()
-	errOut, errWriter := io.Pipe()
+	// The kernel holds what nobody has read yet: a run that waited for a reader of one would not write the other.
+	out, outWriter := pipe(t)
+	errOut, errWriter := pipe(t)
 	a := &app{in: strings.NewReader(""), out: outWriter, errOut: errWriter, now: time.Now}
 	a.connect = func() (*connection, error) { return nil, absent("no cluster is asked") }
 	var ended sync.WaitGroup
@@ -90,12 +93,30 @@ func startRun(t *testing.T, dir string, args ...string) *runs {
 	r := &runs{t: t, dir: dir, out: json.NewDecoder(out), errOut: bufio.NewReader(errOut)}
 	t.Cleanup(func() {
 		cancel()
-		go func() { _, _ = io.Copy(io.Discard, errOut) }()
-		_, _ = io.Copy(io.Discard, out)
 		ended.Wait()
 	})
 	r.listening()
 	return r
+}
+
+func pipe(t *testing.T) (from, to *os.File) {
+	t.Helper()
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = from.Close() })
+	return from, to
+}
+
+// replaceFile gives a file its content at once, so that whoever looks at it sees the old or the new one.
+func replaceFile(t *testing.T, path, content string) {
+	t.Helper()
+	whole := filepath.Join(t.TempDir(), filepath.Base(path))
+	writeFile(t, whole, content)
+	if err := os.Rename(whole, path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // listening waits until it is said where clients connect to. Requests that are told of before are passed over.
@@ -197,6 +218,21 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// A port that somebody else has is no cluster that cannot be reached.
+func TestRunFindsItsPortTaken(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "mesh.yaml"), runMesh)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	got := (&world{}).run(t, "run", "-f", dir, "--port", strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	if got.code != exitFailed || !strings.Contains(got.err, "address already in use; choose another --port") {
+		t.Errorf("exit code %d, %s", got.code, got.err)
+	}
+}
+
 func TestRunFollowsItsFiles(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, "mesh.yaml"), runMesh)
@@ -209,7 +245,7 @@ func TestRunFollowsItsFiles(t *testing.T) {
 	if _, answer := r.get("front shop/cart:80", "/v2/x"); answer.Service != "shop/cart" {
 		t.Errorf("without a route: %+v", answer)
 	}
-	writeFile(t, filepath.Join(dir, "route.yaml"), "kind: [\n")
+	replaceFile(t, filepath.Join(dir, "route.yaml"), "kind: [\n")
 	said := ""
 	for !strings.Contains(said, "nothing is changed: ") {
 		var err error
@@ -220,10 +256,38 @@ func TestRunFollowsItsFiles(t *testing.T) {
 	if want := "nothing is changed: " + filepath.Join(dir, "route.yaml") + ":2:1: "; !strings.HasPrefix(said, want) {
 		t.Errorf("a wrong file: %q, want %q", said, want)
 	}
-	writeFile(t, filepath.Join(dir, "route.yaml"), runRoute)
+	replaceFile(t, filepath.Join(dir, "route.yaml"), runRoute)
 	r.listening()
 	if _, answer := r.get("front shop/cart:80", "/v2/x"); answer.Service != "shop/cart-v2" {
 		t.Errorf("with the route: %+v", answer)
+	}
+}
+
+// Files are read when nobody writes them any more, and once.
+func TestRunWaitsForAFileToBeWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	writeFile(t, path, runMesh)
+	read, err := stampOf([]string{path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := followed{paths: []string{path}, read: read}
+	for _, step := range []struct {
+		content string
+		want    bool
+	}{{"", false}, {"", false}, {runMesh[:200], false}, {runMesh + runRoute, false}, {"", true}, {"", false}} {
+		if step.content != "" {
+			writeFile(t, path, step.content)
+		}
+		if got := files.changed(); got != step.want {
+			t.Errorf("after %d bytes: changed %v, want %v", len(step.content), got, step.want)
+		}
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if files.changed() {
+		t.Error("a file that is away for a moment is taken for a change")
 	}
 }
 

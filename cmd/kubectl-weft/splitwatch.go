@@ -15,15 +15,15 @@ import (
 // watchSplit shows what proxies count until ctx ends.
 func (a *app) watchSplit(ctx context.Context, s *splitting, window time.Duration) error {
 	asking, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
 	pods, way, err := a.pods(asking)
-	cancel()
 	if err != nil {
 		return err
 	}
 	// Callers may be anywhere, and their proxies are those that choose.
 	found := proxies.Of(pods, "")
 	if len(found) == 0 {
-		return noProxy()
+		return a.orNotInstalled(asking, noProxy())
 	}
 	d := s.declared()
 	ours := func(labels map[string]string, namespace string) string {
@@ -48,12 +48,7 @@ func (a *app) watchSplit(ctx context.Context, s *splitting, window time.Duration
 			return err
 		}
 		d.observe(proxies.Between(before, after, max(a.now().Sub(begun), time.Millisecond)))
-		if a.terminal && a.output == "" {
-			fmt.Fprint(a.out, "\x1b[H\x1b[2J")
-		}
-		if a.output == outputYAML {
-			fmt.Fprintln(a.out, "---")
-		}
+		a.begin()
 		if err := a.print(d, func(w io.Writer) error { return a.showSplit(w, d) }); err != nil {
 			return err
 		}

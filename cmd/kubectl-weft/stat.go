@@ -61,16 +61,15 @@ func (a *app) topCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if a.terminal {
-					fmt.Fprint(a.out, "\x1b[H\x1b[2J")
-				}
-				if err := a.showTraffic(a.out, by, traffic); err != nil {
+				a.begin()
+				if err := a.print(traffic, func(w io.Writer) error { return a.showTraffic(w, by, traffic) }); err != nil {
 					return err
 				}
 			}
 		},
 	}
 	a.withWindow(cmd, &by, &window)
+	a.withOutput(cmd.Flags())
 	return cmd
 }
 
@@ -84,14 +83,14 @@ func (a *app) traffic(ctx context.Context, by string, window time.Duration) ([]p
 		return nil, wrong("--window must be longer than 0")
 	}
 	asking, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
 	pods, way, err := a.pods(asking)
-	cancel()
 	if err != nil {
 		return nil, err
 	}
 	found := proxies.Of(pods, a.namespace)
 	if len(found) == 0 {
-		return nil, noProxy()
+		return nil, a.orNotInstalled(asking, noProxy())
 	}
 	before, err := a.sample(ctx, way, found, grouping)
 	if err != nil {

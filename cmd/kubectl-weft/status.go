@@ -112,6 +112,9 @@ func overviewOf(m *mesh.Mesh, f findings.Facts) overview {
 	if f.Mesh != nil {
 		o.TrustDomain = f.Mesh.Spec.TrustDomain
 		for _, c := range f.Mesh.Status.Conditions {
+			if c.Type == meshv1alpha1.ConditionStalled || c.Type == meshv1alpha1.ConditionReconciling {
+				continue // for other tools: another condition says the same
+			}
 			o.Conditions = append(o.Conditions, condition{c.Type, string(c.Status), c.Message})
 			underWay := slices.Contains(whileTrue, c.Type) || c.Type == meshv1alpha1.MeshProxiesCurrent && c.Reason != meshv1alpha1.ReasonStuck
 			o.healthy = o.healthy && (c.Status == metav1.ConditionTrue || underWay)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -81,7 +82,7 @@ func (a *app) serviceProxies(ctx context.Context, text string, everywhere bool) 
 	}
 	key, err := servicePort(ctx, c.reader, name, port)
 	if err != nil {
-		return "", nil, nil, err
+		return "", nil, nil, a.orNotInstalled(ctx, err)
 	}
 	pods, way, err := a.pods(ctx)
 	if err != nil {
@@ -98,52 +99,93 @@ func (a *app) serviceProxies(ctx context.Context, text string, everywhere bool) 
 	return key, found, way, nil
 }
 
-// tap follows proxies until ctx ends or limit requests have been shown.
+// tap follows proxies until ctx ends or limit requests have been shown. One that is lost is told of and tried again, as
+// long as another is followed.
 func (a *app) tap(ctx context.Context, way proxies.Way, pods []types.NamespacedName, query url.Values, limit int) error {
 	ctx, done := context.WithCancel(ctx)
 	defer done()
-	var mu sync.Mutex
-	shown := 0
-	var failed error
-	show := func(pod types.NamespacedName, l admin.Line) {
-		mu.Lock()
-		defer mu.Unlock()
-		if failed != nil || limit > 0 && shown >= limit {
-			return
-		}
-		if l.Dropped > 0 {
-			fmt.Fprintf(a.errOut, "%s has left out %s: raise --rate or ask for less\n", pod, plural(int(l.Dropped), "request"))
-		}
-		if l.Exchange != nil {
-			failed = a.showSeen(seen{pod.Namespace, pod.Name, *l.Exchange})
-			shown++
-		}
-		if failed != nil || limit > 0 && shown >= limit {
-			done()
-		}
-	}
-	errs := make([]error, len(pods))
+	t := tapping{app: a, limit: limit, done: done, lost: make([]error, len(pods))}
 	var following sync.WaitGroup
 	for i, pod := range pods {
-		following.Go(func() {
-			own := url.Values{}
-			for name, values := range query {
-				own[name] = values
-			}
-			errs[i] = proxies.Follow(ctx, way, pod, own, func(l admin.Line) { show(pod, l) })
-		})
+		following.Go(func() { t.follow(ctx, way, pod, maps.Clone(query), i) })
 	}
 	following.Wait()
-	if failed != nil {
-		return failed
+	return t.failed
+}
+
+// again is how long a lost proxy is left alone.
+const again = time.Second
+
+// tapping is a tap that runs.
+type tapping struct {
+	*app
+	limit int
+	done  func()
+
+	mu    sync.Mutex
+	shown int
+	// lost has why a proxy is not followed, and nil for one that is or is about to be.
+	lost   []error
+	failed error
+}
+
+// follow follows the proxy at index i.
+func (t *tapping) follow(ctx context.Context, way proxies.Way, pod types.NamespacedName, query url.Values, i int) {
+	for {
+		err := proxies.Follow(ctx, way, pod, query, func() { t.reached(i) }, func(l admin.Line) { t.show(pod, l) })
+		if ctx.Err() != nil {
+			return
+		}
+		t.lose(i, err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(again):
+		}
 	}
-	if ctx.Err() != nil {
-		return nil
+}
+
+func (t *tapping) reached(i int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lost[i] = nil
+}
+
+func (t *tapping) show(pod types.NamespacedName, l admin.Line) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failed != nil || t.limit > 0 && t.shown >= t.limit {
+		return
 	}
-	if err := forbidden(errs); err != nil {
-		return err
+	if l.Dropped > 0 {
+		fmt.Fprintf(t.errOut, "%s has left out %s: raise --rate or ask for less\n", pod, plural(int(l.Dropped), "request"))
 	}
-	return unreached(errors.Join(errs...))
+	if l.Exchange != nil {
+		t.failed = t.showSeen(seen{pod.Namespace, pod.Name, *l.Exchange})
+		t.shown++
+	}
+	if t.failed != nil || t.limit > 0 && t.shown >= t.limit {
+		t.done()
+	}
+}
+
+func (t *tapping) lose(i int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	told := t.lost[i] != nil
+	t.lost[i] = err
+	switch f := forbidden([]error{err}); {
+	case t.failed != nil:
+	// Without a right to some proxies, what others show is not what was asked for.
+	case f != nil:
+		t.failed = f
+		t.done()
+	case !slices.ContainsFunc(t.lost, func(err error) bool { return err == nil }):
+		t.failed = unreached(errors.Join(t.lost...))
+		t.done()
+	case !told:
+		fmt.Fprintf(t.errOut, "%v; its requests are not shown until it is reached again\n", err)
+	}
 }
 
 // showSeen writes one request.
@@ -197,7 +239,7 @@ is 1 if the request has failed.`,
 			}
 			found := proxies.Of(pods, a.namespace)
 			if len(found) == 0 {
-				return noProxy()
+				return a.orNotInstalled(ctx, noProxy())
 			}
 			all, err := a.recent(ctx, way, found)
 			if err != nil {

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"weft.dev/weft/cmd/kubectl-weft/proxies"
+	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/wire"
 )
 
@@ -139,11 +140,15 @@ func (a *archive) proxy(ctx context.Context, s Source, pod types.NamespacedName)
 	a.add(path.Join(folder, "metrics.txt"), []byte(scrub(string(data))))
 }
 
-// logs adds those of a pod of Weft's own.
+// logs adds those of a pod of Weft's own, or of the proxy beside another.
 func (a *archive) logs(ctx context.Context, s Source, pod *corev1.Pod) {
 	name := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
-	for _, c := range pod.Spec.Containers {
-		restarted := slices.ContainsFunc(pod.Status.ContainerStatuses, func(status corev1.ContainerStatus) bool {
+	containers, statuses := pod.Spec.Containers, pod.Status.ContainerStatuses
+	if compile.HasSidecar(pod) {
+		containers, statuses = []corev1.Container{{Name: compile.SidecarContainer}}, pod.Status.InitContainerStatuses
+	}
+	for _, c := range containers {
+		restarted := slices.ContainsFunc(statuses, func(status corev1.ContainerStatus) bool {
 			return status.Name == c.Name && status.RestartCount > 0
 		})
 		for _, previous := range []bool{false, true} {

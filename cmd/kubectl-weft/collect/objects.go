@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
+	"weft.dev/weft/controllers/compile"
 )
 
 // collected are the kinds of which all objects are added.
@@ -85,7 +86,8 @@ func (a *archive) object(kind, apiVersion string, o client.Object) error {
 	return nil
 }
 
-// pods adds all pods, those of others without what they run, and returns those of Weft.
+// pods adds all pods, those of others without what they run, and returns those of Weft and those that have proxies beside
+// them.
 func (a *archive) pods(ctx context.Context, s Source) []*corev1.Pod {
 	var list corev1.PodList
 	if err := s.Reader.List(ctx, &list); err != nil {
@@ -96,10 +98,12 @@ func (a *archive) pods(ctx context.Context, s Source) []*corev1.Pod {
 	for i := range list.Items {
 		pod := &list.Items[i]
 		written := pod
-		if own(s, pod) {
-			found = append(found, pod)
-		} else {
+		isOwn := own(s, pod)
+		if !isOwn {
 			written = outline(pod)
+		}
+		if isOwn || compile.HasSidecar(pod) {
+			found = append(found, pod)
 		}
 		if err := a.object("Pod", "v1", written); err != nil {
 			a.miss("pod "+pod.Name, err)
@@ -116,6 +120,16 @@ func outline(pod *corev1.Pod) *corev1.Pod {
 	out.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName, ServiceAccountName: pod.Spec.ServiceAccountName, HostNetwork: pod.Spec.HostNetwork}
 	for _, c := range pod.Spec.Containers {
 		out.Spec.Containers = append(out.Spec.Containers, corev1.Container{Name: c.Name, Ports: c.Ports})
+	}
+	if compile.HasSidecar(pod) {
+		for _, c := range pod.Spec.InitContainers {
+			if c.Name == compile.SidecarContainer {
+				out.Spec.InitContainers = []corev1.Container{{Name: c.Name, Image: c.Image, RestartPolicy: c.RestartPolicy, Ports: c.Ports}}
+			}
+		}
+		out.Status.InitContainerStatuses = slices.DeleteFunc(slices.Clone(pod.Status.InitContainerStatuses), func(status corev1.ContainerStatus) bool {
+			return status.Name != compile.SidecarContainer
+		})
 	}
 	out.Status = corev1.PodStatus{Phase: pod.Status.Phase, Conditions: pod.Status.Conditions, PodIP: pod.Status.PodIP, PodIPs: pod.Status.PodIPs, HostIP: pod.Status.HostIP}
 	return out

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -24,6 +25,10 @@ type Forward struct {
 	config *rest.Config
 	client kubernetes.Interface
 }
+
+// patience bounds how long a port-forward takes to open, and a proxy behind it to begin its answer: a stream of a node that
+// has much to do may be lost without a word.
+const patience = 20 * time.Second
 
 // NewForward returns the way through the API server of a configuration.
 func NewForward(config *rest.Config) (*Forward, error) {
@@ -48,7 +53,7 @@ func (f *Forward) Get(ctx context.Context, pod types.NamespacedName, port int, p
 		end()
 		return nil, err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: patience}}
 	res, err := client.Do(req)
 	if err != nil {
 		end()
@@ -89,6 +94,9 @@ func (f *Forward) open(ctx context.Context, pod types.NamespacedName, port int) 
 	case <-ctx.Done():
 		end()
 		return 0, nil, ctx.Err()
+	case <-time.After(patience):
+		end()
+		return 0, nil, errors.New("the API server opens no port-forward")
 	}
 	ports, err := forwarder.GetPorts()
 	if err != nil {

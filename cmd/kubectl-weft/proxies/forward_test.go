@@ -21,6 +21,7 @@ import (
 	"k8s.io/streaming/pkg/httpstream/spdy"
 
 	"weft.dev/weft/proxy/admin"
+	"weft.dev/weft/test/ports"
 )
 
 // kubelet serves port-forwards as an API server does that passes them on: every port leads to one server.
@@ -115,11 +116,11 @@ func TestForward(t *testing.T) {
 	// A stream goes on until somebody ends it.
 	following, stop := context.WithCancel(ctx)
 	n := 0
-	err := Follow(following, &telling{way, func() {
+	err := Follow(following, way, proxyPod, url.Values{}, func() {
 		for i := range 3 {
 			exchanges.Add(admin.Exchange{ID: fmt.Sprintf("r%d", i), Status: 200})
 		}
-	}}, proxyPod, url.Values{}, func(l admin.Line) {
+	}, func(l admin.Line) {
 		if want := fmt.Sprintf("r%d", n); l.ID != want {
 			t.Errorf("line %d is about %s", n, l.ID)
 		}
@@ -132,31 +133,13 @@ func TestForward(t *testing.T) {
 	}
 }
 
-// telling does something once an answer has begun.
-type telling struct {
-	Way
-	begun func()
-}
-
-// Get implements Way.
-func (w *telling) Get(ctx context.Context, pod types.NamespacedName, port int, path string) (io.ReadCloser, error) {
-	body, err := w.Way.Get(ctx, pod, port, path)
-	w.begun()
-	return body, err
-}
-
 func TestForwardFails(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if _, err := State(ctx, forwardTo(t, &kubelet{t: t, denied: true}), proxyPod, false); !apierrors.IsForbidden(err) {
 		t.Errorf("without a right: %v", err)
 	}
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := closed.Addr().String()
-	_ = closed.Close()
+	address := ports.Refusing(t).String()
 	if _, err := State(ctx, forwardTo(t, &kubelet{t: t, leads: address}), proxyPod, false); err == nil || !strings.Contains(err.Error(), "does not answer: it may be of an older version") {
 		t.Errorf("of a port that nobody listens at: %v", err)
 	}

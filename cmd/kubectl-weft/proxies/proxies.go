@@ -32,17 +32,27 @@ type Way interface {
 	Get(ctx context.Context, pod types.NamespacedName, port int, path string) (io.ReadCloser, error)
 }
 
-// Of returns the proxies among pods that run, of one namespace or, if it is empty, of all, sorted.
+// Of returns the pods that run and are proxies or have one beside them, of one namespace or, if it is empty, of all. They
+// are sorted, in each namespace those that all pods share first.
 func Of(pods []*corev1.Pod, namespace string) []types.NamespacedName {
 	var found []types.NamespacedName
+	beside := map[types.NamespacedName]bool{}
 	for _, p := range pods {
-		if p.Labels[meshv1alpha1.ComponentLabel] == compile.ComponentProxy && p.Status.Phase == corev1.PodRunning &&
+		name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+		beside[name] = compile.HasSidecar(p)
+		if (p.Labels[meshv1alpha1.ComponentLabel] == compile.ComponentProxy || beside[name]) && p.Status.Phase == corev1.PodRunning &&
 			(namespace == "" || p.Namespace == namespace) {
-			found = append(found, types.NamespacedName{Namespace: p.Namespace, Name: p.Name})
+			found = append(found, name)
 		}
 	}
 	slices.SortFunc(found, func(a, b types.NamespacedName) int {
-		return slices.Compare([]string{a.Namespace, a.Name}, []string{b.Namespace, b.Name})
+		switch {
+		case a.Namespace != b.Namespace || beside[a] == beside[b]:
+			return slices.Compare([]string{a.Namespace, a.Name}, []string{b.Namespace, b.Name})
+		case beside[a]:
+			return 1
+		}
+		return -1
 	})
 	return found
 }
@@ -75,9 +85,9 @@ func read(ctx context.Context, way Way, pod types.NamespacedName, path string, i
 	return nil
 }
 
-// Follow calls got for each request that a proxy has served from now on, until ctx ends or the proxy does. query is
-// what admin.Handler takes.
-func Follow(ctx context.Context, way Way, pod types.NamespacedName, query url.Values, got func(admin.Line)) error {
+// Follow calls begun once the proxy tells of its requests, and got for each that it has served from then on, until ctx ends
+// or the proxy does. query is what admin.Handler takes.
+func Follow(ctx context.Context, way Way, pod types.NamespacedName, query url.Values, begun func(), got func(admin.Line)) error {
 	query.Set("follow", "true")
 	body, err := way.Get(ctx, pod, wire.PortAdmin, "/exchanges?"+query.Encode())
 	if err != nil {
@@ -86,6 +96,7 @@ func Follow(ctx context.Context, way Way, pod types.NamespacedName, query url.Va
 	defer func() { _ = body.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = body.Close() })
 	defer stop()
+	begun()
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {

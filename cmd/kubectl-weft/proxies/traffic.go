@@ -34,29 +34,29 @@ type By func(labels map[string]string, namespace string) string
 // ByService is the Service port that was called, ByBackend the one that has served, ByRoute the rule that took the
 // request, ByNamespace the caller's namespace, ByCaller its ServiceAccount.
 func ByService(labels map[string]string, _ string) string {
-	if labels["mesh_dst_namespace"] == "" {
-		return labels["mesh_dst_service"] // what the limit of series has not admitted
+	if labels["weft_destination_namespace"] == "" {
+		return labels["weft_destination_service"] // what the limit of series has not admitted
 	}
-	return labels["mesh_dst_namespace"] + "/" + labels["mesh_dst_service"] + ":" + labels["mesh_dst_port"]
+	return labels["weft_destination_namespace"] + "/" + labels["weft_destination_service"] + ":" + labels["weft_destination_port"]
 }
 
 // ByBackend is described at ByService.
-func ByBackend(labels map[string]string, _ string) string { return labels["mesh_backend"] }
+func ByBackend(labels map[string]string, _ string) string { return labels["weft_backend"] }
 
 // ByCaller is described at ByService.
 func ByCaller(labels map[string]string, _ string) string {
-	if labels["mesh_src_service_account"] == "" {
+	if labels["weft_source_service_account"] == "" {
 		return ""
 	}
-	return labels["mesh_src_namespace"] + "/" + labels["mesh_src_service_account"]
+	return labels["weft_source_namespace"] + "/" + labels["weft_source_service_account"]
 }
 
 // ByRoute is described at ByService.
 func ByRoute(labels map[string]string, _ string) string {
-	if labels["mesh_route_name"] == "" {
+	if labels["weft_route_name"] == "" {
 		return ""
 	}
-	return labels["mesh_route_kind"] + "/" + labels["mesh_route_namespace"] + "/" + labels["mesh_route_name"] + " " + labels["mesh_rule"]
+	return labels["weft_route_kind"] + "/" + labels["weft_route_namespace"] + "/" + labels["weft_route_name"] + " " + labels["weft_rule"]
 }
 
 // ByNamespace is described at ByService.
@@ -72,7 +72,7 @@ func (s Sample) Add(namespace string, families map[string]*dto.MetricFamily, by 
 			}
 			key := by(labels, namespace)
 			// Over the hop a request is counted a second time.
-			if key == "" || labels["mesh_listener"] != "captured" {
+			if key == "" || labels["weft_listener"] != "captured" {
 				continue
 			}
 			if s[key] == nil {
@@ -85,7 +85,7 @@ func (s Sample) Add(namespace string, families map[string]*dto.MetricFamily, by 
 
 // failed tells whether what these labels count was answered 5xx or with a failure of gRPC, or left by its client.
 func failed(labels map[string]string) bool {
-	return strings.HasPrefix(labels["http_response_status_code"], "5") || failedCalls[labels["rpc_status_code"]] ||
+	return strings.HasPrefix(labels["http_response_status_code"], "5") || failedCalls[labels["rpc_response_status_code"]] ||
 		labels["error_type"] == "client_gone"
 }
 

@@ -1,8 +1,10 @@
 package trial
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -209,6 +211,13 @@ func policyTexts(p *wire.Policy) []string {
 func valueText(v any) string {
 	if d, ok := v.(wire.Duration); ok {
 		return time.Duration(d).String()
+	}
+	// What has parts is written with what they hold: as Go writes it, two that are the same would differ by where they are.
+	switch reflect.TypeOf(v).Kind() {
+	case reflect.Pointer, reflect.Struct, reflect.Slice, reflect.Map:
+		if data, err := json.Marshal(v); err == nil {
+			return string(data)
+		}
 	}
 	return fmt.Sprint(v)
 }

@@ -2,6 +2,7 @@ package trial
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"weft.dev/weft/proxy/wire"
@@ -24,5 +25,16 @@ func TestPods(t *testing.T) {
 		if got := pods(all); got != want {
 			t.Errorf("of %v: %d pods, want %d", all, got, want)
 		}
+	}
+}
+
+// Policies that say the same are written alike, wherever what they say is held.
+func TestPolicyTexts(t *testing.T) {
+	policy := func() *wire.Policy {
+		return &wire.Policy{Telemetry: &wire.Telemetry{AccessLog: &wire.AccessLog{Rules: []wire.AccessLogRule{{MinStatus: 500, SamplingRate: &wire.Fraction{Numerator: 1, Denominator: 2}}}}}}
+	}
+	one, other := policyTexts(policy()), policyTexts(policy())
+	if len(one) != 1 || one[0] != other[0] || !strings.Contains(one[0], "500") {
+		t.Errorf("%q and %q", one, other)
 	}
 }
