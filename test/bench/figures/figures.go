@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -54,6 +55,16 @@ func (f Figure) String() string {
 		return fmt.Sprintf("%s, goal %s: met", text, f.Goal)
 	}
 	return fmt.Sprintf("%s, goal %s: not met", text, f.Goal)
+}
+
+// Median returns the middle of values, of which there is one.
+func Median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	if n%2 == 1 {
+		return sorted[n/2]
+	}
+	return (sorted[n/2-1] + sorted[n/2]) / 2
 }
 
 // Table formats figures for people, one in a line.

@@ -12,22 +12,16 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"regexp"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/bench/cost"
 	"weft.dev/weft/test/bench/figures"
-)
-
-// loadCore and proxyCore are where things run, as taskset wants them.
-const (
-	loadCore  = "0"
-	proxyCore = "1"
+	"weft.dev/weft/test/bench/load"
 )
 
 func main() {
@@ -44,14 +38,17 @@ func main() {
 		rules    = flag.Int("rules", 0, "how many rules it has")
 		protocol = flag.String("protocol", string(wire.ProtocolHTTP), "what it forwards")
 
+		pair      = flag.String("pair", "", "directory of the identities of a pair of proxies")
+		stands    = flag.String("side", "", "which of a pair it is")
 		collector = flag.String("collector", "", "where it sends traces")
+		profiles  = flag.String("profiles", "", "a directory for CPU profiles of our own proxies; empty: none are taken")
 	)
 	flag.Parse()
 	var err error
 	if *role != "" {
-		err = serveOwn(*role, wiring{port: *port, backend: *backend, routes: *rules, collector: *collector}, wire.Protocol(*protocol))
+		err = serveOwn(*role, wiring{port: *port, backend: *backend, routes: *rules, collector: *collector, profiles: *profiles, pair: *pair, side: side(*stands)}, wire.Protocol(*protocol))
 	} else {
-		err = bench(*out, plan{rounds: *rounds, each: time.Duration(*seconds * float64(time.Second))}, *scenarios, *subjects)
+		err = bench(*out, plan{rounds: *rounds, each: time.Duration(*seconds * float64(time.Second)), profiles: *profiles}, *scenarios, *subjects)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -59,31 +56,8 @@ func main() {
 	}
 }
 
-// pinned tells in the environment that this process is on the core of the load.
-const pinned = "WEFT_BENCH_PINNED"
-
-// pin starts the program again on the core of the load.
-func pin() error {
-	if os.Getenv(pinned) != "" {
-		return nil
-	}
-	if runtime.NumCPU() < 2 {
-		return fmt.Errorf("the bench needs two cores, one for the proxy alone; there are %d", runtime.NumCPU())
-	}
-	taskset, err := exec.LookPath("taskset")
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	args := append([]string{taskset, "-c", loadCore, self}, os.Args[1:]...)
-	return syscall.Exec(taskset, args, append(os.Environ(), pinned+"=1")) //nolint:gosec // it is this program
-}
-
 func bench(out string, p plan, scenarioNames, subjectNames string) error {
-	if err := pin(); err != nil {
+	if err := cost.Pin(); err != nil {
 		return err
 	}
 	wanted, err := regexp.Compile(scenarioNames)
@@ -105,10 +79,21 @@ func bench(out string, p plan, scenarioNames, subjectNames string) error {
 	if p.programs, err = programs(ctx, p.dir); err != nil {
 		return err
 	}
-	if p.backend, err = newBackend(ctx); err != nil {
+	if p.backend, err = load.NewBackend(ctx); err != nil {
 		return err
 	}
 	defer func() { _ = p.backend.Close() }()
+	if p.grpc, err = newGRPCBackend(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = p.grpc.Close() }()
+	p.identities = filepath.Join(p.dir, "identities")
+	if err := os.Mkdir(p.identities, 0o700); err != nil {
+		return err
+	}
+	if err := newIdentities(p.identities); err != nil {
+		return err
+	}
 	p.collector = newCollector()
 	defer p.collector.Close()
 	var all []figures.Figure
@@ -122,11 +107,6 @@ func bench(out string, p plan, scenarioNames, subjectNames string) error {
 		}
 		fmt.Println(figures.Table(measured))
 		all = append(all, measured...)
-	}
-	for _, f := range unmeasured {
-		if name, _, _ := strings.Cut(f.Name, " "); wanted.MatchString(name) {
-			all = append(all, f)
-		}
 	}
 	if out == "" {
 		return nil

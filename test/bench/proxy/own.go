@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"os/signal"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,6 +35,14 @@ func serveOwn(name string, w wiring, protocol wire.Protocol) error {
 	more, err := observe(name, w.collector, &options, destination)
 	if err != nil {
 		return err
+	}
+	if w.profiles != "" {
+		if err := profile(ctx, w.profiles); err != nil {
+			return err
+		}
+	}
+	if w.pair != "" {
+		return servePaired(ctx, options, w, protocol)
 	}
 	e := engine.New(options)
 	resources := []wire.Resource{
@@ -61,6 +71,29 @@ func serveOwn(name string, w wiring, protocol wire.Protocol) error {
 		go scrape(ctx, e)
 	}
 	return e.ServeCaptured(engine.Direct(l, key))
+}
+
+// profile writes a CPU profile of the process to a file of a directory, and ends the process at the end of ctx.
+func profile(ctx context.Context, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // it is for everybody to read
+		return err
+	}
+	f, err := os.CreateTemp(dir, "*.pprof")
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return err
+	}
+	go func() {
+		<-ctx.Done()
+		pprof.StopCPUProfile()
+		if err := f.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(0)
+	}()
+	return nil
 }
 
 // routePath is what rule i matches.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weft.dev/weft/test/bench/figures"
+	"weft.dev/weft/test/bench/load"
 )
 
 // plan is what and how long is measured.
@@ -19,9 +20,15 @@ type plan struct {
 	subjects *regexp.Regexp
 	dir      string
 	programs map[string]string
-	backend  *backend
+	backend  *load.Backend
+	// grpc is the backend of calls of gRPC.
+	grpc *load.Backend
+	// identities is the directory of those of pairs.
+	identities string
 	// collector is where traces are sent.
 	collector *collector
+	// profiles is where CPU profiles of our own proxies go, if they are taken.
+	profiles string
 }
 
 // goal bounds the ratio of a subject's median to that of another.
@@ -37,6 +44,8 @@ type scenario struct {
 	unit     string
 	goals    []goal
 	wiring   wiring
+	// paired tells that each subject is two proxies, with mutual TLS between them.
+	paired bool
 	// once tells that a subject can be measured only once.
 	once bool
 	// measure measures a subject that runs, once.
@@ -47,6 +56,10 @@ var (
 	everybody = []string{relay, haproxy, nginx, envoy, std, weft}
 	// h1Goals are those of small requests.
 	h1Goals = []goal{{weft, haproxy, 1.0}, {weft, std, 0.40}, {weft, envoy, 0.5}, {weft, relay, 1.4}}
+	// multiplexing are those that speak HTTP/2 on both sides.
+	multiplexing = []string{haproxy, envoy, std, weft}
+	grpcGoals    = []goal{{weft, envoy, 0.5}, {weft, std, 0.4}}
+	pairGoals    = []goal{{weft, envoy, 0.5}}
 )
 
 const cpuUnit = "us of CPU per request"
@@ -63,80 +76,75 @@ var scenarios = []scenario{
 	{name: "idle", subjects: everybody, unit: "KiB per connection", measure: idleMemory(5000), once: true},
 	{name: "tcp", subjects: []string{relay, haproxy, envoy, weft}, unit: "us of CPU per MiB", wiring: wiring{tcp: true}, measure: throughput,
 		goals: []goal{{weft, haproxy, 1.05}}},
+	{name: "grpc-1", subjects: multiplexing, unit: cpuUnit, wiring: wiring{grpc: true}, measure: called(16, 1), goals: grpcGoals},
+	{name: "grpc-32", subjects: multiplexing, unit: cpuUnit, wiring: wiring{grpc: true}, measure: called(4, 32), goals: grpcGoals},
+	{name: "mtls-pair", subjects: multiplexing, unit: cpuUnit, paired: true, measure: saturated(64, "GET", "/1024", 0), goals: pairGoals},
+	{name: "mtls-pair-grpc", subjects: multiplexing, unit: cpuUnit, paired: true, wiring: wiring{grpc: true}, measure: called(4, 32), goals: pairGoals},
 	observability,
 	{name: "connections", subjects: everybody, unit: "us of CPU per connection", measure: churned, goals: []goal{{weft, haproxy, 1.5}}},
-}
-
-// unmeasured are goals for which there is no scenario.
-var unmeasured = []figures.Figure{
-	figures.Figure{Name: "grpc-32 weft/envoy", Unit: "x"}.AtMost(0.5),
-	figures.Figure{Name: "grpc-32 weft/std", Unit: "x"}.AtMost(0.4),
-	figures.Figure{Name: "mtls-pair weft/envoy", Unit: "x"}.AtMost(0.5),
+	{name: "connections-mtls", subjects: multiplexing, unit: "us of CPU per connection", wiring: wiring{side: far}, paired: true, measure: shaken},
 }
 
 // perRequest is the CPU that each request of a load has taken.
-func perRequest(s *subject, load func() (tally, error)) (float64, tally, error) {
+func perRequest(s *subject, send func() (load.Tally, error)) (float64, load.Tally, error) {
 	before, err := s.cpu()
 	if err != nil {
-		return 0, tally{}, err
+		return 0, load.Tally{}, err
 	}
-	t, err := load()
+	t, err := send()
 	if err != nil {
 		return 0, t, fmt.Errorf("%s: %w", s.name, err)
 	}
 	after, err := s.cpu()
-	if err != nil || t.requests == 0 {
-		return 0, t, fmt.Errorf("%s answered %d requests: %w", s.name, t.requests, err)
+	if err != nil || t.Requests == 0 {
+		return 0, t, fmt.Errorf("%s answered %d requests: %w", s.name, t.Requests, err)
 	}
-	return float64((after - before).Nanoseconds()) / 1000 / float64(t.requests), t, nil
+	return float64((after - before).Nanoseconds()) / 1000 / float64(t.Requests), t, nil
 }
 
 func saturated(connections int, method, path string, body int) func(context.Context, *plan, *subject) (map[string]float64, error) {
-	text := request(method, path, body)
+	text := load.Request(method, path, body)
 	return func(ctx context.Context, p *plan, s *subject) (map[string]float64, error) {
-		cpu, t, err := perRequest(s, func() (tally, error) { return saturate(ctx, s.address, connections, text, p.each) })
-		return map[string]float64{"": cpu, "requests per second": float64(t.requests) / t.took.Seconds()}, err
+		cpu, t, err := perRequest(s, func() (load.Tally, error) { return load.Saturate(ctx, load.To(s.address), connections, text, p.each) })
+		return map[string]float64{"": cpu, "requests per second": float64(t.Requests) / t.Took.Seconds()}, err
 	}
 }
 
 func fixedRate(rate int) func(context.Context, *plan, *subject) (map[string]float64, error) {
-	text := request("GET", "/1024", 0)
+	text := load.Request("GET", "/1024", 0)
 	return func(ctx context.Context, p *plan, s *subject) (map[string]float64, error) {
-		cpu, t, err := perRequest(s, func() (tally, error) { return steady(ctx, s.address, 16, rate, text, p.each) })
+		cpu, t, err := perRequest(s, func() (load.Tally, error) { return load.Steady(ctx, load.To(s.address), 16, rate, text, p.each) })
 		if err != nil {
 			return nil, err
 		}
-		slices.Sort(t.latencies)
-		at := func(share float64) float64 {
-			return float64(t.latencies[int(share*float64(len(t.latencies)-1))].Nanoseconds()) / 1000
-		}
+		at := func(share float64) float64 { return float64(t.Quantile(share).Nanoseconds()) / 1000 }
 		return map[string]float64{"": cpu, "p50 us": at(0.5), "p99 us": at(0.99), "p99.9 us": at(0.999)}, nil
 	}
 }
 
 func churned(ctx context.Context, p *plan, s *subject) (map[string]float64, error) {
-	text := request("GET", "/100", 0)
-	cpu, t, err := perRequest(s, func() (tally, error) { return churn(ctx, s.address, 16, text, p.each) })
-	return map[string]float64{"": cpu, "connections per second": float64(t.requests) / t.took.Seconds()}, err
+	text := load.Request("GET", "/100", 0)
+	cpu, t, err := perRequest(s, func() (load.Tally, error) { return load.Churn(ctx, s.address, 16, text, p.each) })
+	return map[string]float64{"": cpu, "connections per second": float64(t.Requests) / t.Took.Seconds()}, err
 }
 
 // throughput downloads through a proxy of connections.
 func throughput(ctx context.Context, p *plan, s *subject) (map[string]float64, error) {
 	const mib = 16
-	text := request("GET", fmt.Sprintf("/%d", mib<<20), 0)
-	cpu, t, err := perRequest(s, func() (tally, error) { return saturate(ctx, s.address, 4, text, p.each) })
-	return map[string]float64{"": cpu / mib, "MiB per second": mib * float64(t.requests) / t.took.Seconds()}, err
+	text := load.Request("GET", fmt.Sprintf("/%d", mib<<20), 0)
+	cpu, t, err := perRequest(s, func() (load.Tally, error) { return load.Saturate(ctx, load.To(s.address), 4, text, p.each) })
+	return map[string]float64{"": cpu / mib, "MiB per second": mib * float64(t.Requests) / t.Took.Seconds()}, err
 }
 
 // idleMemory is what connections cost that wait for another request.
 func idleMemory(connections int) func(context.Context, *plan, *subject) (map[string]float64, error) {
-	text := request("GET", "/100", 0)
+	text := load.Request("GET", "/100", 0)
 	return func(ctx context.Context, _ *plan, s *subject) (map[string]float64, error) {
 		before, err := s.memory()
 		if err != nil {
 			return nil, err
 		}
-		release, err := hold(ctx, s.address, connections, text)
+		release, err := load.Hold(ctx, s.address, connections, text)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +171,13 @@ func (s *scenario) run(ctx context.Context, p *plan) ([]figures.Figure, error) {
 			continue
 		}
 		w := s.wiring
-		w.dir, w.backend, w.collector = p.dir, p.backend.port, p.collector.URL
+		w.dir, w.backend, w.collector, w.profiles = p.dir, p.backend.Port, p.collector.URL, p.profiles
+		if w.grpc {
+			w.backend = p.grpc.Port
+		}
+		if s.paired {
+			w.pair = p.identities
+		}
 		one, err := start(ctx, name, program, w)
 		if err != nil {
 			return nil, err
@@ -226,12 +240,12 @@ func (s *scenario) figures(measured map[string]map[string][]float64) []figures.F
 			all = append(all, figures.Figure{Name: name, Unit: s.unit})
 			continue
 		}
-		middle := median(values[""])
+		middle := figures.Median(values[""])
 		all = append(all, figures.New(name, middle, s.unit),
 			figures.New(name+" spread", 100*(slices.Max(values[""])-slices.Min(values[""]))/middle, "% of the median"))
 		for _, more := range sortedKeys(values) {
 			if more != "" {
-				all = append(all, figures.New(name+" "+more, median(values[more]), ""))
+				all = append(all, figures.New(name+" "+more, figures.Median(values[more]), ""))
 			}
 		}
 	}
@@ -253,7 +267,7 @@ func (s *scenario) figures(measured map[string]map[string][]float64) []figures.F
 				f.Unit = "MiB"
 			}
 			if values := measured[weft][limit.of]; len(values) > 0 {
-				f.Value = new(median(values))
+				f.Value = new(figures.Median(values))
 			}
 			all = append(all, f.AtMost(limit.most))
 		}
@@ -268,7 +282,7 @@ func ratio(scenario, of string, g goal, measured map[string]map[string][]float64
 	}
 	f := figures.Figure{Name: name, Unit: "x"}
 	if a, b := measured[g.subject][of], measured[g.to][of]; len(a) > 0 && len(b) > 0 {
-		f.Value = new(median(a) / median(b))
+		f.Value = new(figures.Median(a) / figures.Median(b))
 	}
 	return f.AtMost(g.most)
 }
@@ -287,14 +301,14 @@ func (s *scenario) runRoutes(ctx context.Context, p *plan) ([]figures.Figure, er
 	counts := []int{1, 1000, 10000}
 	names := make([]string, 0, len(counts))
 	for _, count := range counts {
-		one, err := start(ctx, weft, p.programs[weft], wiring{dir: p.dir, backend: p.backend.port, routes: count})
+		one, err := start(ctx, weft, p.programs[weft], wiring{dir: p.dir, backend: p.backend.Port, routes: count})
 		if err != nil {
 			return nil, err
 		}
 		running = append(running, one)
 		one.name = fmt.Sprintf("%s with %d rules", weft, count)
 		names = append(names, one.name)
-		texts[one.name] = request("GET", routePath(count-1)+"/1024", 0)
+		texts[one.name] = load.Request("GET", routePath(count-1)+"/1024", 0)
 		if few == "" {
 			few = one.name
 		} else {
@@ -302,7 +316,9 @@ func (s *scenario) runRoutes(ctx context.Context, p *plan) ([]figures.Figure, er
 		}
 	}
 	measured, err := s.rounds(ctx, p, running, func(ctx context.Context, p *plan, one *subject) (map[string]float64, error) {
-		cpu, _, err := perRequest(one, func() (tally, error) { return saturate(ctx, one.address, 64, texts[one.name], p.each) })
+		cpu, _, err := perRequest(one, func() (load.Tally, error) {
+			return load.Saturate(ctx, load.To(one.address), 64, texts[one.name], p.each)
+		})
 		return map[string]float64{"": cpu}, err
 	})
 	if err != nil {
@@ -311,15 +327,6 @@ func (s *scenario) runRoutes(ctx context.Context, p *plan) ([]figures.Figure, er
 	several := *s
 	several.subjects, several.goals = names, goals
 	return several.figures(measured), nil
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	if n%2 == 1 {
-		return sorted[n/2]
-	}
-	return (sorted[n/2-1] + sorted[n/2]) / 2
 }
 
 func sortedKeys(m map[string][]float64) []string {

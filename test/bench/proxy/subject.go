@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/bench/cost"
 )
 
 // The names of what is measured.
@@ -32,19 +33,27 @@ const (
 type subject struct {
 	name    string
 	address string
+	port    int
+	// behind is the other proxy of a pair.
+	behind  *subject
 	process *exec.Cmd
 	output  bytes.Buffer
+	// profiled tells that it writes a profile at its end.
+	profiled bool
 }
 
 // wiring is where a subject listens and what it forwards to.
 type wiring struct {
 	dir           string
 	port, backend int
-	// routes is how many rules our own proxies have; tcp makes a proxy of connections.
-	routes int
-	tcp    bool
-	// collector is where our own proxies send traces, if they do.
-	collector string
+	// routes is how many rules our own proxies have; tcp makes a proxy of connections, grpc one of HTTP/2 on both sides.
+	routes    int
+	tcp, grpc bool
+	// pair is the directory with the identities of a pair of proxies, empty without one, and side which of them this is.
+	pair string
+	side side
+	// collector is where our own proxies send traces, if they do, and profiles where they write CPU profiles.
+	collector, profiles string
 }
 
 //go:embed testdata/relay.c
@@ -126,21 +135,32 @@ func configuration(name string, w wiring) string {
 		if w.tcp {
 			mode, most = "mode tcp\n  option splice-auto", 2000 // splicing needs more descriptors
 		}
+		before, after := "", ""
+		if w.grpc {
+			before, after = " proto h2", " proto h2"
+		}
+		switch w.side {
+		case near:
+			after = fmt.Sprintf(" ssl verify required ca-file %[1]s/%[2]s crt %[1]s/%[3]s alpn h2 ssl-min-ver TLSv1.3", w.pair, rootsFile, certificateFile(near))
+		case far:
+			before = fmt.Sprintf(" ssl verify required ca-file %[1]s/%[2]s crt %[1]s/%[3]s alpn h2 ssl-min-ver TLSv1.3", w.pair, rootsFile, certificateFile(far))
+		}
 		return fmt.Sprintf(`global
   nbthread 1
   maxconn %d
   tune.bufsize 32768
+  ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256
 defaults
   %s
   timeout client 1h
   timeout server 1h
   timeout connect 5s
 frontend f
-  bind 127.0.0.1:%d backlog 4096
+  bind 127.0.0.1:%d backlog 4096%s
   default_backend b
 backend b
-  server s 127.0.0.1:%d pool-max-conn -1
-`, most, mode, w.port, w.backend)
+  server s 127.0.0.1:%d pool-max-conn -1%s
+`, most, mode, w.port, before, w.backend, after)
 	case name == nginx && w.tcp:
 		return ""
 	case name == nginx:
@@ -161,12 +181,42 @@ http {
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: f
+          codec_type: %s
           generate_request_id: false
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, dynamic_stats: false, suppress_envoy_headers: true}
           route_config:
             virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: "/"}, route: {cluster: b, timeout: 0s}}]}]`
+		codec, speaks := "HTTP1", ""
+		if w.grpc || w.side == far {
+			codec = "HTTP2"
+		}
+		if w.grpc || w.side == near {
+			speaks = `
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}`
+		}
+		filter = fmt.Sprintf(filter, codec)
+		const secured = `
+%[1]stransport_socket:
+%[1]s  name: envoy.transport_sockets.tls
+%[1]s  typed_config:
+%[1]s    "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.%[2]s
+%[1]s    common_tls_context:
+%[1]s      alpn_protocols: [h2]
+%[1]s      tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
+%[1]s      tls_certificates: [{certificate_chain: {filename: %[3]s}, private_key: {filename: %[3]s}}]
+%[1]s      validation_context: {trusted_ca: {filename: %[4]s}}`
+		roots, certificate, accepts := filepath.Join(w.pair, rootsFile), filepath.Join(w.pair, certificateFile(w.side)), ""
+		switch w.side {
+		case near:
+			speaks += fmt.Sprintf(secured, "    ", "UpstreamTlsContext", certificate, roots)
+		case far:
+			accepts = fmt.Sprintf(secured, "      ", "DownstreamTlsContext", certificate, roots) + "\n          require_client_certificate: true"
+		}
 		if w.tcp {
 			filter = `- name: envoy.filters.network.tcp_proxy
         typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: f, cluster: b}`
@@ -177,13 +227,13 @@ http {
     address: {socket_address: {address: 127.0.0.1, port_value: %d}}
     filter_chains:
     - filters:
-      %s
+      %s%s
   clusters:
   - name: b
-    type: STATIC
+    type: STATIC%s
     circuit_breakers: {thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000, max_retries: 1000}]}
     load_assignment: {cluster_name: b, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}]}]}
-`, w.port, filter, w.backend)
+`, w.port, filter, accepts, speaks, w.backend)
 	}
 	return ""
 }
@@ -202,14 +252,20 @@ func arguments(name string, w wiring) []string {
 		return []string{"-c", config, "--concurrency", "1", "-l", "critical", "--disable-hot-restart"}
 	}
 	protocol := wire.ProtocolHTTP
-	if w.tcp {
+	switch {
+	case w.tcp:
 		protocol = wire.ProtocolTCP
+	case w.grpc:
+		protocol = wire.ProtocolH2C
 	}
-	return []string{"-subject", name, "-port", strconv.Itoa(w.port), "-backend", strconv.Itoa(w.backend), "-rules", strconv.Itoa(w.routes), "-protocol", string(protocol), "-collector", w.collector}
+	return []string{"-subject", name, "-port", strconv.Itoa(w.port), "-backend", strconv.Itoa(w.backend), "-rules", strconv.Itoa(w.routes), "-protocol", string(protocol), "-collector", w.collector, "-profiles", w.profiles, "-pair", w.pair, "-side", string(w.side)}
 }
 
 // start starts a subject on the core of proxies and waits until it accepts connections.
 func start(ctx context.Context, name, program string, w wiring) (*subject, error) {
+	if w.pair != "" && w.side == "" {
+		return startPair(ctx, name, program, w)
+	}
 	var err error
 	if w.port, err = freePort(ctx); err != nil {
 		return nil, err
@@ -228,8 +284,8 @@ func start(ctx context.Context, name, program string, w wiring) (*subject, error
 	if name == envoy {
 		args[1] = file
 	}
-	s := &subject{name: name, address: net.JoinHostPort("127.0.0.1", strconv.Itoa(w.port))}
-	s.process = exec.CommandContext(ctx, "taskset", append([]string{"-c", proxyCore, program}, args...)...)
+	s := &subject{name: name, port: w.port, address: net.JoinHostPort("127.0.0.1", strconv.Itoa(w.port)), profiled: w.profiles != ""}
+	s.process = exec.CommandContext(ctx, "taskset", append([]string{"-c", cost.ProxyCore, program}, args...)...)
 	s.process.Env = append(os.Environ(), "GOMAXPROCS=1")
 	s.process.Stdout, s.process.Stderr = &s.output, &s.output
 	s.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -251,6 +307,13 @@ func start(ctx context.Context, name, program string, w wiring) (*subject, error
 
 // stop ends the subject and what it has started.
 func (s *subject) stop() {
+	if s.behind != nil {
+		defer s.behind.stop()
+	}
+	if s.profiled && s.process.Process.Signal(syscall.SIGTERM) == nil {
+		_ = s.process.Wait()
+		return
+	}
 	_ = syscall.Kill(-s.process.Process.Pid, syscall.SIGKILL)
 	_ = s.process.Wait()
 }
@@ -258,6 +321,9 @@ func (s *subject) stop() {
 // processes are the subject's own, workers included.
 func (s *subject) processes() []int {
 	pids := []int{s.process.Process.Pid}
+	if s.behind != nil {
+		pids = append(pids, s.behind.process.Process.Pid)
+	}
 	for i := 0; i < len(pids); i++ {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pids[i], pids[i]))
 		if err != nil {
@@ -276,22 +342,11 @@ func (s *subject) processes() []int {
 func (s *subject) cpu() (time.Duration, error) {
 	var sum time.Duration
 	for _, pid := range s.processes() {
-		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-		if err != nil || len(tasks) == 0 {
-			return 0, fmt.Errorf("%s has ended:\n%s", s.name, s.output.String())
+		ran, err := cost.CPU(pid)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w\n%s", s.name, err, s.output.String())
 		}
-		for _, task := range tasks {
-			text, err := os.ReadFile(task)
-			if err != nil {
-				continue // the thread has ended
-			}
-			ran, _, _ := strings.Cut(string(text), " ")
-			ns, err := strconv.ParseInt(ran, 10, 64)
-			if err != nil {
-				return 0, err
-			}
-			sum += time.Duration(ns)
-		}
+		sum += ran
 	}
 	return sum, nil
 }
@@ -300,19 +355,11 @@ func (s *subject) cpu() (time.Duration, error) {
 func (s *subject) memory() (float64, error) {
 	sum := 0.0
 	for _, pid := range s.processes() {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		held, err := cost.MemoryOf(pid)
 		if err != nil {
 			return 0, err
 		}
-		for line := range strings.Lines(string(text)) {
-			if fields := strings.Fields(line); fields[0] == "Pss:" {
-				kib, err := strconv.ParseFloat(fields[1], 64)
-				if err != nil {
-					return 0, err
-				}
-				sum += kib * 1024
-			}
-		}
+		sum += held.Proportional
 	}
 	return sum, nil
 }

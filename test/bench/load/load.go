@@ -1,4 +1,5 @@
-package main
+// Package load is the load of benches of proxies and what answers it: as plain as can be, since both share a core.
+package load
 
 import (
 	"bytes"
@@ -7,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -15,35 +17,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// backend answers every request on a connection with as many bytes as its path asks for ("/1024"), having read its
-// body. It is as plain as can be: it shares its core with the load.
-type backend struct {
-	port int
+// Backend answers what proxies forward.
+type Backend struct {
+	Port int
 	net.Listener
 }
 
-func newBackend(ctx context.Context) (*backend, error) {
+// NewBackend returns one that serves connections by Answer.
+func NewBackend(ctx context.Context) (*Backend, error) { return Listen(ctx, Answer) }
+
+// Listen serves connections on loopback, each in a goroutine of its own.
+func Listen(ctx context.Context, serve func(net.Conn) error) (*Backend, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{Listener: l}
+	b := &Backend{Listener: l}
 	if tcp, ok := l.Addr().(*net.TCPAddr); ok {
-		b.port = tcp.Port
+		b.Port = tcp.Port
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				_ = answerAll(c)
-			}()
-		}
-	}()
+	go Accept(l, serve)
 	return b, nil
+}
+
+// Accept serves the connections of a listener until that is closed.
+func Accept(l net.Listener, serve func(net.Conn) error) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer func() { _ = c.Close() }()
+			_ = serve(c) // it ends with the connection
+		}()
+	}
 }
 
 // answers are whole responses by the size of their body.
@@ -60,7 +68,8 @@ func answerOf(size int) []byte {
 	return text
 }
 
-func answerAll(c net.Conn) error {
+// Answer answers every request on a connection with as many bytes as its path asks for ("/1024"), having read its body.
+func Answer(c net.Conn) error {
 	m := message{conn: c, buf: make([]byte, 64<<10)}
 	for {
 		head, err := m.read()
@@ -144,8 +153,8 @@ func lengthOf(head []byte) (int, error) {
 	return 0, nil
 }
 
-// request is a whole request.
-func request(method, path string, body int) []byte {
+// Request is a whole request.
+func Request(method, path string, body int) []byte {
 	text := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: web.shop\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\nX-Request-Id: 0f5a3c1e-7d52-4d3b-9f0e\r\n", method, path)
 	if body > 0 {
 		text = fmt.Appendf(text, "Content-Length: %d\r\n", body)
@@ -154,20 +163,34 @@ func request(method, path string, body int) []byte {
 	return append(text, bytes.Repeat([]byte("x"), body)...)
 }
 
-// tally is what load has come to.
-type tally struct {
-	requests int64
-	took     time.Duration
-	// latencies are in no order; only a fixed rate has them.
-	latencies []time.Duration
+// Tally is what load has come to.
+type Tally struct {
+	Requests int64
+	Took     time.Duration
+	// Latencies are in no order; only a fixed rate has them.
+	Latencies []time.Duration
 }
 
-// saturate sends one request after the other on each connection until the time is over.
-func saturate(ctx context.Context, address string, connections int, text []byte, d time.Duration) (tally, error) {
+// Dial opens a connection.
+type Dial func(context.Context) (net.Conn, error)
+
+// To dials an address.
+func To(address string) Dial {
+	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", address) }
+}
+
+// Quantile returns the latency below which a share of them is. It sorts them.
+func (t *Tally) Quantile(share float64) time.Duration {
+	slices.Sort(t.Latencies)
+	return t.Latencies[int(share*float64(len(t.Latencies)-1))]
+}
+
+// Saturate sends one request after the other on each connection until the time is over.
+func Saturate(ctx context.Context, dial Dial, connections int, text []byte, d time.Duration) (Tally, error) {
 	var count atomic.Int64
 	begin := time.Now()
 	end := begin.Add(d)
-	err := onConnections(ctx, address, connections, func(c net.Conn) error {
+	err := OnConnections(ctx, dial, connections, func(c net.Conn) error {
 		m := message{conn: c, buf: make([]byte, 64<<10)}
 		for n := int64(0); ; n++ {
 			if n&15 == 0 && time.Now().After(end) {
@@ -179,7 +202,7 @@ func saturate(ctx context.Context, address string, connections int, text []byte,
 			}
 		}
 	})
-	return tally{requests: count.Load(), took: time.Since(begin)}, err
+	return Tally{Requests: count.Load(), Took: time.Since(begin)}, err
 }
 
 func ask(m *message, text []byte) error {
@@ -193,8 +216,8 @@ func ask(m *message, text []byte) error {
 	return err
 }
 
-// steady sends requests at a fixed rate, whatever the answers do, and takes their latencies.
-func steady(ctx context.Context, address string, connections, rate int, text []byte, d time.Duration) (tally, error) {
+// Steady sends requests at a fixed rate, whatever the answers do, and takes their latencies.
+func Steady(ctx context.Context, dial Dial, connections, rate int, text []byte, d time.Duration) (Tally, error) {
 	// Timers of the runtime are a millisecond apart, so one thread sleeps in the kernel. Tokens wait for a free
 	// connection, and what they wait is part of the latency.
 	tokens := make(chan time.Time, 4*rate)
@@ -210,8 +233,8 @@ func steady(ctx context.Context, address string, connections, rate int, text []b
 		}
 	}()
 	var mu sync.Mutex
-	var t tally
-	err := onConnections(ctx, address, connections, func(c net.Conn) error {
+	var t Tally
+	err := OnConnections(ctx, dial, connections, func(c net.Conn) error {
 		m := message{conn: c, buf: make([]byte, 64<<10)}
 		var own []time.Duration
 		for due := range tokens {
@@ -222,15 +245,15 @@ func steady(ctx context.Context, address string, connections, rate int, text []b
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		t.latencies = append(t.latencies, own...)
+		t.Latencies = append(t.Latencies, own...)
 		return nil
 	})
-	t.requests, t.took = int64(len(t.latencies)), time.Since(begin)
+	t.Requests, t.Took = int64(len(t.Latencies)), time.Since(begin)
 	return t, err
 }
 
-// churn makes a connection for each request.
-func churn(ctx context.Context, address string, workers int, text []byte, d time.Duration) (tally, error) {
+// Churn makes a connection for each request.
+func Churn(ctx context.Context, address string, workers int, text []byte, d time.Duration) (Tally, error) {
 	var count atomic.Int64
 	begin := time.Now()
 	errs := make(chan error, workers)
@@ -262,11 +285,11 @@ func churn(ctx context.Context, address string, workers int, text []byte, d time
 	for range workers {
 		err = errors.Join(err, <-errs)
 	}
-	return tally{requests: count.Load(), took: time.Since(begin)}, err
+	return Tally{Requests: count.Load(), Took: time.Since(begin)}, err
 }
 
-// hold opens connections, has each answer one request, and keeps them until release.
-func hold(ctx context.Context, address string, connections int, text []byte) (release func(), err error) {
+// Hold opens connections, has each answer one request, and keeps them until release.
+func Hold(ctx context.Context, address string, connections int, text []byte) (release func(), err error) {
 	var held []net.Conn
 	release = func() {
 		for _, c := range held {
@@ -290,8 +313,8 @@ func hold(ctx context.Context, address string, connections int, text []byte) (re
 	return release, nil
 }
 
-// onConnections runs use on as many connections at once and returns the first failure.
-func onConnections(ctx context.Context, address string, connections int, use func(net.Conn) error) error {
+// OnConnections runs use on as many connections at once and returns the first failure.
+func OnConnections(ctx context.Context, dial Dial, connections int, use func(net.Conn) error) error {
 	errs := make(chan error, connections)
 	var open []net.Conn
 	defer func() {
@@ -300,7 +323,7 @@ func onConnections(ctx context.Context, address string, connections int, use fun
 		}
 	}()
 	for range connections {
-		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		c, err := dial(ctx)
 		if err != nil {
 			return err
 		}
