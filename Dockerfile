@@ -15,7 +15,7 @@ COPY config/node/ config/node/
 COPY controllers/ controllers/
 COPY proxy/ proxy/
 COPY webhooks/ webhooks/
-RUN CGO_ENABLED=0 GOOS=${TARGETOS:-linux} GOARCH=${TARGETARCH} go build -trimpath \
+RUN CGO_ENABLED=0 GOOS=${TARGETOS:-linux} GOARCH=${TARGETARCH} go build -tags grpcnotrace -trimpath \
     -ldflags "-s -w -X weft.dev/weft/proxy/wire.Build=${VERSION}" \
     -o /out/ ./cmd/weft-operator ./cmd/weft-proxy ./cmd/weft-node
 

@@ -94,6 +94,16 @@ func nodeStatus(t *testing.T, node string, wrong func(meshv1alpha1.NodeStatus) s
 	return found
 }
 
+// agents returns the pods of the node agents.
+func agents(t *testing.T) []*testbed.Pod {
+	t.Helper()
+	pods, err := bed.Pods(t.Context(), testbed.SystemNamespace, client.MatchingLabels{meshv1alpha1.ComponentLabel: "node"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pods
+}
+
 // keepAway ends the agent of a node, and lets it come back when it is told to or the test ends. The other
 // agents stay as they are, because they are not replaced for a change that is taken back.
 func keepAway(t *testing.T, agents *appsv1.DaemonSet, node string) (back func()) {

@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"sync"
 	"testing"
 
@@ -33,7 +32,6 @@ spec:
 // and to another one, with several ServiceAccounts. Every one is captured, known and answered.
 func TestFirstInstruction(t *testing.T) {
 	t.Parallel()
-	const jobs, abreast = 100, 12
 	w := inTown(t)
 	bed.Create(t, testbed.NewService(w.home, "jobs", allVersions), testbed.NewService(w.abroad, "jobs-abroad", allVersions))
 	bed.Program(t, testbed.HTTPRoute(t, w.home, fmt.Sprintf(marking, "jobs")))
@@ -47,18 +45,27 @@ func TestFirstInstruction(t *testing.T) {
 		bed.Create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: w.home, Name: name}})
 	}
 
+	hundredJobs(t, w.home, func(n int) (testbed.App, string) {
+		return testbed.App{Name: fmt.Sprintf("jobs-%03d", n), ServiceAccount: accounts[n%len(accounts)]}, urls[n%2]
+	}, marked("routed"))
+}
+
+// hundredJobs runs a hundred Jobs in a namespace, not all at once, each of which sends one request. All must end, and
+// nothing may be wrong with an answer.
+func hundredJobs(t *testing.T, namespace string, job func(n int) (app testbed.App, url string), wrong func(*traffic.Answer) string) {
+	t.Helper()
+	const jobs, abreast = 100, 12
 	todo := make(chan int)
 	var workers sync.WaitGroup
 	for range abreast {
 		workers.Go(func() {
 			for n := range todo {
-				name := fmt.Sprintf("jobs-%03d", n)
-				a, err := runJob(t.Context(), w.home, testbed.App{Name: name, ServiceAccount: accounts[n%len(accounts)]}, urls[n%2])
-				switch {
-				case err != nil:
-					t.Errorf("%s: %v", name, err)
-				case a.Error != "" || a.Status != http.StatusOK || a.Echo == nil || a.Echo.Get(traffic.MarkHeader) != "routed":
-					t.Errorf("%s: want a routed answer, have: %s", name, show(&a))
+				app, url := job(n)
+				a, err := runJob(t.Context(), namespace, app, url)
+				if err != nil {
+					t.Errorf("%s: %v", app.Name, err)
+				} else if w := wrong(&a); w != "" {
+					t.Errorf("%s: %s; the answer: %s", app.Name, w, show(&a))
 				}
 			}
 		})
@@ -70,7 +77,7 @@ func TestFirstInstruction(t *testing.T) {
 	workers.Wait()
 }
 
-// runJob runs a Job that sends one request and returns its answer.
+// runJob runs a Job that sends one request, waits until it is complete and returns the answer.
 func runJob(ctx context.Context, namespace string, app testbed.App, url string) (traffic.Answer, error) {
 	pod := bed.Object(namespace, app, "once", url)
 	job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: app.Name}}
@@ -94,6 +101,19 @@ func runJob(ctx context.Context, namespace string, app testbed.App, url string) 
 		return err
 	})
 	if err != nil {
+		return answer, err
+	}
+	if err := testbed.Poll(ctx, func(ctx context.Context) error {
+		if err := bed.Client.Get(ctx, client.ObjectKeyFromObject(job), job); err != nil {
+			return err
+		}
+		for _, c := range job.Status.Conditions {
+			if c.Type == batchv1.JobComplete && c.Status == corev1.ConditionTrue {
+				return nil
+			}
+		}
+		return fmt.Errorf("the job has answered and is not complete: %+v", job.Status)
+	}); err != nil {
 		return answer, err
 	}
 	return answer, bed.Client.Delete(ctx, job, client.PropagationPolicy(metav1.DeletePropagationBackground))

@@ -12,6 +12,10 @@ import (
 	"syscall"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"weft.dev/weft/test/e2e/testbed"
 	"weft.dev/weft/test/e2e/traffic"
 )
@@ -99,11 +103,15 @@ spec:
 	cli := w.home + "/cli:80"
 
 	t.Run("describe", func(t *testing.T) {
+		proxies := "a proxy"
+		if w.client.Beside {
+			proxies = "the proxy beside it"
+		}
 		says(t, viewer, 0, "describe svc cli", "In the mesh\n  yes", `2. header x-preview "true"`, "75 % "+w.home+"/cli-v1:80, 25 % "+w.home+"/cli-v2:80",
 			"everybody in the mesh", "timeouts.request = 7s, says MeshPolicy "+w.home+"/cli")
 		says(t, viewer, 0, "describe route "+w.home+"/cli", "yes: attached to Service "+cli[:len(cli)-3]+", port 80", `(rule "preview" of `+route+")")
 		says(t, viewer, 0, "describe policy cli", "timeouts.request = 7s")
-		says(t, viewer, 0, "describe pod client", "yes: its calls to captured Services pass a proxy", "/ns/"+w.home+"/sa/default")
+		says(t, viewer, 0, "describe pod client", "yes: its calls to captured Services pass "+proxies, "/ns/"+w.home+"/sa/default")
 		says(t, viewer, 0, "describe namespace "+w.home, "Enrolled\n  yes", "HTTPRoute cli", "weft-proxy-")
 		says(t, viewer, 5, "describe svc nobody", "error: Service "+w.home+"/nobody does not exist")
 	})
@@ -154,12 +162,36 @@ spec:
 `)
 		bed.Create(t, dangling)
 		says(t, viewer, 1, "analyze -n "+w.home, "WEFT102", "Service "+w.home+"/cli-nowhere does not exist")
+		// Who comes past the mesh, and what is not encrypted. The pod is never scheduled, the policy picks no other.
+		outside := testbed.NewService(w.home, "cli-outside", onlyV1)
+		outside.Spec.Type = corev1.ServiceTypeNodePort
+		host := bed.Object(w.home, testbed.App{Name: "cli-host"})
+		host.Spec.HostNetwork, host.Spec.SchedulingGates = true, []corev1.PodSchedulingGate{{Name: "weft.dev/never"}}
+		fenced := bed.Object(w.home, testbed.App{Name: "cli-fenced"})
+		fenced.Spec.SchedulingGates = host.Spec.SchedulingGates
+		policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: w.home, Name: "cli-fence"}}
+		policy.Spec.PodSelector.MatchLabels = fenced.Labels
+		policy.Spec.PolicyTypes = []networkingv1.PolicyType{networkingv1.PolicyTypeEgress}
+		through := testbed.HTTPRoute(t, w.home, `
+metadata: {name: cli-outside}
+spec:
+  parentRefs: [{group: "", kind: Service, name: cli-outside, port: 80}]
+  rules: [{backendRefs: [{name: cli-outside, port: 80}]}]
+`)
+		bed.Create(t, outside, through, host, fenced, policy)
+		says(t, viewer, 1, "analyze -n "+w.home+" -o wide",
+			"WEFT130", "NetworkPolicy "+w.home+"/cli-fence", "it blocks egress of pod cli-fenced", "WEFT131", "Pod "+w.home+"/cli-host",
+			"WEFT132", "it is of type NodePort: who comes in by it passes HTTPRoute cli-outside", "WEFT133", "its pods and proxies are on 2 nodes")
 	})
 	t.Run("why", func(t *testing.T) {
+		callee := proxyName(w.v1)
+		if w.v1.Beside {
+			callee = w.home + "/v" // either version
+		}
 		for id, path := range map[string]string{"cli-good": "/", "cli-bad": "/broken"} {
 			w.abroadClient.Send(t, traffic.Request{URL: url + path, Header: map[string]string{"x-request-id": id}})
 		}
-		says(t, viewer, 0, "why cli-good", "at the proxy of the caller, "+w.abroad+"/weft-proxy-", "at the proxy of the callee, "+w.home+"/weft-proxy-",
+		says(t, viewer, 0, "why cli-good", "at the proxy of the caller, "+proxyName(w.abroadClient), "at the proxy of the callee, "+callee,
 			`for `+cli+", by rule ", "answered 200 after")
 		says(t, viewer, 1, "why cli-bad", "at the proxy of the callee, "+w.home, "by the proxy: no_endpoints", "by the callee's namespace, whose proxies know why")
 		says(t, viewer, 1, "why cli-bad -n "+w.abroad, "leave out -n to ask them")
@@ -167,12 +199,25 @@ spec:
 	})
 	t.Run("traffic", func(t *testing.T) { watchTraffic(t, w, viewer, cli, url) })
 	t.Run("a stranger", func(t *testing.T) {
-		for _, command := range []string{"status", "analyze", "describe svc cli", "proxy status", "certs", "stat", "why x", "tap cli:80", "authz can x cli." + w.home} {
+		for _, command := range []string{
+			"check", "check --pre", "status", "analyze", "describe svc cli", "describe route cli", "describe policy cli", "describe pod client",
+			"describe namespace " + w.home, "routes explain http://cli." + w.home + "/", "authz can x cli." + w.home, "proxy status", "proxy config " + w.home,
+			"proxy diff " + w.home, "certs", "certs rotate-root", "stat", "top", "tap cli:80", "why x", "split cli", "split cli --set v2=20 --rule everybody",
+			"environments", "environments write staging", "debug bundle --file -",
+		} {
 			if got := says(t, stranger, 4, command, "error: ", "; ask for the ClusterRole weft-viewer"); strings.Count(got.Errors, "\n") != 1 {
 				t.Errorf("kubectl weft %s: not one line: %s", command, got)
 			}
 		}
 	})
+}
+
+// proxyName is how the names of the proxies of a pod begin, in their namespace.
+func proxyName(of *testbed.Pod) string {
+	if of.Beside {
+		return of.Namespace + "/" + of.Name
+	}
+	return of.Namespace + "/weft-proxy-"
 }
 
 // watchTraffic looks at requests while they come.
@@ -202,7 +247,11 @@ func watchTraffic(t *testing.T, w *town, viewer *testbed.Person, cli, url string
 	if n := strings.Count(got.Out, "captured"); n != 3 || strings.Contains(got.Out, "hidden") || strings.Contains(got.Out, "secret") {
 		t.Errorf("tap shows %d requests, or what is secret: %s", n, got)
 	}
-	says(t, viewer, 0, "tap "+cli+" --status 500 --limit 1", "503 GET", "no_endpoints")
+	limit := "1"
+	if w.client.Beside {
+		limit = "200" // the caller's own proxy does not know why; those of the Service's namespace do, which it has asked
+	}
+	says(t, viewer, 0, "tap "+cli+" --status 500 --limit "+limit, "503 GET", "no_endpoints")
 
 	// top goes on until it is interrupted.
 	ctx, cancel := context.WithTimeout(t.Context(), testbed.Patience)

@@ -27,8 +27,8 @@ import (
 	"weft.dev/weft/test/e2e/traffic"
 )
 
-// TestHop: a request to another namespace of the mesh takes both namespaces' proxies, and the one that it
-// came to picks the pod. Both write a line about it, as the Service's policy asks for.
+// TestHop: a request to another namespace of the mesh takes the proxies of both sides, those of their namespaces or of the
+// pods themselves. Both write a line about it, as the Service's policy asks for.
 func TestHop(t *testing.T) {
 	t.Parallel()
 	w := inTown(t)
@@ -41,10 +41,10 @@ spec:
 `))
 	request := traffic.Request{URL: "http://hop." + w.home}
 	captured(t, w.abroadClient, request)
-	sending, receiving := bed.Proxies(t, w.abroad), bed.Proxies(t, w.home)
+	sending, receiving := bed.ProxiesOf(t, w.abroadClient), bed.ProxiesOf(t, w.v1)
 	const requests = "http_server_request_duration_seconds"
-	atSender := map[string]string{"mesh_listener": "captured", "mesh_dst_namespace": w.home, "mesh_dst_service": "hop", "http_response_status_code": "200"}
-	atReceiver := map[string]string{"mesh_listener": "hop", "mesh_dst_namespace": w.home, "mesh_dst_service": "hop", "http_response_status_code": "200"}
+	atSender := map[string]string{"weft_listener": "captured", "weft_destination_namespace": w.home, "weft_destination_service": "hop", "http_response_status_code": "200"}
+	atReceiver := map[string]string{"weft_listener": "hop", "weft_destination_namespace": w.home, "weft_destination_service": "hop", "http_response_status_code": "200"}
 	sent, received := bed.Metric(t, sending, requests, atSender), bed.Metric(t, receiving, requests, atReceiver)
 	for range tries {
 		a := w.abroadClient.Send(t, request)
@@ -56,17 +56,17 @@ spec:
 			ours = ours || p.Has(a.Echo.Peer)
 		}
 		if !ours {
-			t.Errorf("the backend's peer is %s, want a proxy of its namespace", a.Echo.Peer)
+			t.Errorf("the backend's peer is %s, want a proxy of its own or of its namespace", a.Echo.Peer)
 		}
 	}
 	if n := bed.Metric(t, sending, requests, atSender) - sent; n != tries {
-		t.Errorf("the proxies of the client's namespace have counted %d requests, want %d", n, tries)
+		t.Errorf("the proxies of the client have counted %d requests, want %d", n, tries)
 	}
 	if n := bed.Metric(t, receiving, requests, atReceiver) - received; n != tries {
-		t.Errorf("the proxies of the Service's namespace have counted %d requests over the hop, want %d", n, tries)
+		t.Errorf("the proxies of the Service's pods have counted %d requests over the hop, want %d", n, tries)
 	}
-	written(t, sending, `"weft.listener":"captured","weft.source":"spiffe://`, `"weft.destination":"`+w.home+`/hop:80"`)
-	written(t, receiving, `"weft.listener":"hop","weft.source":"spiffe://`, `"weft.destination":"`+w.home+`/hop:80"`)
+	written(t, sending, `"weft.listener":"captured"`, `"weft.source.id":"spiffe://`, `"weft.destination.namespace":"`+w.home+`","weft.destination.service":"hop","weft.destination.port":80`)
+	written(t, receiving, `"weft.listener":"hop"`, `"weft.source.id":"spiffe://`, `"weft.destination.namespace":"`+w.home+`","weft.destination.service":"hop","weft.destination.port":80`)
 }
 
 // written waits until one of some proxies has written a line with all of these parts.
@@ -74,11 +74,11 @@ func written(t *testing.T, proxies []*testbed.Pod, parts ...string) {
 	t.Helper()
 	testbed.Eventually(t, func(ctx context.Context) error {
 		for _, p := range proxies {
-			logs, err := bed.Clientset.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
+			log, err := bed.ProxyLog(ctx, p)
 			if err != nil {
-				return fmt.Errorf("logs of %s: %w", p.Name, err)
+				return err
 			}
-			for line := range strings.Lines(string(logs)) {
+			for line := range strings.Lines(log) {
 				if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
 					return nil
 				}
@@ -89,14 +89,18 @@ func written(t *testing.T, proxies []*testbed.Pod, parts ...string) {
 }
 
 // TestHopRefuses: nobody gets anything from the port of the hop who is not a workload of the mesh, and
-// nobody from the port of captured connections who does not belong to the namespace.
+// nobody from the port of captured connections who does not belong to the namespace, or is not the pod itself.
 func TestHopRefuses(t *testing.T) {
 	t.Parallel()
 	w := inTown(t)
 	service := testbed.NewService(w.home, "refuses", onlyV1)
 	bed.Create(t, service)
 	captured(t, w.client, traffic.Request{URL: "http://refuses"})
-	proxy := bed.Proxies(t, w.home)[0].Addresses[0]
+	account := "default"
+	if !w.v1.Beside {
+		account = "weft-proxy"
+	}
+	proxy := bed.ProxiesOf(t, w.v1)[0].Addresses[0]
 	hop := netip.AddrPortFrom(proxy, wire.PortHop).String()
 
 	for name, request := range map[string]traffic.Request{
@@ -131,13 +135,22 @@ func TestHopRefuses(t *testing.T) {
 		if accepted := a.Error == ""; accepted != tc.want {
 			t.Errorf("as %s: accepted %v, want %v: %s", name, accepted, tc.want, show(&a))
 		}
-		if want := "spiffe://cluster.local/ns/" + w.home + "/sa/weft-proxy"; tc.want && a.Body != want {
+		if want := "spiffe://cluster.local/ns/" + w.home + "/sa/" + account; tc.want && a.Body != want {
 			t.Errorf("the proxy is %q, want %q", a.Body, want)
 		}
 	}
 
+	if w.v1.Beside {
+		for _, client := range []*testbed.Pod{w.client, w.abroadClient} {
+			a := client.Send(t, traffic.Request{URL: "http://" + netip.AddrPortFrom(proxy, wire.PortCaptured).String(), Timeout: 15 * time.Second})
+			if a.Echo != nil || a.Error == "" && a.Status < 400 {
+				t.Errorf("to the captured port beside another pod: want a refusal, have: %s", show(&a))
+			}
+		}
+	}
+	// The proxies of the namespace are there in any case, for the pods that have none of their own.
 	number := bed.Number(t, service, testbed.PortHTTP)
-	direct := traffic.Request{URL: "http://" + netip.AddrPortFrom(proxy, number).String()}
+	direct := traffic.Request{URL: "http://" + netip.AddrPortFrom(bed.Proxies(t, w.home)[0].Addresses[0], number).String()}
 	a := w.client.Send(t, direct)
 	if wrong := from("v1")(&a); wrong != "" {
 		t.Errorf("to the captured port from its own namespace: %s: %s", wrong, show(&a))

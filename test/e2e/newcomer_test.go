@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"weft.dev/weft/test/docs"
 	"weft.dev/weft/test/e2e/testbed"
 )
 
@@ -24,13 +24,15 @@ import (
 // three commands.
 func TestNewcomer(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile(bed.Path(t, "docs", "first-failure.md"))
+	all, err := docs.Read(bed.Path(t), "docs/first-failure.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var blocks []string
-	for _, found := range regexp.MustCompile("(?s)```sh\n(.*?)\n```").FindAllStringSubmatch(string(page), -1) {
-		blocks = append(blocks, found[1])
+	for _, b := range all {
+		if b.Commands() {
+			blocks = append(blocks, b.Text)
+		}
 	}
 	if len(blocks) != 8 {
 		t.Fatalf("the page has %d blocks of commands, want 8", len(blocks))

@@ -34,7 +34,7 @@ var figuresFile = flag.String("figures", "", "file that receives what TestNodeLo
 // are on the other one. Requests fail for a while at most, and none later, nor while the node comes back.
 func TestNodeLoss(t *testing.T) {
 	oneZone(t)
-	namespace := bed.Namespace(t, true)
+	namespace := shared(t, bed.Namespace(t, true)) // a pod and a proxy of its own are lost together
 	backend := map[string]string{"role": "backend"}
 	pods := bed.Run(t, namespace,
 		testbed.App{Name: "v1", Version: "v1", Node: "node1", Labels: backend},

@@ -24,7 +24,7 @@ import (
 // as it would without the mesh, and the Mesh says so. Afterwards both are as before, and from the first
 // request on that succeeds none fails.
 func TestNoProxyReady(t *testing.T) {
-	namespace := bed.Namespace(t, true)
+	namespace := shared(t, bed.Namespace(t, true)) // the proxies that it takes away are those that pods share
 	sender := bed.Run(t, namespace, testbed.App{Name: "v1", Version: "v1", Node: "node1"}, testbed.App{Name: "client", Node: "node2"})[1]
 	bed.Create(t, testbed.NewService(namespace, "routed", onlyV1), testbed.NewService(namespace, "plain", onlyV1))
 	proxies := bed.Proxies(t, namespace)

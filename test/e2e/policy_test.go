@@ -54,13 +54,13 @@ func TestMeshPolicyColumns(t *testing.T) {
 		})
 	}
 	want := map[string][]string{
-		"columns-first":  {"Service/columns", "True", "True", "Accepted"},
-		"columns-second": {"Service/columns", "False", "False", "Conflicted"},
-		"columns-third":  {"Service/columns-nowhere", "False", "False", "TargetNotFound"},
+		"columns-first":  {"Service/columns", "True", "True", "True", "Ready"},
+		"columns-second": {"Service/columns", "False", "False", "False", "Conflicted"},
+		"columns-third":  {"Service/columns-nowhere", "False", "False", "False", "TargetNotFound"},
 	}
 	for header, args := range map[string][]string{
-		"NAME TARGET ACCEPTED PROGRAMMED AGE":        {"meshpolicy"},
-		"NAME TARGET ACCEPTED PROGRAMMED REASON AGE": {"mpol", "-o", "wide"},
+		"NAME TARGET READY ACCEPTED PROGRAMMED AGE":        {"meshpolicy"},
+		"NAME TARGET READY ACCEPTED PROGRAMMED REASON AGE": {"mpol", "-o", "wide"},
 	} {
 		table := rows(kubectl(t, append([]string{"get", "-n", w.home}, args...)...))
 		if got := strings.Join(table[0], " "); got != header {

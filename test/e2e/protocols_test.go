@@ -21,7 +21,7 @@ func TestProtocols(t *testing.T) {
 	w := inTown(t)
 	service := testbed.NewService(w.home, "protocols", onlyV1)
 	bed.Create(t, service)
-	proxies := bed.Proxies(t, w.home)
+	proxies := bed.ProxiesOf(t, w.v1)
 	for _, client := range []*testbed.Pod{w.client, w.abroadClient} {
 		where := "at home"
 		if client == w.abroadClient {
@@ -52,7 +52,7 @@ func TestProtocols(t *testing.T) {
 							return fmt.Sprintf("the backend got %q", a.Echo.Body)
 						}
 						if !slices.ContainsFunc(proxies, func(p *testbed.Pod) bool { return p.Has(a.Echo.Peer) }) {
-							return "it does not come from a proxy of the Service's namespace"
+							return "it does not come from a proxy of the Service's pod"
 						}
 						return ""
 					})

@@ -95,14 +95,6 @@ func (s *site) remark(t *testing.T, mark string) {
 	}
 }
 
-// restarted is the annotation that `kubectl rollout restart` sets.
-func restarted(template *corev1.PodTemplateSpec) {
-	if template.Annotations == nil {
-		template.Annotations = map[string]string{}
-	}
-	template.Annotations["kubectl.kubernetes.io/restartedAt"] = time.Now().Format(time.RFC3339Nano)
-}
-
 // TestProxyRestart replaces all proxies of both namespaces under load.
 func TestProxyRestart(t *testing.T) {
 	t.Parallel()
@@ -111,7 +103,7 @@ func TestProxyRestart(t *testing.T) {
 	for _, namespace := range []string{s.home, s.abroad} {
 		old := bed.Proxies(t, namespace)
 		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: meshv1alpha1.ProxyName}}
-		testbed.Update(t, bed, deployment, func(d *appsv1.Deployment) { restarted(&d.Spec.Template) })
+		bed.Restart(t, deployment)
 		bed.Proxies(t, namespace)
 		// What ends is drained first, so the end of all old pods belongs to the restart.
 		for _, p := range old {
@@ -141,7 +133,7 @@ func TestAgentRestart(t *testing.T) {
 	s := newSite(t)
 	loads := s.load(t)
 	agents := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: testbed.SystemNamespace, Name: "weft-node"}}
-	testbed.Update(t, bed, agents, func(d *appsv1.DaemonSet) { restarted(&d.Spec.Template) })
+	testbed.Update(t, bed, agents, func(d *appsv1.DaemonSet) { testbed.Restarted(&d.Spec.Template) })
 	rolledOut(t, agents)
 	more(loads)
 	s.remark(t, "after")

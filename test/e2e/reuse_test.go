@@ -19,7 +19,8 @@ import (
 // of the test that stands beside the proxies of the Service's namespace.
 func TestAddressReuse(t *testing.T) {
 	const node = "node1"
-	home, abroad := bed.Namespace(t, true), bed.Namespace(t, true)
+	// A proxy of its own knows its pod without an address, and would ask no other than the backend's, so no witness either.
+	home, abroad := shared(t, bed.Namespace(t, true)), shared(t, bed.Namespace(t, true))
 	bed.Run(t, home, testbed.App{Name: "v1", Version: "v1", Node: node})
 	bed.Create(t, testbed.NewService(home, "web", onlyV1))
 	bed.Proxies(t, home)

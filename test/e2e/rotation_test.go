@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"syscall"
@@ -40,17 +39,18 @@ func authority(t *testing.T) meshv1alpha1.CertificateAuthorityStatus {
 	return mesh.Status.CertificateAuthority
 }
 
-// rotate asks for an exchange of the root, and returns a function that waits for its end and checks that there
-// is another root then and no other.
+// rotate asks for an exchange of the root by kubectl weft, with the rights of whoever configures the mesh, and returns a
+// function that waits for its end and checks that there is another root then and no other.
 func rotate(t *testing.T) (finish func()) {
 	t.Helper()
-	before, value, begun := authority(t), rand.Text(), time.Now()
-	testbed.Update(t, bed, theMesh(), func(m *meshv1alpha1.Mesh) {
-		if m.Annotations == nil {
-			m.Annotations = map[string]string{}
-		}
-		m.Annotations[meshv1alpha1.RotateRootAnnotation] = value
-	})
+	before, begun := authority(t), time.Now()
+	editor := bed.Person(t, bed.Namespace(t, false), "editor", "weft-mesh-editor")
+	says(t, editor, 0, "certs rotate-root", "The exchange has been asked for.")
+	mesh := theMesh()
+	if err := bed.Client.Get(t.Context(), client.ObjectKeyFromObject(mesh), mesh); err != nil {
+		t.Fatal(err)
+	}
+	value := mesh.Annotations[meshv1alpha1.RotateRootAnnotation]
 	return func() {
 		t.Helper()
 		testbed.Await(t, bed, theMesh(), func(m *meshv1alpha1.Mesh) string {

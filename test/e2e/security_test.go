@@ -29,7 +29,8 @@ func TestAuthorization(t *testing.T) {
 	t.Parallel()
 	// It makes ports strict, so that nobody else can use its pods.
 	w := &town{home: bed.Namespace(t, true), abroad: bed.Namespace(t, true)}
-	w.client = bed.Run(t, w.home, testbed.App{Name: "v1", Version: "v1"}, testbed.App{Name: "client"})[1]
+	pods := bed.Run(t, w.home, testbed.App{Name: "v1", Version: "v1"}, testbed.App{Name: "client"})
+	w.v1, w.client = pods[0], pods[1]
 	w.abroadClient = bed.Run(t, w.abroad, testbed.App{Name: "client"})[0]
 	bed.Create(t, testbed.NewService(w.home, "guarded", onlyV1))
 	bed.Proxies(t, w.home)
@@ -64,8 +65,8 @@ spec:
 	if a := w.abroadClient.Send(t, lines); a.Echo != nil {
 		t.Errorf("bytes of a caller that may only use HTTP paths have been let through: %s", show(&a))
 	}
-	labels := map[string]string{"mesh_dst_namespace": w.home, "mesh_dst_service": "guarded", "verdict": "denied"}
-	if n := bed.Metric(t, bed.Proxies(t, w.home), "weft_authorization_decisions_total", labels); n < tries {
+	labels := map[string]string{"weft_destination_namespace": w.home, "weft_destination_service": "guarded", "weft_authorization_verdict": "denied"}
+	if n := bed.Metric(t, bed.ProxiesOf(t, w.v1), "weft_authorization_decisions_total", labels); n < tries {
 		t.Errorf("%d denials have been counted, want at least %d", n, tries)
 	}
 

@@ -220,7 +220,9 @@ func (m *matrix) serve(node string) *testbed.Pod {
 	bed.Create(m.t, pod)
 	testbed.Await(m.t, bed, pod, ready)
 	m.ready = readySince(pod)
-	out := &testbed.Pod{Namespace: pod.Namespace, Name: pod.Name, Node: node, UID: pod.UID}
+	out := &testbed.Pod{
+		Namespace: pod.Namespace, Name: pod.Name, Node: node, UID: pod.UID, Beside: pod.Labels[meshv1alpha1.SidecarLabel] == "true",
+	}
 	for _, ip := range pod.Status.PodIPs {
 		out.Addresses = append(out.Addresses, netip.MustParseAddr(ip.IP))
 	}
@@ -389,10 +391,10 @@ func (m *matrix) becomes(row string, want verdict) {
 // judge holds every caller to its verdict in a mode, and metrics and status to saying the same.
 func (m *matrix) judge(in mode) {
 	m.t.Helper()
-	proxies := bed.Proxies(m.t, m.home)
+	proxies := bed.ProxiesOf(m.t, m.server)
 	decisions := func(verdict string) int {
 		return bed.Metric(m.t, proxies, "weft_authorization_decisions_total", map[string]string{
-			"mesh_dst_namespace": m.home, "mesh_dst_service": "web", "verdict": verdict,
+			"weft_destination_namespace": m.home, "weft_destination_service": "web", "weft_authorization_verdict": verdict,
 		})
 	}
 	before := map[string]int{"denied": decisions("denied"), "would_deny": decisions("would_deny")}
@@ -457,7 +459,7 @@ func (m *matrix) forged(in mode) {
 // counted is the sum of a metric of the node agents for the namespace that is called.
 func (m *matrix) counted(name string) int {
 	m.t.Helper()
-	return bed.Metric(m.t, agents(m.t), name, map[string]string{"mesh_dst_namespace": m.home})
+	return bed.Metric(m.t, agents(m.t), name, map[string]string{"weft_destination_namespace": m.home})
 }
 
 // grows waits until a metric has grown by at least so much: agents look at the kernel's counters every few seconds.

@@ -5,7 +5,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -96,16 +98,6 @@ func inForce(conditions []metav1.Condition, generation int64) string {
 	return ""
 }
 
-// agents returns the pods of the node agents.
-func agents(t *testing.T) []*testbed.Pod {
-	t.Helper()
-	pods, err := bed.Pods(t.Context(), testbed.SystemNamespace, client.MatchingLabels{meshv1alpha1.ComponentLabel: "node"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pods
-}
-
 // TestStrictAndBack makes a namespace strict and permissive again under load. No request of the mesh fails;
 // strangers are counted and reported before, refused and counted meanwhile, and served afterwards; a session
 // that a stranger has opened before ends.
@@ -125,7 +117,7 @@ func TestStrictAndBack(t *testing.T) {
 	})
 	counted := func(name string) func(context.Context) error {
 		return func(context.Context) error {
-			if bed.Metric(t, agents(t), name, map[string]string{"mesh_dst_namespace": s.home}) == 0 {
+			if bed.Metric(t, agents(t), name, map[string]string{"weft_destination_namespace": s.home}) == 0 {
 				return fmt.Errorf("%s counts nothing of namespace %s", name, s.home)
 			}
 			return nil
@@ -201,7 +193,7 @@ func TestStrictAgentRestart(t *testing.T) {
 	outside.call(s.service())
 	begin := time.Now()
 	daemons := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: testbed.SystemNamespace, Name: "weft-node"}}
-	testbed.Update(t, bed, daemons, func(d *appsv1.DaemonSet) { restarted(&d.Spec.Template) })
+	testbed.Update(t, bed, daemons, func(d *appsv1.DaemonSet) { testbed.Restarted(&d.Spec.Template) })
 	rolledOut(t, daemons)
 	enforced(t, policy)
 	more(loads)
@@ -224,7 +216,7 @@ func TestStrictProxyRestart(t *testing.T) {
 	for range 2 {
 		old := bed.Proxies(t, s.home)
 		deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: s.home, Name: meshv1alpha1.ProxyName}}
-		testbed.Update(t, bed, deployment, func(d *appsv1.Deployment) { restarted(&d.Spec.Template) })
+		bed.Restart(t, deployment)
 		bed.Proxies(t, s.home)
 		for _, p := range old {
 			gone(t, p)
@@ -239,7 +231,7 @@ func TestStrictProxyRestart(t *testing.T) {
 // TestStrictWithoutProxies takes all proxies of a strict namespace away: calls fail, with a route and without,
 // and the Mesh says why. When they are back, so is everything.
 func TestStrictWithoutProxies(t *testing.T) {
-	namespace := bed.Namespace(t, true)
+	namespace := shared(t, bed.Namespace(t, true)) // the proxies that it takes away are those that pods share
 	sender := bed.Run(t, namespace, testbed.App{Name: "v1", Version: "v1", Node: "node1"}, testbed.App{Name: "client", Node: "node2"})[1]
 	bed.Create(t, testbed.NewService(namespace, "plain", onlyV1))
 	proxies := bed.Proxies(t, namespace)
@@ -303,7 +295,8 @@ func TestStrictFromTheStart(t *testing.T) {
 func TestStrictWithoutAnOperator(t *testing.T) {
 	s := newSite(t)
 	policy := strict(t, s.home)
-	w := &vigil{t: t, namespace: s.home, node: "node1", outside: newStrangers(t)}
+	// Nobody can give pods proxies of their own meanwhile: TestSidecarIsMissing tells what becomes of one that is to have one.
+	w := &vigil{t: t, namespace: s.home, node: "node1", outside: newStrangers(t), labels: placed(meshv1alpha1.PlacementNamespace)}
 	loads := s.load(t)
 	w.outside.call(s.service())
 	begin := time.Now()
@@ -395,12 +388,12 @@ func TestStrictWithoutAnAgent(t *testing.T) {
 	pod.Annotations = map[string]string{"required-plugins.noderesource.dev": `["weft"]`}
 	bed.Create(t, pod)
 	testbed.Await(t, bed, pod, func(p *corev1.Pod) string {
-		for _, c := range p.Status.ContainerStatuses {
+		for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 			if c.State.Waiting != nil && strings.Contains(c.State.Waiting.Message, `required plugin "weft" not present`) {
 				return ""
 			}
 		}
-		return fmt.Sprintf("not refused by the runtime: %+v", p.Status.ContainerStatuses)
+		return fmt.Sprintf("not refused by the runtime: %+v, %+v", p.Status.InitContainerStatuses, p.Status.ContainerStatuses)
 	})
 	back()
 	rolledOut(t, daemons)
@@ -433,14 +426,16 @@ type vigil struct {
 	t               *testing.T
 	namespace, node string
 	outside         *strangers
-	started         byte
+	// labels are further ones of the pods.
+	labels  map[string]string
+	started byte
 }
 
 func (w *vigil) app() testbed.App {
 	w.started++
-	return testbed.App{
-		Name: fmt.Sprintf("watched-%d", w.started), Version: "v1", Node: w.node, Labels: map[string]string{"role": "watched"},
-	}
+	labels := map[string]string{"role": "watched"}
+	maps.Copy(labels, w.labels)
+	return testbed.App{Name: fmt.Sprintf("watched-%d", w.started), Version: "v1", Node: w.node, Labels: labels}
 }
 
 // next is an address of the node's that its address plugin has not come to yet.

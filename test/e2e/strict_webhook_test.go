@@ -138,8 +138,8 @@ func (m *matrix) tryPlain(ctx context.Context) (map[plainCaller]plainCount, erro
 	for _, caller := range m.plainRows() {
 		count := func(verdict string) int {
 			return scrape.Sum("weft_plain_connections_total", map[string]string{
-				"mesh_dst_namespace": m.home, "mesh_dst_service": caller.service, "mesh_src_namespace": caller.namespace,
-				"mesh_src_service_account": caller.account, "verdict": verdict,
+				"weft_destination_namespace": m.home, "weft_destination_service": caller.service, "weft_source_namespace": caller.namespace,
+				"weft_source_service_account": caller.account, "verdict": verdict,
 			})
 		}
 		out[caller] = plainCount{letIn: count("permitted") + count("allowed"), refused: count("refused")}

@@ -151,8 +151,8 @@ spec:
 		t.Run(name, func(t *testing.T) { expectOnce(t, tc.client, tc.request, tc.wrong) })
 	}
 	for verdict, rows := range map[string]int{"allowed": 2, "denied": 8} {
-		labels := map[string]string{"mesh_dst_namespace": w.home, "mesh_dst_service": "tokens", "verdict": verdict, "policy": w.home + "/tokens"}
-		if n := bed.Metric(t, bed.Proxies(t, w.home), "weft_authorization_decisions_total", labels); n < rows {
+		labels := map[string]string{"weft_destination_namespace": w.home, "weft_destination_service": "tokens", "weft_authorization_verdict": verdict, "weft_authorization_policy": w.home + "/tokens"}
+		if n := bed.Metric(t, bed.ProxiesOf(t, w.v1), "weft_authorization_decisions_total", labels); n < rows {
 			t.Errorf("%d requests with tokens have been counted as %s, want at least %d", n, verdict, rows)
 		}
 	}

@@ -98,7 +98,7 @@ func TestInstancesThatAreNotWell(t *testing.T) {
 				}
 			}
 			ejected := func() float64 {
-				return upstream(t, m, tc.namespace, "weft_upstream_endpoints", map[string]string{"mesh_backend": tc.backend, "state": "ejected"})
+				return upstream(t, m, tc.namespace, "weft_upstream_endpoints", map[string]string{"weft_backend": tc.backend, "state": "ejected"})
 			}
 			for end := time.Now().Add(patience); ejected() < 3; {
 				if time.Now().After(end) {
@@ -154,7 +154,7 @@ func TestInstancesThatRecover(t *testing.T) {
 			until := func(ejected float64) {
 				t.Helper()
 				for end := time.Now().Add(patience); ; {
-					is := upstream(t, m, tc.namespace, "weft_upstream_endpoints", map[string]string{"mesh_backend": tc.backend, "state": "ejected"})
+					is := upstream(t, m, tc.namespace, "weft_upstream_endpoints", map[string]string{"weft_backend": tc.backend, "state": "ejected"})
 					if is == ejected {
 						return
 					}
@@ -207,7 +207,7 @@ func TestHealthChecks(t *testing.T) {
 			})
 			client := m.HTTP("shop")
 			for end := time.Now().Add(patience); ; {
-				if upstream(t, m, tc.namespace, "weft_upstream_endpoints", map[string]string{"mesh_backend": tc.backend, "state": "unhealthy"}) == 1 {
+				if upstream(t, m, tc.namespace, "weft_upstream_endpoints", map[string]string{"weft_backend": tc.backend, "state": "unhealthy"}) == 1 {
 					break
 				}
 				if time.Now().After(end) {
@@ -265,7 +265,7 @@ func TestCircuitBreaking(t *testing.T) {
 			<-arrived
 			send()
 			for end := time.Now().Add(patience); ; {
-				if upstream(t, m, tc.namespace, "weft_circuit_breaker_pending", map[string]string{"mesh_backend": tc.backend}) == 1 {
+				if upstream(t, m, tc.namespace, "weft_circuit_breaker_pending", map[string]string{"weft_backend": tc.backend}) == 1 {
 					break
 				}
 				if time.Now().After(end) {

@@ -88,13 +88,13 @@ spec:
 		must(t, client, get(t, "http://web"+path))
 	}
 	for name, labels := range map[string]map[string]string{
-		"a named rule":          {"mesh_route_name": "web", "mesh_rule": "checkout", "mesh_backend": "shop/web-v1:80", "http_response_status_code": "200"},
-		"a rule without a name": {"mesh_route_name": "web", "mesh_rule": "1", "http_response_status_code": "500", "error_type": "invalid_backend"},
-		"no rule":               {"mesh_dst_namespace": "shop", "mesh_dst_service": "web", "mesh_dst_port": "80", "mesh_route_name": "", "http_response_status_code": "404"},
+		"a named rule":          {"weft_route_name": "web", "weft_rule": "checkout", "weft_backend": "shop/web-v1:80", "http_response_status_code": "200"},
+		"a rule without a name": {"weft_route_name": "web", "weft_rule": "1", "http_response_status_code": "500", "error_type": "invalid_backend"},
+		"no rule":               {"weft_destination_namespace": "shop", "weft_destination_service": "web", "weft_destination_port": "80", "weft_route_name": "", "http_response_status_code": "404"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := 1.0
-			if labels["mesh_rule"] == "checkout" {
+			if labels["weft_rule"] == "checkout" {
 				want = 2
 			}
 			if got := requests(t, m, labels); got != want {

@@ -40,7 +40,7 @@ func asUser(key jwttest.Key, user string, roles ...string) map[string]string {
 // decided counts the verdicts about a Service of a namespace, which the namespace's proxies keep.
 func decided(t *testing.T, m *harness.Mesh, namespace, service, verdict string) float64 {
 	t.Helper()
-	return counted(t, m, namespace, "weft_authorization_decisions_total", map[string]string{"mesh_dst_namespace": namespace, "mesh_dst_service": service, "verdict": verdict})
+	return counted(t, m, namespace, "weft_authorization_decisions_total", map[string]string{"weft_destination_namespace": namespace, "weft_destination_service": service, "weft_authorization_verdict": verdict})
 }
 
 const tokens = `

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"weft.dev/weft/test/feature/harness"
+	"weft.dev/weft/test/spans"
 )
 
 // otelCollector is the receiver of the OpenTelemetry Collector, as a process of its own.
@@ -25,37 +26,7 @@ type otelCollector struct {
 	// grpc and http are its addresses.
 	grpc, http string
 	batches    chan string
-	spans      []otelSpan
-}
-
-// otelSpan is a span in the JSON form of OTLP, as far as tests look at it.
-type otelSpan struct {
-	TraceID      string `json:"traceId"`
-	SpanID       string `json:"spanId"`
-	ParentSpanID string `json:"parentSpanId"`
-	Name         string `json:"name"`
-	Kind         int    `json:"kind"`
-	Start        string `json:"startTimeUnixNano"`
-	Attributes   otelAttributes
-	// proxy is the namespace of the proxy that tells.
-	proxy string
-}
-
-type otelAttributes []struct {
-	Key   string `json:"key"`
-	Value struct {
-		String string `json:"stringValue"`
-		Int    string `json:"intValue"`
-	} `json:"value"`
-}
-
-func (a otelAttributes) get(key string) string {
-	for i := range a {
-		if a[i].Key == key {
-			return a[i].Value.String + a[i].Value.Int
-		}
-	}
-	return ""
+	spans      []spans.Span
 }
 
 // startCollector starts a collector that ends with the test.
@@ -106,15 +77,15 @@ func startCollector(t *testing.T) *otelCollector {
 }
 
 // await returns all spans once there are so many.
-func (c *otelCollector) await(t *testing.T, spans int) []otelSpan {
+func (c *otelCollector) await(t *testing.T, n int) []spans.Span {
 	t.Helper()
 	deadline := time.After(patience)
-	for len(c.spans) < spans {
+	for len(c.spans) < n {
 		select {
 		case batch := <-c.batches:
 			c.take(t, batch)
 		case <-deadline:
-			t.Fatalf("%d spans have come, not %d: %+v", len(c.spans), spans, c.spans)
+			t.Fatalf("%d spans have come, not %d: %+v", len(c.spans), n, c.spans)
 		}
 	}
 	return c.spans
@@ -122,44 +93,11 @@ func (c *otelCollector) await(t *testing.T, spans int) []otelSpan {
 
 func (c *otelCollector) take(t *testing.T, batch string) {
 	t.Helper()
-	var traces struct {
-		ResourceSpans []struct {
-			Resource struct {
-				Attributes otelAttributes `json:"attributes"`
-			} `json:"resource"`
-			ScopeSpans []struct {
-				Spans []otelSpan `json:"spans"`
-			} `json:"scopeSpans"`
-		} `json:"resourceSpans"`
+	more, err := spans.Read(batch)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := json.Unmarshal([]byte(batch), &traces); err != nil {
-		t.Fatalf("%q: %v", batch, err)
-	}
-	for _, resource := range traces.ResourceSpans {
-		for _, scope := range resource.ScopeSpans {
-			for _, s := range scope.Spans {
-				s.proxy = resource.Resource.Attributes.get("service.namespace")
-				c.spans = append(c.spans, s)
-			}
-		}
-	}
-}
-
-// trace writes the spans below one down, in the order of their beginning.
-func trace(spans []otelSpan, parent string, depth int) []string {
-	kinds := map[int]string{2: "server", 3: "client"}
-	var out []string
-	for _, s := range spans {
-		if s.ParentSpanID != parent {
-			continue
-		}
-		line := []string{strings.Repeat("  ", depth) + s.proxy, kinds[s.Kind], s.Name, s.Attributes.get("http.response.status_code")}
-		if resent := s.Attributes.get("http.request.resend_count"); resent != "" {
-			line = append(line, "again "+resent)
-		}
-		out = append(append(out, strings.Join(line, " ")), trace(spans, s.SpanID, depth+1)...)
-	}
-	return out
+	c.spans = append(c.spans, more...)
 }
 
 // TestTracing: the OpenTelemetry Collector gets one trace of a request across the client's proxy, the server's, and a
@@ -209,8 +147,8 @@ spec:
 			if a := must(t, client, get(t, "http://ledger.bank/a?token=secret")); a.status != http.StatusOK {
 				t.Fatalf("status %d", a.status)
 			}
-			spans := collector.await(t, 7)
-			slices.SortFunc(spans, func(a, b otelSpan) int { return strings.Compare(a.Start, b.Start) })
+			got := collector.await(t, 7)
+			slices.SortFunc(got, func(a, b spans.Span) int { return strings.Compare(a.Start, b.Start) })
 			want := []string{
 				"shop server GET bank/ledger:80 200",
 				"  shop client GET bank/ledger:80 503",
@@ -220,27 +158,27 @@ spec:
 				"    bank server GET bank/ledger:80 200",
 				"      bank client GET bank/ledger:80 200 again 1",
 			}
-			if diff := cmp.Diff(want, trace(spans, "", 0)); diff != "" {
+			if diff := cmp.Diff(want, spans.Tree(got)); diff != "" {
 				t.Errorf("trace (-want +got):\n%s", diff)
 			}
-			last := spans[len(spans)-1]
-			for _, s := range spans {
+			last := got[len(got)-1]
+			for _, s := range got {
 				if s.TraceID != last.TraceID {
 					t.Errorf("a span is in trace %s, others in %s", s.TraceID, last.TraceID)
 				}
-				if s.Kind == 2 && s.Attributes.get("weft.source") != "spiffe://cluster.local/ns/shop/sa/client" {
-					t.Errorf("the client is %q", s.Attributes.get("weft.source"))
+				if s.Kind == spans.KindServer && s.Attributes.Get("weft.source.id") != "spiffe://cluster.local/ns/shop/sa/client" {
+					t.Errorf("the client is %q", s.Attributes.Get("weft.source.id"))
 				}
 			}
 			<-continued
-			if got := <-continued; got != "00-"+last.TraceID+"-"+last.SpanID+"-01" {
-				t.Errorf("the application got %q, of span %s", got, last.SpanID)
+			if parent := <-continued; parent != "00-"+last.TraceID+"-"+last.SpanID+"-01" {
+				t.Errorf("the application got %q, of span %s", parent, last.SpanID)
 			}
 			for len(collector.batches) > 0 {
 				collector.take(t, <-collector.batches)
 			}
 			if len(collector.spans) != len(want) {
-				t.Errorf("%d spans, though requests to shop are not traced: %v", len(collector.spans), trace(collector.spans, "", 0))
+				t.Errorf("%d spans, though requests to shop are not traced: %v", len(collector.spans), spans.Tree(collector.spans))
 			}
 		})
 	}
@@ -340,7 +278,7 @@ func TestObservabilityExample(t *testing.T) {
 	shop, bank := written["shop"].await(t, 2), written["bank"].await(t, 1)
 	for i, want := range []map[string]any{
 		{"url.path": "/checkout", "url.query": "card=REDACTED", "weft.rule": "checkout", "weft.listener": "captured", "http.response.status_code": 200.0},
-		{"url.path": "/a", "weft.destination": "bank/ledger:80", "weft.listener": "captured", "http.response.status_code": 500.0},
+		{"url.path": "/a", "weft.destination.namespace": "bank", "weft.destination.service": "ledger", "weft.destination.port": 80.0, "weft.listener": "captured", "http.response.status_code": 500.0},
 	} {
 		for name, value := range want {
 			if shop[i][name] != value {
@@ -348,7 +286,7 @@ func TestObservabilityExample(t *testing.T) {
 			}
 		}
 	}
-	if bank[0]["weft.listener"] != "hop" || bank[0]["weft.source"] != "spiffe://cluster.local/ns/shop/sa/client" || bank[0]["http.response.status_code"] != 500.0 {
+	if bank[0]["weft.listener"] != "hop" || bank[0]["weft.source.id"] != "spiffe://cluster.local/ns/shop/sa/client" || bank[0]["http.response.status_code"] != 500.0 {
 		t.Errorf("bank has written %v", bank)
 	}
 	// The checkout was traced though nobody takes the spans.

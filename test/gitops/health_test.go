@@ -23,12 +23,6 @@ func condition(kind string, is metav1.ConditionStatus, reason string) metav1.Con
 	return metav1.Condition{Type: kind, Status: is, Reason: reason, Message: "because", ObservedGeneration: generation}
 }
 
-// stale is a condition of an earlier generation.
-func stale(c metav1.Condition) metav1.Condition {
-	c.ObservedGeneration--
-	return c
-}
-
 var (
 	accepted    = condition("Accepted", metav1.ConditionTrue, "Accepted")
 	refused     = condition("Accepted", metav1.ConditionFalse, "Invalid")
@@ -40,8 +34,12 @@ var (
 	partly      = condition("PartiallyInvalid", metav1.ConditionTrue, "UnsupportedValue")
 	enforced    = condition("Enforced", metav1.ConditionTrue, "Enforced")
 	bypassable  = condition("Enforced", metav1.ConditionFalse, "Bypassable")
+	conflicted  = condition("Accepted", metav1.ConditionFalse, "Conflicted")
+	notFound    = condition("Accepted", metav1.ConditionFalse, "TargetNotFound")
 	ready       = condition("Ready", metav1.ConditionTrue, "Ready")
 	notReady    = condition("Ready", metav1.ConditionFalse, "NotProven")
+	stalled     = condition("Stalled", metav1.ConditionTrue, "Invalid")
+	reconciling = condition("Reconciling", metav1.ConditionTrue, "NotProven")
 	rotating    = condition("RootRotating", metav1.ConditionTrue, "DistributingTrust")
 	outdated    = condition("GatewayAPIInstalled", metav1.ConditionFalse, "Outdated")
 )
@@ -50,16 +48,38 @@ func meta() metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: "default", Namespace: "shop", Generation: generation}
 }
 
-func mesh(conditions ...metav1.Condition) runtime.Object {
-	return &meshv1alpha1.Mesh{ObjectMeta: meta(), Status: meshv1alpha1.MeshStatus{Conditions: conditions}}
+// observed are the conditions of a status and the generation that it is about.
+type observed struct {
+	generation int64
+	conditions []metav1.Condition
 }
 
-func policy(conditions ...metav1.Condition) runtime.Object {
-	return &meshv1alpha1.MeshPolicy{ObjectMeta: meta(), Status: meshv1alpha1.MeshPolicyStatus{Conditions: conditions}}
+// now is a status about the object as it is.
+func now(conditions ...metav1.Condition) observed { return observed{generation, conditions} }
+
+// before is a status about the object as it was before the last change.
+func before(conditions ...metav1.Condition) observed {
+	for i := range conditions {
+		conditions[i].ObservedGeneration--
+	}
+	return observed{generation - 1, conditions}
 }
 
-func authorization(conditions ...metav1.Condition) runtime.Object {
-	return &meshv1alpha1.MeshAuthorization{ObjectMeta: meta(), Status: meshv1alpha1.MeshAuthorizationStatus{Conditions: conditions}}
+// never is the status that the CustomResourceDefinition gives to a new object.
+var never = observed{generation: -1}
+
+func mesh(o observed) runtime.Object {
+	return &meshv1alpha1.Mesh{ObjectMeta: meta(), Status: meshv1alpha1.MeshStatus{ObservedGeneration: o.generation, Conditions: o.conditions}}
+}
+
+func policy(o observed) runtime.Object {
+	return &meshv1alpha1.MeshPolicy{ObjectMeta: meta(), Status: meshv1alpha1.MeshPolicyStatus{ObservedGeneration: o.generation, Conditions: o.conditions}}
+}
+
+func authorization(o observed) runtime.Object {
+	return &meshv1alpha1.MeshAuthorization{
+		ObjectMeta: meta(), Status: meshv1alpha1.MeshAuthorizationStatus{ObservedGeneration: o.generation, Conditions: o.conditions},
+	}
 }
 
 func routeStatus(conditions []metav1.Condition) gwv1.RouteStatus {
@@ -74,9 +94,9 @@ func grpcRoute(conditions ...metav1.Condition) runtime.Object {
 	return &gwv1.GRPCRoute{ObjectMeta: meta(), Status: gwv1.GRPCRouteStatus{RouteStatus: routeStatus(conditions)}}
 }
 
-// TestHealth: what works is never taken for broken or unfinished. Of routes and policies kstatus sees no conditions
-// (it knows Ready, Reconciling and Stalled), so that whoever waits by it does not wait for proxies; Argo CD judges
-// routes by a script of its own.
+// TestHealth: whoever waits for a Mesh or a policy waits until it is in force, and gives up only when somebody has to
+// edit something. Of routes kstatus sees no conditions (it knows Ready, Reconciling and Stalled), so that whoever waits
+// by it does not wait for proxies; Argo CD judges routes by a script of its own.
 func TestHealth(t *testing.T) {
 	cases := map[string]struct {
 		kind   string
@@ -85,28 +105,31 @@ func TestHealth(t *testing.T) {
 		argo    string
 		kstatus kstatus.Status
 	}{
-		"a new Mesh":                     {"Mesh", mesh(), "Progressing", kstatus.CurrentStatus},
-		"a Mesh that is ready":           {"Mesh", mesh(ready), "Healthy", kstatus.CurrentStatus},
-		"a Mesh that is not":             {"Mesh", mesh(notReady), "Progressing", kstatus.InProgressStatus},
-		"a Mesh that has been changed":   {"Mesh", mesh(stale(ready)), "Progressing", kstatus.CurrentStatus},
-		"a root that is being exchanged": {"Mesh", mesh(ready, rotating), "Healthy", kstatus.CurrentStatus},
-		"an old Gateway API":             {"Mesh", mesh(ready, outdated), "Healthy", kstatus.CurrentStatus},
-		"a new policy":                   {"MeshPolicy", policy(), "Progressing", kstatus.CurrentStatus},
-		"a policy in force":              {"MeshPolicy", policy(accepted, programmed), "Healthy", kstatus.CurrentStatus},
-		"a policy on its way":            {"MeshPolicy", policy(accepted, pending), "Progressing", kstatus.CurrentStatus},
-		"a policy refused":               {"MeshPolicy", policy(refused, notAccepted), "Degraded", kstatus.CurrentStatus},
-		"a policy that has been changed": {"MeshPolicy", policy(stale(refused), stale(notAccepted)), "Progressing", kstatus.CurrentStatus},
-		"who may call, enforced":         {"MeshAuthorization", authorization(accepted, programmed, enforced), "Healthy", kstatus.CurrentStatus},
-		"who may call, bypassable":       {"MeshAuthorization", authorization(accepted, programmed, bypassable), "Healthy", kstatus.CurrentStatus},
-		"who may call, refused":          {"MeshAuthorization", authorization(refused, notAccepted), "Degraded", kstatus.CurrentStatus},
-		"a new HTTPRoute":                {"HTTPRoute", httpRoute(), "", kstatus.CurrentStatus},
-		"an HTTPRoute in force":          {"HTTPRoute", httpRoute(accepted, resolved, programmed), "", kstatus.CurrentStatus},
-		"an HTTPRoute on its way":        {"HTTPRoute", httpRoute(accepted, resolved, pending), "", kstatus.CurrentStatus},
-		"an HTTPRoute in part":           {"HTTPRoute", httpRoute(accepted, partly, resolved, programmed), "", kstatus.CurrentStatus},
-		"an HTTPRoute without backend":   {"HTTPRoute", httpRoute(accepted, unresolved, programmed), "", kstatus.CurrentStatus},
-		"an HTTPRoute refused":           {"HTTPRoute", httpRoute(refused, resolved, notAccepted), "", kstatus.CurrentStatus},
-		"a GRPCRoute in force":           {"GRPCRoute", grpcRoute(accepted, resolved, programmed), "", kstatus.CurrentStatus},
-		"a GRPCRoute refused":            {"GRPCRoute", grpcRoute(refused, unresolved, notAccepted), "", kstatus.CurrentStatus},
+		"a new Mesh":                        {"Mesh", mesh(never), "Progressing", kstatus.InProgressStatus},
+		"a Mesh that is ready":              {"Mesh", mesh(now(ready)), "Healthy", kstatus.CurrentStatus},
+		"a Mesh that is not":                {"Mesh", mesh(now(notReady, reconciling)), "Progressing", kstatus.InProgressStatus},
+		"a Mesh that has been changed":      {"Mesh", mesh(before(ready)), "Progressing", kstatus.InProgressStatus},
+		"a Mesh of which a part is invalid": {"Mesh", mesh(now(ready, stalled)), "Degraded", kstatus.FailedStatus},
+		"a root that is being exchanged":    {"Mesh", mesh(now(ready, rotating)), "Healthy", kstatus.CurrentStatus},
+		"an old Gateway API":                {"Mesh", mesh(now(ready, outdated)), "Healthy", kstatus.CurrentStatus},
+		"a new policy":                      {"MeshPolicy", policy(never), "Progressing", kstatus.InProgressStatus},
+		"a policy in force":                 {"MeshPolicy", policy(now(accepted, programmed, ready)), "Healthy", kstatus.CurrentStatus},
+		"a policy on its way":               {"MeshPolicy", policy(now(accepted, pending, notReady, reconciling)), "Progressing", kstatus.InProgressStatus},
+		"a policy for what is not there":    {"MeshPolicy", policy(now(notFound, notAccepted, notReady, reconciling)), "Progressing", kstatus.InProgressStatus},
+		"a policy refused":                  {"MeshPolicy", policy(now(refused, notAccepted, notReady, stalled)), "Degraded", kstatus.FailedStatus},
+		"a policy in conflict":              {"MeshPolicy", policy(now(conflicted, notAccepted, notReady, stalled)), "Degraded", kstatus.FailedStatus},
+		"a policy that has been changed":    {"MeshPolicy", policy(before(refused, notAccepted, notReady, stalled)), "Progressing", kstatus.InProgressStatus},
+		"who may call, enforced":            {"MeshAuthorization", authorization(now(accepted, programmed, ready, enforced)), "Healthy", kstatus.CurrentStatus},
+		"who may call, bypassable":          {"MeshAuthorization", authorization(now(accepted, programmed, ready, bypassable)), "Healthy", kstatus.CurrentStatus},
+		"who may call, refused":             {"MeshAuthorization", authorization(now(refused, notAccepted, notReady, stalled)), "Degraded", kstatus.FailedStatus},
+		"a new HTTPRoute":                   {"HTTPRoute", httpRoute(), "", kstatus.CurrentStatus},
+		"an HTTPRoute in force":             {"HTTPRoute", httpRoute(accepted, resolved, programmed), "", kstatus.CurrentStatus},
+		"an HTTPRoute on its way":           {"HTTPRoute", httpRoute(accepted, resolved, pending), "", kstatus.CurrentStatus},
+		"an HTTPRoute in part":              {"HTTPRoute", httpRoute(accepted, partly, resolved, programmed), "", kstatus.CurrentStatus},
+		"an HTTPRoute without backend":      {"HTTPRoute", httpRoute(accepted, unresolved, programmed), "", kstatus.CurrentStatus},
+		"an HTTPRoute refused":              {"HTTPRoute", httpRoute(refused, resolved, notAccepted), "", kstatus.CurrentStatus},
+		"a GRPCRoute in force":              {"GRPCRoute", grpcRoute(accepted, resolved, programmed), "", kstatus.CurrentStatus},
+		"a GRPCRoute refused":               {"GRPCRoute", grpcRoute(refused, unresolved, notAccepted), "", kstatus.CurrentStatus},
 	}
 	scripts := snippets(t)
 	for name, tc := range cases {

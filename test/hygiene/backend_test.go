@@ -39,7 +39,7 @@ func (a arrival) target() string {
 	return strings.TrimSuffix(a.message.line, " HTTP/1.1")
 }
 
-func newBackend(t *testing.T, reply func(*message) (string, bool)) *backend {
+func newBackend(t testing.TB, reply func(*message) (string, bool)) *backend {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -138,7 +138,12 @@ var floods = map[string]flood{
 		}
 		return a.WriteHeaders(http2.HeadersFrameParam{StreamID: stream(i), BlockFragment: a.block("GET", "/", lines...), EndHeaders: true, EndStream: true})
 	})},
-	"pings whose answers nobody reads": {send: ended(5_000, func(a *attacker, _ int) error {
+	// Our own engine ends the connection, which package h2 tests. With net/http nothing may move any more before it would:
+	// TCP drops what comes for a buffer that nobody empties, and acknowledgements with it.
+	"pings whose answers nobody reads": {send: repeated(5_000, func(a *attacker, i int) error {
+		if i == 0 {
+			_ = a.SetWriteDeadline(time.Now().Add(3 * time.Second))
+		}
 		_, err := a.Write(bytes.Repeat([]byte("\x00\x00\x08\x06\x00\x00\x00\x00\x00pingping"), 1000))
 		return err
 	})},
@@ -188,9 +193,16 @@ const maxGrowth = 50 << 20
 // TestFloods holds one client against another: whatever the first sends, the second is served, and what the
 // first costs is bounded.
 func TestFloods(t *testing.T) {
+	for _, k := range []kind{kindOf("std"), kindOf("weft")} {
+		t.Run(k.name, func(t *testing.T) { testFloods(t, k) })
+	}
+}
+
+func testFloods(t *testing.T, k kind) {
+	t.Helper()
 	for name, f := range floods {
 		t.Run(name, func(t *testing.T) {
-			p := kinds[0].start(t)
+			p := k.start(t)
 			release, large := make(chan struct{}), "HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n"+strings.Repeat("a", 1<<20)
 			b := newBackend(t, func(m *message) (string, bool) {
 				switch {

@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen. It is only used up by a failure.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // near is the namespace of the clients, far that of backends on the other side of the hop.
 const (
@@ -47,6 +47,16 @@ var kinds = []kind{
 	{name: "weft over the hop", http: engine.HTTPWeft, hop: true, breaks: map[string]string{"Via": noVia}},
 }
 
+// kindOf returns the kind of a name.
+func kindOf(name string) kind {
+	for _, k := range kinds {
+		if k.name == name {
+			return k
+		}
+	}
+	panic("no kind " + name)
+}
+
 // plane is the data plane between clients and backends: one proxy, or one on each side of the hop. Every
 // backend has a listener of its own in front.
 type plane struct {
@@ -55,7 +65,7 @@ type plane struct {
 	seq            uint64
 }
 
-func (k kind) start(t *testing.T) *plane {
+func (k kind) start(t testing.TB) *plane {
 	t.Helper()
 	options := engine.Options{
 		Namespace: near, Source: &wire.Workload{Namespace: near, ServiceAccount: "client"},
@@ -84,7 +94,7 @@ func (k kind) start(t *testing.T) *plane {
 	return p
 }
 
-func newEngine(t *testing.T, options engine.Options) *engine.Engine {
+func newEngine(t testing.TB, options engine.Options) *engine.Engine {
 	t.Helper()
 	e := engine.New(options)
 	t.Cleanup(func() {
@@ -100,7 +110,7 @@ func resource(namespace, key string, content any) wire.Resource {
 	return wire.New(key, wire.ScopeNamespace(namespace), wire.Origin{}, content)
 }
 
-func (p *plane) apply(t *testing.T, e *engine.Engine, resources ...wire.Resource) {
+func (p *plane) apply(t testing.TB, e *engine.Engine, resources ...wire.Resource) {
 	t.Helper()
 	p.seq++
 	if rejected := e.Apply(wire.Delta{Seq: p.seq, Upserted: resources}); len(rejected) > 0 {
@@ -109,7 +119,7 @@ func (p *plane) apply(t *testing.T, e *engine.Engine, resources ...wire.Resource
 }
 
 // service leads to a backend and returns the address where clients find it.
-func (p *plane) service(t *testing.T, name, backend string, protocol wire.Protocol) string {
+func (p *plane) service(t testing.TB, name, backend string, protocol wire.Protocol) string {
 	t.Helper()
 	key := wire.ServicePortKey(p.namespace, name, 80)
 	leads := resource(p.namespace, key, &wire.Backend{Namespace: p.namespace, Service: name, Port: 80, Protocol: protocol, Meshed: true})
@@ -122,7 +132,7 @@ func (p *plane) service(t *testing.T, name, backend string, protocol wire.Protoc
 	return l.Addr().String()
 }
 
-func listen(t *testing.T) net.Listener {
+func listen(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -132,7 +142,7 @@ func listen(t *testing.T) net.Listener {
 }
 
 // serve accepts until the end of the test.
-func serve(t *testing.T, l net.Listener, accept func() error) {
+func serve(t testing.TB, l net.Listener, accept func() error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -146,7 +156,7 @@ func serve(t *testing.T, l net.Listener, accept func() error) {
 }
 
 // dial connects to a listener with a deadline for all that follows.
-func dial(t *testing.T, address string) net.Conn {
+func dial(t testing.TB, address string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
 	if err != nil {

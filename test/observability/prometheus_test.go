@@ -138,14 +138,14 @@ func TestPrometheus(t *testing.T) {
 			}
 		}
 	}
-	queries["who calls"] = `weft:requests:rate5m{mesh_dst_service="web",mesh_src_namespace="bank",mesh_src_service_account="client"} > 0`
-	queries["a failing backend"] = `weft:backend_requests_failed:rate5m{mesh_rule="failing",mesh_backend="shop/audit:80"} > 0`
-	queries["an alert"] = `ALERTS{alertname="WeftServiceFailing",alertstate="pending",mesh_dst_service="web"}`
+	queries["who calls"] = `weft:requests:rate5m{weft_destination_service="web",weft_source_namespace="bank",weft_source_service_account="client"} > 0`
+	queries["a failing backend"] = `weft:backend_requests_failed:rate5m{weft_rule="failing",weft_backend="shop/audit:80"} > 0`
+	queries["an alert"] = `ALERTS{alertname="WeftServiceFailing",alertstate="pending",weft_destination_service="web"}`
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	classic.await(ctx, t, queries)
 	native.await(ctx, t, map[string]string{
-		"a native histogram": `histogram_quantile(0.99, sum by (mesh_dst_service) (rate(http_server_request_duration_seconds{mesh_listener="captured"}[15s]))) > 0`,
+		"a native histogram": `histogram_quantile(0.99, sum by (weft_destination_service) (rate(http_server_request_duration_seconds{weft_listener="captured"}[15s]))) > 0`,
 		"its count":          `sum(histogram_count(rpc_server_call_duration_seconds)) > 0`,
 	})
 	classic.awaitExemplar(ctx, t)
@@ -165,7 +165,7 @@ func start(t *testing.T) *harness.Mesh {
 	if err := harness.DecodeAll(append(append(defaults, "---\n"...), observed...), &objects); err != nil {
 		t.Fatal(err)
 	}
-	m, err := harness.Start(harness.Options{Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))})
+	m, err := harness.Start(harness.Options{AccessLog: func(string) io.Writer { return io.Discard }, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,18 +1,24 @@
 // Command collector is a collector of traces for tests: the receiver for OTLP of the OpenTelemetry Collector, which
 // prints what it gets. It is a module of its own, because nothing else of Weft needs what it is made of.
 //
-// It takes traces over gRPC and HTTP on loopback, and writes to standard output first "listening GRPC HTTP", with the
-// two addresses, and then each batch of spans as one line of OTLP's JSON. It ends when standard input does.
+//	collector [-grpc ADDRESS -http ADDRESS]
+//
+// It takes traces over gRPC and HTTP, and writes to standard output first "listening GRPC HTTP", with the two addresses,
+// and then each batch of spans as one line of OTLP's JSON. Without addresses it listens on loopback and ends when
+// standard input does; with them it ends at SIGTERM.
 package main
 
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
@@ -32,11 +38,16 @@ func main() {
 func run() error {
 	ctx := context.Background()
 	factory := otlpreceiver.NewFactory()
-	grpc, http := free(), free()
+	grpc, http := flag.String("grpc", "", "address of OTLP over gRPC"), flag.String("http", "", "address of OTLP over HTTP")
+	flag.Parse()
+	own := *grpc == "" && *http == ""
+	if own {
+		*grpc, *http = free(), free()
+	}
 	config := factory.CreateDefaultConfig()
 	err := confmap.NewFromStringMap(map[string]any{"protocols": map[string]any{
-		"grpc": map[string]any{"endpoint": grpc},
-		"http": map[string]any{"endpoint": http},
+		"grpc": map[string]any{"endpoint": *grpc},
+		"http": map[string]any{"endpoint": *http},
 	}}).Unmarshal(config)
 	if err != nil {
 		return err
@@ -67,11 +78,17 @@ func run() error {
 	if err := r.Start(ctx, componenttest.NewNopHost()); err != nil {
 		return err
 	}
-	if err := say("listening " + grpc + " " + http); err != nil {
+	if err := say("listening " + *grpc + " " + *http); err != nil {
 		return err
 	}
-	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
-		return err
+	if own {
+		if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+			return err
+		}
+	} else {
+		ended := make(chan os.Signal, 1)
+		signal.Notify(ended, syscall.SIGTERM)
+		<-ended
 	}
 	return r.Shutdown(ctx)
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"weft.dev/weft/test/archive"
 )
 
 // plugin is what krew reads of a manifest (its API v1alpha2); other fields are an error.
@@ -72,12 +74,21 @@ func TestManifest(t *testing.T) {
 	seen := map[string]bool{}
 	for _, platform := range p.Spec.Platforms {
 		seen[platform.Selector.MatchLabels["os"]+"-"+platform.Selector.MatchLabels["arch"]] = true
-		archive, err := os.ReadFile(filepath.Join(out, path.Base(platform.URI)))
+		packed, err := os.ReadFile(filepath.Join(out, path.Base(platform.URI)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if sum := sha256.Sum256(archive); platform.SHA256 != hex.EncodeToString(sum[:]) {
+		if sum := sha256.Sum256(packed); platform.SHA256 != hex.EncodeToString(sum[:]) {
 			t.Errorf("%s has another checksum", platform.URI)
+		}
+		if !regexp.MustCompile(`^[a-f0-9]{64}$`).MatchString(platform.SHA256) || !strings.HasPrefix(platform.URI, "https://example.com/v1.2.3/") {
+			t.Errorf("%s, %s", platform.URI, platform.SHA256)
+		}
+		// krew unpacks all of it, and wants the binary where the manifest says, with what may be run.
+		files := archive.Unpack(t, packed)
+		name := platform.Selector.MatchLabels["os"] + "-" + platform.Selector.MatchLabels["arch"]
+		if bin := files[platform.Bin]; bin.Content != name || bin.Mode&0o111 != 0o111 || len(files) != 2 || !strings.Contains(files["LICENSE"].Content, "Apache License") {
+			t.Errorf("%s holds %v", platform.URI, files)
 		}
 		if windows := platform.Selector.MatchLabels["os"] == "windows"; strings.HasSuffix(platform.Bin, ".exe") != windows {
 			t.Errorf("binary %s for %v", platform.Bin, platform.Selector.MatchLabels)

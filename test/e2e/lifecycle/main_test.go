@@ -16,8 +16,11 @@ import (
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -27,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"weft.dev/weft/test/e2e/testbed"
 	"weft.dev/weft/test/e2e/traffic"
@@ -218,7 +222,9 @@ func (w *town) nothingRemains(t *testing.T, bed *testbed.Bed, certificates bool)
 		for _, list := range []client.ObjectList{
 			&corev1.NamespaceList{}, &corev1.ServiceList{}, &corev1.ServiceAccountList{}, &corev1.SecretList{}, &corev1.PodList{},
 			&appsv1.DeploymentList{}, &appsv1.DaemonSetList{}, &policyv1.PodDisruptionBudgetList{}, &networkingv1.NetworkPolicyList{}, &rbacv1.RoleList{}, &rbacv1.ClusterRoleList{},
-			&rbacv1.RoleBindingList{}, &rbacv1.ClusterRoleBindingList{}, definitions(),
+			&rbacv1.RoleBindingList{}, &rbacv1.ClusterRoleBindingList{}, &corev1.ConfigMapList{}, &discoveryv1.EndpointSliceList{},
+			&coordinationv1.LeaseList{}, &admissionregistrationv1.ValidatingWebhookConfigurationList{},
+			&admissionregistrationv1.MutatingWebhookConfigurationList{}, definitions(),
 		} {
 			if err := bed.Client.List(ctx, list, ours); err != nil {
 				return err
@@ -233,6 +239,30 @@ func (w *town) nothingRemains(t *testing.T, bed *testbed.Bed, certificates bool)
 			}); err != nil {
 				return err
 			}
+		}
+		for _, list := range []client.ObjectList{&corev1.NamespaceList{}, &corev1.ServiceList{}, &corev1.PodList{}, &corev1.SecretList{}, &gwv1.HTTPRouteList{}} {
+			if err := bed.Client.List(ctx, list); err != nil {
+				return err
+			}
+			if err := meta.EachListItem(list, func(o runtime.Object) error {
+				object, err := meta.Accessor(o)
+				if err == nil && strings.Contains(strings.Join(object.GetFinalizers(), " "), "weft") {
+					found = append(found, fmt.Sprintf("a finalizer of %T %s/%s", o, object.GetNamespace(), object.GetName()))
+				}
+				return err
+			}); err != nil {
+				return err
+			}
+		}
+		everywhere, namespaces, err := testbed.EveryTable()
+		switch {
+		case err != nil:
+			return err
+		case namespaces < len(w.pods)+2:
+			return fmt.Errorf("only %d network namespaces of %d pods on two nodes have been looked into", namespaces, len(w.pods))
+		}
+		for _, table := range everywhere {
+			found = append(found, "table "+table+" of a node or pod")
 		}
 		for _, p := range w.pods {
 			tables, err := testbed.Tables(p.UID)

@@ -32,7 +32,8 @@ const previousTag = "previous"
 
 // TestUpgrade installs the release before this one by its own manifests, and this one over it, under load: the
 // operator serves proxies of the release before, which are then replaced one namespace after the other, and no request
-// fails. Then the operator goes back and serves the proxies of this release.
+// fails. A namespace whose proxies do not know who may call is closed until it has new ones. Then the operator goes back
+// and serves the proxies of this release.
 func TestUpgrade(t *testing.T) {
 	bed := connected(t)
 	before := previous(t)
@@ -45,6 +46,7 @@ func TestUpgrade(t *testing.T) {
 	wantProxies(t, "weft-proxy:"+previousTag)
 	t.Cleanup(func() { wantProxies(t, "") })
 	w := newTown(t, bed)
+	v := newVault(t, bed, w.clients[1])
 	var loads []*testbed.Load
 	for _, c := range w.clients { // 300 requests a second
 		for _, fresh := range []bool{false, true} {
@@ -67,6 +69,7 @@ spec: {targetRefs: [{group: "", kind: Service, name: web}], rateLimits: [{reques
 		}
 		return "proxies that know no policies are not told from others: " + testbed.Describe(p.Status.Conditions)
 	})
+	v.cutOff(t, bed)
 
 	replaced := follow(t, bed, w.home, w.abroad)
 	wantProxies(t, "")
@@ -81,6 +84,7 @@ spec: {targetRefs: [{group: "", kind: Service, name: web}], rateLimits: [{reques
 		}
 		return testbed.Describe(p.Status.Conditions)
 	})
+	v.open(t, bed)
 	unharmed(t, loads)
 
 	wantProxies(t, "weft-proxy:"+imageTag(t, installed))

@@ -19,6 +19,8 @@ import (
 
 // Person is somebody who uses kubectl weft with rights of their own: a ServiceAccount.
 type Person struct {
+	// Token is what the API server knows her by.
+	Token              string
 	binary, kubeconfig string
 }
 
@@ -43,7 +45,7 @@ func (b *Bed) Person(t testing.TB, namespace, name string, clusterRoles ...strin
 	config.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
 	config.Contexts["e2e"] = &clientcmdapi.Context{Cluster: "e2e", AuthInfo: name, Namespace: namespace}
 	config.CurrentContext = "e2e"
-	p := &Person{binary: b.Path(t, "bin", "kubectl-weft"), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	p := &Person{Token: token.Status.Token, binary: b.Path(t, "bin", "kubectl-weft"), kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
 	if err := clientcmd.WriteToFile(*config, p.kubeconfig); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -72,7 +73,43 @@ func Tables(pod types.UID) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return tables(fmt.Sprintf("/proc/%d/ns/net", pid))
+}
+
+// EveryTable names the nftables tables of Weft in the network namespaces of all nodes of the local cluster and of all
+// pods on them, and how many of those there are.
+func EveryTable() (names []string, namespaces int, err error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return nil, 0, fmt.Errorf("processes: %w", err)
+	}
+	seen := map[string]bool{}
+	for _, file := range files {
+		groups, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(groups, []byte("/weft-cluster/")) {
+			continue // it has ended, or is another's
+		}
+		path := filepath.Join(filepath.Dir(file), "ns", "net")
+		namespace, err := os.Readlink(path)
+		if err != nil || seen[namespace] {
+			continue
+		}
+		found, err := tables(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		seen[namespace] = true
+		names = append(names, found...)
+	}
+	return names, len(seen), nil
+}
+
+// tables names those of Weft in a network namespace.
+func tables(namespace string) ([]string, error) {
+	file, err := os.Open(namespace)
 	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
@@ -81,12 +118,12 @@ func Tables(pod types.UID) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netfilter socket: %w", err)
 	}
-	tables, err := conn.ListTables()
+	all, err := conn.ListTables()
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
 	var names []string
-	for _, table := range tables {
+	for _, table := range all {
 		if strings.HasPrefix(table.Name, "weft") {
 			names = append(names, table.Name)
 		}

@@ -35,11 +35,16 @@ type App struct {
 	Restart bool
 }
 
+// besideContainer is the container of a pod's own proxy.
+const besideContainer = "weft-proxy"
+
 // Pod is an App that runs.
 type Pod struct {
 	Namespace, Name, Node string
 	UID                   types.UID
 	Addresses             []netip.Addr
+	// Beside tells that the pod has a proxy of its own.
+	Beside bool
 
 	remote traffic.Remote
 	bed    *Bed
@@ -126,7 +131,7 @@ func (b *Bed) Start(ctx context.Context, namespace string, apps ...App) ([]*Pod,
 }
 
 func (b *Bed) pod(pod *corev1.Pod) *Pod {
-	p := &Pod{Namespace: pod.Namespace, Name: pod.Name, Node: pod.Spec.NodeName, UID: pod.UID, bed: b}
+	p := &Pod{Namespace: pod.Namespace, Name: pod.Name, Node: pod.Spec.NodeName, UID: pod.UID, Beside: pod.Labels[meshv1alpha1.SidecarLabel] == "true", bed: b}
 	for _, ip := range pod.Status.PodIPs {
 		if a, err := netip.ParseAddr(ip.IP); err == nil {
 			p.Addresses = append(p.Addresses, a)
@@ -309,6 +314,40 @@ func (b *Bed) Proxies(t testing.TB, namespace string) []*Pod {
 		t.Fatal(err)
 	}
 	return proxies
+}
+
+// ProxiesOf returns the proxies that requests of pods, and to them, pass: each pod's own, or all those of its namespace,
+// ready.
+func (b *Bed) ProxiesOf(t testing.TB, pods ...*Pod) []*Pod {
+	t.Helper()
+	var proxies []*Pod
+	seen := map[types.UID]bool{}
+	for _, pod := range pods {
+		of := []*Pod{pod}
+		if !pod.Beside {
+			of = b.Proxies(t, pod.Namespace)
+		}
+		for _, p := range of {
+			if !seen[p.UID] {
+				seen[p.UID] = true
+				proxies = append(proxies, p)
+			}
+		}
+	}
+	return proxies
+}
+
+// ProxyLog reads what a proxy has written.
+func (b *Bed) ProxyLog(ctx context.Context, proxy *Pod) (string, error) {
+	options := &corev1.PodLogOptions{}
+	if proxy.Beside {
+		options.Container = besideContainer
+	}
+	text, err := b.Clientset.CoreV1().Pods(proxy.Namespace).GetLogs(proxy.Name, options).DoRaw(ctx)
+	if err != nil {
+		return "", fmt.Errorf("log of %s: %w", proxy.Name, err)
+	}
+	return string(text), nil
 }
 
 // Pods returns the pods of a namespace that match and are not ending.
