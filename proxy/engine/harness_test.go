@@ -19,6 +19,7 @@ import (
 
 	"weft.dev/weft/proxy/reason"
 	"weft.dev/weft/proxy/wire"
+	"weft.dev/weft/test/output"
 )
 
 // tested is the implementation of HTTP/1.1 that the proxies of the tests have.
@@ -59,7 +60,7 @@ func newProxy(t *testing.T, edit ...func(*Options)) *proxy {
 		Source:     &wire.Workload{Namespace: namespace, ServiceAccount: "client"},
 		LeaveGrace: time.Millisecond,
 		HTTP:       tested,
-		Log:        slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log:        slog.New(slog.NewTextHandler(output.Of(t), &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, f := range edit {
 		f(&options)

@@ -22,6 +22,7 @@ import (
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/engine"
 	"weft.dev/weft/test/feature/harness"
+	"weft.dev/weft/test/output"
 )
 
 // tested is what the proxies of the tests speak HTTP/1.1 with.
@@ -55,7 +56,7 @@ func start(t *testing.T) *harness.Mesh {
 
 func startWith(t *testing.T, options harness.Options) *harness.Mesh {
 	t.Helper()
-	options.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	options.Log = slog.New(slog.NewTextHandler(output.Of(t), &slog.HandlerOptions{Level: slog.LevelInfo}))
 	options.HTTP = tested
 	m, err := harness.Start(options)
 	if err != nil {

@@ -33,6 +33,7 @@ import (
 	"weft.dev/weft/proxy/capture"
 	"weft.dev/weft/proxy/wire"
 	"weft.dev/weft/test/feature/harness"
+	"weft.dev/weft/test/output"
 )
 
 // observed is a mesh in which everything happens that dashboards show.
@@ -165,7 +166,7 @@ func start(t *testing.T) *harness.Mesh {
 	if err := harness.DecodeAll(append(append(defaults, "---\n"...), observed...), &objects); err != nil {
 		t.Fatal(err)
 	}
-	m, err := harness.Start(harness.Options{AccessLog: func(string) io.Writer { return io.Discard }, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError}))})
+	m, err := harness.Start(harness.Options{AccessLog: func(string) io.Writer { return io.Discard }, Log: slog.New(slog.NewTextHandler(output.Of(t), &slog.HandlerOptions{Level: slog.LevelError}))})
 	if err != nil {
 		t.Fatal(err)
 	}
