@@ -151,7 +151,7 @@ func (r *MeshReconciler) Reconcile(ctx context.Context, _ reconcile.Request) (re
 		return reconcile.Result{}, err
 	}
 	o.misplaced = misplaced(settings, o.pods, o.enrolled)
-	r.placementNotices.tell(mesh, o.misplaced)
+	r.placementNotices.tell(mesh, append(unled(o), o.misplaced...))
 	again := max(grace, 0)
 	if len(o.calls) > 0 && again == 0 {
 		again = plainExpiry

@@ -227,16 +227,10 @@ func proxiesReady(o observation) metav1.Condition {
 // nodeStatuses returns one entry for each node, sorted. What the leader before has found out of a node
 // stands until this one has heard from it.
 func nodeStatuses(before []meshv1alpha1.NodeStatus, o observation) []meshv1alpha1.NodeStatus {
-	meshed := map[string][]*corev1.Pod{}
-	for _, pod := range o.pods {
-		if o.enrolled[pod.Namespace] && pod.Spec.NodeName != "" && pod.Status.Phase == corev1.PodRunning &&
-			pod.Labels[meshv1alpha1.EnabledLabel] != "false" && pod.Labels[meshv1alpha1.ComponentLabel] == "" {
-			meshed[pod.Spec.NodeName] = append(meshed[pod.Spec.NodeName], pod)
-		}
-	}
+	of := meshed(o)
 	var out []meshv1alpha1.NodeStatus
 	for _, node := range o.nodes {
-		if node.Spec.Unschedulable && len(meshed[node.Name]) == 0 {
+		if node.Spec.Unschedulable && len(of[node.Name]) == 0 {
 			continue
 		}
 		report, known := o.reports[node.Name]
@@ -245,10 +239,24 @@ func nodeStatuses(before []meshv1alpha1.NodeStatus, o observation) []meshv1alpha
 			out = append(out, before[at])
 			continue
 		}
-		out = append(out, nodeStatus(node.Name, meshed[node.Name], report))
+		out = append(out, nodeStatus(node.Name, of[node.Name], report))
 	}
 	slices.SortFunc(out, func(a, b meshv1alpha1.NodeStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return out
+}
+
+// meshed returns the pods of each node that are to be captured, or would be if they had a network of their own.
+func meshed(o observation) map[string][]*corev1.Pod {
+	of := map[string][]*corev1.Pod{}
+	for _, pod := range o.pods {
+		// Applications of a pod that has an address may wait for their proxy, which may wait for the agent.
+		runs := pod.Status.Phase == corev1.PodRunning || pod.Status.Phase == corev1.PodPending && pod.Status.PodIP != ""
+		if runs && o.enrolled[pod.Namespace] && pod.Spec.NodeName != "" &&
+			pod.Labels[meshv1alpha1.EnabledLabel] != "false" && pod.Labels[meshv1alpha1.ComponentLabel] == "" {
+			of[pod.Spec.NodeName] = append(of[pod.Spec.NodeName], pod)
+		}
+	}
+	return of
 }
 
 func nodeStatus(name string, pods []*corev1.Pod, report distribute.NodeState) meshv1alpha1.NodeStatus {

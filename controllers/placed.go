@@ -18,9 +18,11 @@ import (
 const (
 	reasonProxyMissing     = "ProxyMissing"
 	reasonPlacementUnknown = "PlacementUnknown"
+	// reasonAgentMissing is one of Events alone: MeshCaptured names the nodes.
+	reasonAgentMissing = "AgentMissing"
 )
 
-// misplacement is an object that has its proxy elsewhere than its labels ask for.
+// misplacement is an object that has its proxy elsewhere than its labels ask for, or a pod that nobody leads to one.
 type misplacement struct {
 	object       client.Object
 	kind         string
@@ -68,6 +70,29 @@ func misplaced(s compile.Snapshot, pods []*corev1.Pod, enrolled map[string]bool)
 	return found
 }
 
+// unled finds the pods that no agent has captured since this leader knows of them, on nodes whose agent is away.
+func unled(o observation) []misplacement {
+	if o.fresh {
+		return nil // agents may have more to tell
+	}
+	var found []misplacement
+	for node, pods := range meshed(o) {
+		report := o.reports[node]
+		if report.Connected {
+			continue
+		}
+		for _, pod := range pods {
+			if pod.Spec.HostNetwork || report.Pods[string(pod.UID)].Captured {
+				continue
+			}
+			found = append(found, misplacement{pod, "Pod", reasonAgentMissing,
+				"no node agent is connected on " + node + ": nothing is known to lead this pod's connections to a proxy until it is back"})
+		}
+	}
+	slices.SortFunc(found, func(a, b misplacement) int { return cmp.Compare(a.name(), b.name()) })
+	return found
+}
+
 // proxiesPlaced is the condition about them; nil if there are none.
 func proxiesPlaced(found []misplacement) *metav1.Condition {
 	if len(found) == 0 {
@@ -91,7 +116,13 @@ func proxiesPlaced(found []misplacement) *metav1.Condition {
 // placementNotices makes an Event of each misplacement that is new. It is used by one goroutine.
 type placementNotices struct {
 	recorder events.EventRecorder
-	told     map[types.UID]string
+	told     map[told]string
+}
+
+// told is what an object has been told of: it can have no agent and lack its proxy at once.
+type told struct {
+	uid    types.UID
+	reason string
 }
 
 // noticesAtOnce bounds the Events of one look: when admission was away, all pods of a namespace may have come without.
@@ -99,19 +130,19 @@ const noticesAtOnce = 20
 
 // tell makes the Events. Those that there is no room for are made with the next look.
 func (n *placementNotices) tell(mesh *meshv1alpha1.Mesh, found []misplacement) {
-	now, made := make(map[types.UID]string, len(found)), 0
+	now, made := make(map[told]string, len(found)), 0
 	for i := range found {
 		m := &found[i]
-		uid := m.object.GetUID()
-		if n.told[uid] != m.text {
+		of := told{m.object.GetUID(), m.reason}
+		if n.told[of] != m.text {
 			if made == noticesAtOnce {
 				continue
 			}
 			made++
-			about := &corev1.ObjectReference{APIVersion: "v1", Kind: m.kind, Namespace: m.object.GetNamespace(), Name: m.object.GetName(), UID: uid}
+			about := &corev1.ObjectReference{APIVersion: "v1", Kind: m.kind, Namespace: m.object.GetNamespace(), Name: m.object.GetName(), UID: of.uid}
 			n.recorder.Eventf(about, mesh, corev1.EventTypeWarning, m.reason, "Place", "%s", truncate(m.text))
 		}
-		now[uid] = m.text
+		now[of] = m.text
 	}
 	n.told = now
 }

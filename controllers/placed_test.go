@@ -12,6 +12,8 @@ import (
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
+	"weft.dev/weft/controllers/distribute"
+	"weft.dev/weft/proxy/wire"
 )
 
 func TestMisplaced(t *testing.T) {
@@ -72,18 +74,64 @@ func TestMisplacementsAreToldOnce(t *testing.T) {
 		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: strconv.Itoa(i), UID: types.UID(strconv.Itoa(i))}}
 		found = append(found, misplacement{p, "Pod", reasonProxyMissing, "made without"})
 	}
+	// What else there is to say of a pod is said, too, and nothing twice.
+	both := append([]misplacement{{found[0].object, "Pod", reasonAgentMissing, "made without"}}, found[0])
 	for _, tc := range []struct {
 		of   []misplacement
 		want int
-	}{{found, noticesAtOnce}, {found, 3}, {found, 0}, {nil, 0}, {found[:1], 1}} {
+	}{{found, noticesAtOnce}, {found, 3}, {found, 0}, {nil, 0}, {found[:1], 1}, {both, 1}, {both, 0}} {
 		n.tell(&meshv1alpha1.Mesh{}, tc.of)
 		if got := len(recorder.Events); got != tc.want {
 			t.Errorf("%d Events of %d, want %d", got, len(tc.of), tc.want)
 		}
 		for len(recorder.Events) > 0 {
-			if e := <-recorder.Events; !strings.HasPrefix(e, "Warning ProxyMissing made without") {
+			if e := <-recorder.Events; !strings.HasSuffix(e, "Missing made without") {
 				t.Errorf("Event %q", e)
 			}
 		}
+	}
+}
+
+// TestPodsWithoutAgent tells the pods that were not captured when their node's agent went, or came after it.
+func TestPodsWithoutAgent(t *testing.T) {
+	pod := func(name, node string, phase corev1.PodPhase, change ...func(*corev1.Pod)) *corev1.Pod {
+		p := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)},
+			Spec:       corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: phase, PodIP: "10.0.0.1"},
+		}
+		for _, c := range change {
+			c(p)
+		}
+		return p
+	}
+	o := observation{
+		enrolled: map[string]bool{"shop": true},
+		pods: []*corev1.Pod{
+			pod("came", "left", corev1.PodRunning), pod("waits", "left", corev1.PodPending), pod("was", "left", corev1.PodRunning),
+			pod("host", "left", corev1.PodRunning, func(p *corev1.Pod) { p.Spec.HostNetwork = true }),
+			pod("over", "left", corev1.PodSucceeded), pod("unstarted", "left", corev1.PodPending, func(p *corev1.Pod) { p.Status.PodIP = "" }),
+			pod("out", "left", corev1.PodRunning, func(p *corev1.Pod) { p.Namespace = "other" }),
+			pod("first", "new", corev1.PodRunning), pod("fine", "served", corev1.PodRunning), pod("soon", "served", corev1.PodRunning),
+		},
+		reports: map[string]distribute.NodeState{
+			"left":   {Pods: map[string]wire.PodReport{"was": {Captured: true}, "came": {}}},
+			"served": {Connected: true, Pods: map[string]wire.PodReport{"fine": {Captured: true}}},
+		},
+	}
+	found := unled(o)
+	var got []string
+	for i := range found {
+		got = append(got, found[i].name()+" "+found[i].reason)
+	}
+	want := "Pod shop/came AgentMissing, Pod shop/first AgentMissing, Pod shop/waits AgentMissing"
+	if text := strings.Join(got, ", "); text != want {
+		t.Errorf("found %s, want %s", text, want)
+	}
+	if text := found[0].text; !strings.Contains(text, "no node agent is connected on left") {
+		t.Errorf("the Event does not name the node: %s", text)
+	}
+	o.fresh = true
+	if found := unled(o); len(found) > 0 {
+		t.Errorf("before agents have had the time to connect, %d pods are found", len(found))
 	}
 }

@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -46,6 +48,19 @@ func TestAgentAbsent(t *testing.T) {
 		}
 		return ""
 	})
+
+	for _, p := range late {
+		testbed.Eventually(t, func(ctx context.Context) error {
+			var list eventsv1.EventList
+			if err := bed.Client.List(ctx, &list, client.InNamespace(namespace)); err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool { return e.Reason == "AgentMissing" && e.Regarding.Name == p.Name }) {
+				return fmt.Errorf("of %d Events none tells that %s has no agent", len(list.Items), p.Name)
+			}
+			return nil
+		})
+	}
 
 	back()
 	rolledOut(t, agents)
