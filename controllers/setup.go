@@ -147,7 +147,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, direct client.WithWatch, opts 
 	if err != nil {
 		return err
 	}
-	if err := webhooks.Setup(mgr, webhooks.Options{
+	if err := webhooks.Setup(ctx, mgr, webhooks.Options{
 		Namespace: opts.Namespace, Listen: opts.WebhookListen, CertMode: opts.WebhookCertMode, CertPath: opts.WebhookCertPath,
 		CA: keeper.CA, Changed: keeper.Changed, Inject: func(mesh *meshv1alpha1.Mesh) webhooks.InjectConfig {
 			return injectConfig(mesh, opts)

@@ -12,11 +12,11 @@ import (
 	"weft.dev/weft/controllers/compile"
 )
 
-// large is a mesh of 100 namespaces with 50 Services, routes and policies each.
-func large() compile.Snapshot {
+// large is a mesh of namespaces with 50 Services, routes and policies each.
+func large(namespaces int) compile.Snapshot {
 	var s compile.Snapshot
 	protocol, group, kind, port := "http", gwv1.Group(""), gwv1.Kind("Service"), gwv1.PortNumber(80)
-	for n := range 100 {
+	for n := range namespaces {
 		namespace := fmt.Sprintf("team-%d", n)
 		s.Namespaces = append(s.Namespaces, &corev1.Namespace{
 			ObjectMeta: metav1.ObjectMeta{Name: namespace, Labels: map[string]string{meshv1alpha1.EnabledLabel: "true"}},
@@ -45,13 +45,19 @@ func large() compile.Snapshot {
 	return s
 }
 
-// BenchmarkValidate is what a question costs among 5,000 routes, beside one pass over all of them.
+// BenchmarkValidate is what a question costs among 5,000 routes, with what is read for it, beside one pass over all of
+// them.
 func BenchmarkValidate(b *testing.B) {
-	s := large()
+	s := large(100)
+	cluster := newStored(s)
 	for name, object := range map[string]metav1.Object{"route": s.HTTPRoutes[2500], "policy": s.MeshPolicies[2500]} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				if errs, warnings := Validate(object, s); len(errs)+len(warnings) > 0 {
+				part, err := readPart(b.Context(), cluster, "weft", object)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if errs, warnings := Validate(object, part); len(errs)+len(warnings) > 0 {
 					b.Fatal(errs, warnings)
 				}
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-logr/logr"
 	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"weft.dev/weft/controllers/compile"
 )
@@ -20,7 +21,7 @@ func FuzzReview(f *testing.F) {
 	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"a","kind":{"group":"mesh.weft.dev","version":"v1alpha1","kind":"MeshAuthorization"},"object":{"spec":{"rules":[{"from":[{}]}]}}}}`))
 	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`))
 	f.Add([]byte(`[[[[`))
-	handler := NewHandler(func(context.Context) (compile.Snapshot, error) { return compile.Snapshot{}, nil }, logr.Discard())
+	handler := NewHandler(func(context.Context, metav1.Object) (compile.Snapshot, error) { return compile.Snapshot{}, nil }, logr.Discard())
 	f.Fuzz(func(t *testing.T, body []byte) {
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", bytes.NewReader(body))
 		request.Header.Set("Content-Type", "application/json")

@@ -35,19 +35,22 @@ const (
 
 // Handler answers AdmissionReviews. What it cannot judge in time it lets pass, with a warning.
 type Handler struct {
-	// Snapshot returns everything that an object is judged by. The result is not changed.
-	Snapshot func(context.Context) (compile.Snapshot, error)
-	Log      logr.Logger
+	Log logr.Logger
 
 	judge func(context.Context, *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error)
 	turns chan struct{}
 }
 
-// NewHandler returns a handler that reads snapshots and validates what is stored.
-func NewHandler(snapshot func(context.Context) (compile.Snapshot, error), log logr.Logger) *Handler {
-	h := &Handler{Snapshot: snapshot, Log: log, turns: make(chan struct{}, concurrent)}
-	h.judge = h.validate
-	return h
+// NewHandler returns a handler that validates what is stored. read returns everything that an object is judged by, which
+// is not changed.
+func NewHandler(read func(context.Context, metav1.Object) (compile.Snapshot, error), log logr.Logger) *Handler {
+	return newHandler(log, func(ctx context.Context, request *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error) {
+		return validate(ctx, request, read)
+	})
+}
+
+func newHandler(log logr.Logger, judge func(context.Context, *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error)) *Handler {
+	return &Handler{Log: log, judge: judge, turns: make(chan struct{}, concurrent)}
 }
 
 // ServeHTTP answers one AdmissionReview.
@@ -166,7 +169,9 @@ func (h *Handler) answer(ctx context.Context, request *admissionv1.AdmissionRequ
 }
 
 // validate answers about an object of the mesh or a route.
-func (h *Handler) validate(ctx context.Context, request *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error) {
+func validate(
+	ctx context.Context, request *admissionv1.AdmissionRequest, read func(context.Context, metav1.Object) (compile.Snapshot, error),
+) (*admissionv1.AdmissionResponse, error) {
 	allowed := &admissionv1.AdmissionResponse{Allowed: true}
 	if !changes(request) {
 		return allowed, nil
@@ -175,7 +180,7 @@ func (h *Handler) validate(ctx context.Context, request *admissionv1.AdmissionRe
 	if err != nil || object == nil {
 		return allowed, err
 	}
-	snapshot, err := h.Snapshot(ctx)
+	snapshot, err := read(ctx, object)
 	if err != nil {
 		return nil, err
 	}

@@ -23,9 +23,9 @@ import (
 )
 
 // serve starts a server that reads snapshots by a function, and returns where it is.
-func serve(t *testing.T, snapshot func(context.Context) (compile.Snapshot, error)) string {
+func serve(t *testing.T, read func(context.Context, metav1.Object) (compile.Snapshot, error)) string {
 	t.Helper()
-	server := httptest.NewServer(NewHandler(snapshot, logr.Discard()))
+	server := httptest.NewServer(NewHandler(read, logr.Discard()))
 	t.Cleanup(server.Close)
 	return server.URL + "?timeout=10s"
 }
@@ -86,22 +86,24 @@ func TestAnswers(t *testing.T) {
 		return []string{"Weft could not check the object (" + why + "): its status will say whether something is wrong with it"}
 	}
 	cases := map[string]struct {
-		snapshot     func(context.Context) (compile.Snapshot, error)
+		read         func(context.Context, metav1.Object) (compile.Snapshot, error)
 		object       string
 		wantWarnings []string
 	}{
 		"an object that is judged": {
-			snapshot:     func(context.Context) (compile.Snapshot, error) { return readSnapshot(t, mesh), nil },
+			read:         func(context.Context, metav1.Object) (compile.Snapshot, error) { return readSnapshot(t, mesh), nil },
 			object:       route,
 			wantWarnings: []string{"Accepted=False, NoMatchingParent: Service shop/wep does not exist"},
 		},
 		"no snapshot": {
-			snapshot:     func(context.Context) (compile.Snapshot, error) { return compile.Snapshot{}, errors.New("no cache") },
+			read: func(context.Context, metav1.Object) (compile.Snapshot, error) {
+				return compile.Snapshot{}, errors.New("no cache")
+			},
 			object:       route,
 			wantWarnings: unchecked("no cache"),
 		},
 		"a panic": {
-			snapshot:     func(context.Context) (compile.Snapshot, error) { panic("unforeseen") },
+			read:         func(context.Context, metav1.Object) (compile.Snapshot, error) { panic("unforeseen") },
 			object:       route,
 			wantWarnings: unchecked("internal error"),
 		},
@@ -112,7 +114,7 @@ func TestAnswers(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			status, answer := post(t, serve(t, tc.snapshot), question(t, tc.object))
+			status, answer := post(t, serve(t, tc.read), question(t, tc.object))
 			if status != http.StatusOK || !answer.Allowed {
 				t.Fatalf("status %d, answer %+v", status, answer)
 			}
@@ -124,7 +126,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestBadRequests(t *testing.T) {
-	url := serve(t, func(context.Context) (compile.Snapshot, error) {
+	url := serve(t, func(context.Context, metav1.Object) (compile.Snapshot, error) {
 		t.Error("a snapshot was read")
 		return compile.Snapshot{}, nil
 	})
@@ -167,7 +169,7 @@ func TestAnswersInTime(t *testing.T) {
 	end := make(chan struct{})
 	begun := make(chan struct{}, concurrent)
 	snapshot := readSnapshot(t, mesh)
-	url := serve(t, func(context.Context) (compile.Snapshot, error) {
+	url := serve(t, func(context.Context, metav1.Object) (compile.Snapshot, error) {
 		begun <- struct{}{}
 		<-end
 		return snapshot, nil
@@ -239,7 +241,7 @@ func TestSaysNothingAboutWhatConcernsNobody(t *testing.T) {
 		"a policy of the cluster": {asked(ofPolicy("kube-system")), false},
 		"a policy of Weft's own":  {asked(ofPolicy("weft-system")), false},
 	}
-	url := serve(t, func(context.Context) (compile.Snapshot, error) { return snapshot, nil })
+	url := serve(t, func(context.Context, metav1.Object) (compile.Snapshot, error) { return snapshot, nil })
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			body, err := json.Marshal(admissionv1.AdmissionReview{

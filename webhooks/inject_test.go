@@ -147,7 +147,7 @@ func askKnowing(
 	t *testing.T, pod string, known []*corev1.Namespace, namespace func(context.Context, string) (*corev1.Namespace, error), mesh *meshv1alpha1.Mesh,
 ) (stored map[string]any, warnings []string, why string) {
 	t.Helper()
-	settings := func(context.Context) (compile.Snapshot, error) {
+	settings := func(context.Context, string) (compile.Snapshot, error) {
 		return compile.Snapshot{Mesh: mesh, SystemNamespace: "weft-system", Namespaces: known}, nil
 	}
 	server := httptest.NewServer(NewInjector(settings, namespace, func(*meshv1alpha1.Mesh) InjectConfig { return injected }, logr.Discard()))

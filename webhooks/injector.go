@@ -19,18 +19,17 @@ import (
 const askNamespace = 500 * time.Millisecond
 
 // NewInjector returns a handler that gives pods proxies of their own where they are to have them. settings returns the
-// Mesh and the namespaces, config what the proxies are made from. namespace reads one from the API server: whoever makes a
+// Mesh and a namespace, config what the proxies are made from. namespace reads one from the API server: whoever makes a
 // namespace, or labels it, makes its pods right after, which settings may not know of yet.
 func NewInjector(
-	settings func(context.Context) (compile.Snapshot, error), namespace func(context.Context, string) (*corev1.Namespace, error),
+	settings func(context.Context, string) (compile.Snapshot, error), namespace func(context.Context, string) (*corev1.Namespace, error),
 	config func(*meshv1alpha1.Mesh) InjectConfig, log logr.Logger,
 ) *Handler {
-	h := NewHandler(settings, log)
-	h.judge = func(ctx context.Context, request *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error) {
+	return newHandler(log, func(ctx context.Context, request *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, error) {
 		if request.Operation != admissionv1.Create || request.Kind.Group != "" || request.Kind.Kind != "Pod" || request.SubResource != "" {
 			return &admissionv1.AdmissionResponse{Allowed: true}, nil
 		}
-		s, err := h.Snapshot(ctx)
+		s, err := settings(ctx, request.Namespace)
 		if err != nil {
 			return nil, err
 		}
@@ -45,8 +44,7 @@ func NewInjector(
 			ns = s.Namespaces[i]
 		}
 		return inject(request, ns, s, config)
-	}
-	return h
+	})
 }
 
 // inject answers about a pod that is being made. A pod that cannot have what its own label asks for is refused: it would

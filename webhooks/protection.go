@@ -6,36 +6,17 @@ import (
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
-
-	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/proxy/wire"
 )
 
 // protectionWarnings tells which authorizations a route makes invalid, and what is let through that was not. What an
 // authorization is for follows the routes that it targets, and those of Services that it targets, so that whoever
-// edits one may change what is protected without having looked at it.
-func protectionWarnings(route metav1.Object, s compile.Snapshot) []string {
-	s.MeshPolicies, s.MeshAuthorizations = nil, filter(s.MeshAuthorizations, func(a *meshv1alpha1.MeshAuthorization) bool {
-		return a.Namespace == route.GetNamespace()
-	})
-	if len(s.MeshAuthorizations) == 0 {
-		return nil
-	}
-	before, existed := protectionOf(aroundNamespace(route.GetNamespace(), s)), false
-	named := func(o metav1.Object) bool { return nameOf(o) == nameOf(route) }
-	switch r := route.(type) {
-	case *gwv1.HTTPRoute:
-		existed = slices.ContainsFunc(s.HTTPRoutes, func(o *gwv1.HTTPRoute) bool { return named(o) })
-		s.HTTPRoutes = put(s.HTTPRoutes, r)
-	case *gwv1.GRPCRoute:
-		existed = slices.ContainsFunc(s.GRPCRoutes, func(o *gwv1.GRPCRoute) bool { return named(o) })
-		s.GRPCRoutes = put(s.GRPCRoutes, r)
-	}
+// edits one may change what is protected without having looked at it. Of a route that has not existed only the former
+// is said.
+func protectionWarnings(existed bool, without, with compile.Result) []string {
 	var warnings []string
-	after := protectionOf(aroundNamespace(route.GetNamespace(), s))
+	before, after := protectionOf(&without), protectionOf(&with)
 	for _, name := range slices.Sorted(maps.Keys(after)) {
 		was, is := before[name], after[name]
 		switch {
@@ -58,9 +39,8 @@ type protection struct {
 	subject map[string]bool
 }
 
-// protectionOf returns what the authorizations of a snapshot come to, by name.
-func protectionOf(s compile.Snapshot) map[string]protection {
-	result := compile.Compile(s)
+// protectionOf returns what authorizations come to, by name.
+func protectionOf(result *compile.Result) map[string]protection {
 	all := make(map[string]protection, len(result.Authorizations))
 	for i := range result.Authorizations {
 		var faults []string

@@ -19,6 +19,8 @@ type Server struct {
 	// Listen is the address to listen on, host:port.
 	Listen  string
 	Handler *Handler
+	// Await returns when whatever questions are judged by has been read for the first time.
+	Await func(context.Context) error
 	// Injector answers at InjectPath.
 	Injector *Handler
 	// GetCertificate returns the serving certificate that is valid now.
@@ -34,7 +36,7 @@ func (s *Server) NeedLeaderElection() bool { return false }
 func (s *Server) Start(ctx context.Context) error {
 	// A replica that does not lead has read nothing so far. This waits for its cache, so that no question
 	// has to.
-	if _, err := s.Handler.Snapshot(ctx); err != nil && ctx.Err() == nil {
+	if err := s.Await(ctx); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("webhook: %w", err)
 	}
 	// Where ctx has ended meanwhile, serving ends as soon as it has begun.

@@ -14,7 +14,6 @@ import (
 
 	"github.com/go-logr/logr"
 
-	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/identity"
 )
 
@@ -47,10 +46,11 @@ func startServer(t *testing.T, serving *identity.Serving) (*Server, string) {
 	read := make(chan struct{})
 	server := &Server{
 		Listen: address, GetCertificate: serving.GetCertificate,
-		Handler: NewHandler(func(context.Context) (compile.Snapshot, error) {
+		Handler: NewHandler(nil, logr.Discard()),
+		Await: func(context.Context) error {
 			<-read
-			return compile.Snapshot{}, nil
-		}, logr.Discard()),
+			return nil
+		},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

@@ -10,13 +10,13 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
-	"weft.dev/weft/controllers/cluster"
 	"weft.dev/weft/controllers/compile"
 	"weft.dev/weft/controllers/identity"
 )
@@ -73,7 +73,10 @@ type Options struct {
 }
 
 // Setup adds the webhook to a manager whose cache has CacheOptions.
-func Setup(mgr ctrl.Manager, opts Options) error {
+func Setup(ctx context.Context, mgr ctrl.Manager, opts Options) error {
+	if err := indexRoutes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
 	mode, err := opts.CertMode.resolve(opts.CertPath)
 	if err != nil {
 		return err
@@ -85,15 +88,12 @@ func Setup(mgr ctrl.Manager, opts Options) error {
 	mgr.GetLogger().Info("webhook certificate", "mode", mode)
 	server := &Server{
 		Listen: opts.Listen, GetCertificate: get,
-		Handler: NewHandler(func(ctx context.Context) (compile.Snapshot, error) {
-			s, err := cluster.Declared(ctx, mgr.GetClient())
-			s.SystemNamespace = opts.Namespace
-			return s, err
+		Await: func(ctx context.Context) error { return await(ctx, mgr.GetCache()) },
+		Handler: NewHandler(func(ctx context.Context, object metav1.Object) (compile.Snapshot, error) {
+			return readPart(ctx, mgr.GetClient(), opts.Namespace, object)
 		}, mgr.GetLogger().WithName("webhook")),
-		Injector: NewInjector(func(ctx context.Context) (compile.Snapshot, error) {
-			s, err := cluster.Settings(ctx, mgr.GetClient())
-			s.SystemNamespace = opts.Namespace
-			return s, err
+		Injector: NewInjector(func(ctx context.Context, namespace string) (compile.Snapshot, error) {
+			return readSettings(ctx, mgr.GetClient(), opts.Namespace, namespace)
 		}, func(ctx context.Context, name string) (*corev1.Namespace, error) {
 			ns := &corev1.Namespace{}
 			return ns, mgr.GetAPIReader().Get(ctx, client.ObjectKey{Name: name}, ns)

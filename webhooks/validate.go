@@ -9,12 +9,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	meshv1alpha1 "weft.dev/weft/api/v1alpha1"
 	"weft.dev/weft/controllers/compile"
-	"weft.dev/weft/proxy/wire"
 )
 
 // shortLifetime is what a certificate should live at least. Clocks may differ by minutes, and all
@@ -24,7 +24,7 @@ const shortLifetime = time.Hour
 // Validate tells what is wrong with an object: errors for what must be refused, warnings for what is
 // accepted and does not do what it says. The object is a Mesh, MeshPolicy, MeshAuthorization, HTTPRoute
 // or GRPCRoute as it will be stored; of others nothing is said. It takes the place of the one of its name in the snapshot. Neither
-// is changed.
+// is changed. Of a snapshot readPart reads what matters.
 //
 // Routes are never refused: a mesh that is merely interested in them has no say in what others make of them.
 func Validate(object metav1.Object, s compile.Snapshot) (field.ErrorList, []string) {
@@ -38,9 +38,13 @@ func Validate(object metav1.Object, s compile.Snapshot) (field.ErrorList, []stri
 	case *meshv1alpha1.MeshAuthorization:
 		errs, warnings = validateAuthorization(o, s)
 	case *gwv1.HTTPRoute:
-		warnings = append(routeWarnings(wire.RouteHTTP, o, o.Spec.Hostnames, s), protectionWarnings(o, s)...)
+		after := s
+		after.HTTPRoutes = put(s.HTTPRoutes, o)
+		warnings = validateRoute(o, o.Spec.Hostnames, s, after)
 	case *gwv1.GRPCRoute:
-		warnings = append(routeWarnings(wire.RouteGRPC, o, o.Spec.Hostnames, s), protectionWarnings(o, s)...)
+		after := s
+		after.GRPCRoutes = put(s.GRPCRoutes, o)
+		warnings = validateRoute(o, o.Spec.Hostnames, s, after)
 	}
 	return errs, presentable(warnings)
 }
@@ -76,7 +80,8 @@ func validateMesh(mesh *meshv1alpha1.Mesh, s compile.Snapshot) (field.ErrorList,
 // validatePolicy refuses a policy whose fields are at fault. A target that does not exist is no reason to
 // refuse it, since objects may be applied in any order.
 func validatePolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) (field.ErrorList, []string) {
-	statuses := compile.Compile(reduceToPolicy(policy, s)).Policies
+	s.MeshPolicies = put(s.MeshPolicies, policy)
+	statuses := compile.Compile(s).Policies
 	i := slices.IndexFunc(statuses, func(status compile.PolicyStatus) bool { return status.Name == nameOf(policy) })
 	if len(statuses[i].Faults) > 0 {
 		return refusals(statuses[i].Faults), nil
@@ -93,7 +98,9 @@ func validatePolicy(policy *meshv1alpha1.MeshPolicy, s compile.Snapshot) (field.
 
 // validateAuthorization refuses an authorization whose fields are at fault, which would close its targets.
 func validateAuthorization(authorization *meshv1alpha1.MeshAuthorization, s compile.Snapshot) (field.ErrorList, []string) {
-	status := compile.Compile(reduceToAuthorization(authorization, s)).Authorizations[0]
+	s.MeshAuthorizations = put(s.MeshAuthorizations, authorization)
+	statuses := compile.Compile(s).Authorizations
+	status := statuses[slices.IndexFunc(statuses, func(a compile.AuthorizationStatus) bool { return a.Name == nameOf(authorization) })]
 	if len(status.Faults) > 0 {
 		return refusals(status.Faults), nil
 	}
@@ -115,10 +122,20 @@ func refusals(faults []compile.FieldFault) field.ErrorList {
 	return errs
 }
 
-// routeWarnings tells what compile finds wrong with a route.
-func routeWarnings(kind wire.RouteKind, object metav1.Object, hostnames []gwv1.Hostname, s compile.Snapshot) []string {
-	routes := compile.Compile(reduceToRoute(object, s)).Routes
-	i := slices.IndexFunc(routes, func(r compile.RouteStatus) bool { return r.Kind == kind && r.Name == nameOf(object) })
+// validateRoute tells what compile finds wrong with a route, and what becomes of authorizations by it.
+func validateRoute(route metav1.Object, hostnames []gwv1.Hostname, before, after compile.Snapshot) []string {
+	result := compile.Compile(after)
+	warnings := routeWarnings(route, hostnames, result.Routes)
+	if len(before.MeshAuthorizations) > 0 {
+		existed := len(before.HTTPRoutes) == len(after.HTTPRoutes) && len(before.GRPCRoutes) == len(after.GRPCRoutes)
+		warnings = append(warnings, protectionWarnings(existed, compile.Compile(before), result)...)
+	}
+	return warnings
+}
+
+func routeWarnings(route metav1.Object, hostnames []gwv1.Hostname, routes []compile.RouteStatus) []string {
+	id := targetOf(route)
+	i := slices.IndexFunc(routes, func(r compile.RouteStatus) bool { return string(r.Kind) == id.Kind && r.Name == nameOf(route) })
 	if i < 0 {
 		return nil // it has no Service for a parent
 	}
@@ -164,4 +181,23 @@ func presentable(warnings []string) []string {
 		}
 	}
 	return out
+}
+
+// put returns a list of its own with the object in the place of the one of its name.
+func put[T metav1.Object](list []T, object T) []T {
+	return append(filter(list, func(o T) bool { return nameOf(o) != nameOf(object) }), object)
+}
+
+func filter[T any](list []T, keep func(T) bool) []T {
+	var kept []T
+	for _, o := range list {
+		if keep(o) {
+			kept = append(kept, o)
+		}
+	}
+	return kept
+}
+
+func nameOf(o metav1.Object) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
 }

@@ -23,20 +23,6 @@ import (
 // TrustBundle, SystemNamespace), which the caller fills in. With a reader that returns cached objects
 // without copying them the result shares them: it must not be changed.
 func Load(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
-	s, err := Declared(ctx, r)
-	if err != nil {
-		return s, err
-	}
-	var slices discoveryv1.EndpointSliceList
-	if err := r.List(ctx, &slices); err != nil {
-		return s, fmt.Errorf("list %T: %w", &slices, err)
-	}
-	s.EndpointSlices = pointers(slices.Items)
-	return s, nil
-}
-
-// Declared is Load without EndpointSlices: what people have written, which is enough to judge it.
-func Declared(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 	s, err := Settings(ctx, r)
 	if err != nil {
 		return s, err
@@ -46,7 +32,8 @@ func Declared(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 	var grpcRoutes gwv1.GRPCRouteList
 	var policies meshv1alpha1.MeshPolicyList
 	var authorizations meshv1alpha1.MeshAuthorizationList
-	for _, list := range []client.ObjectList{&services, &httpRoutes, &grpcRoutes, &policies, &authorizations} {
+	var slices discoveryv1.EndpointSliceList
+	for _, list := range []client.ObjectList{&services, &httpRoutes, &grpcRoutes, &policies, &authorizations, &slices} {
 		if err := r.List(ctx, list); err != nil {
 			return s, fmt.Errorf("list %T: %w", list, err)
 		}
@@ -56,6 +43,7 @@ func Declared(ctx context.Context, r client.Reader) (compile.Snapshot, error) {
 	s.GRPCRoutes = pointers(grpcRoutes.Items)
 	s.MeshPolicies = pointers(policies.Items)
 	s.MeshAuthorizations = pointers(authorizations.Items)
+	s.EndpointSlices = pointers(slices.Items)
 	return s, nil
 }
 
