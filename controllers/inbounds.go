@@ -52,6 +52,8 @@ type guardedPod struct {
 	name, uid, node string
 	// port of the pod; 0 on the network of the node, where nothing is refused.
 	port uint16
+	// addressed tells that the status of the pod has an address.
+	addressed bool
 	// alone tells that it lacks the proxy of its own that it is to have.
 	alone bool
 }
@@ -211,7 +213,10 @@ func (i *inbounds) of(pod *corev1.Pod, was *podInbound) *podInbound {
 		if pod.Spec.HostNetwork {
 			port = 0
 		}
-		now.behind = append(now.behind, guarding{e.ServicePort, guardedPod{pod.Name, string(pod.UID), pod.Spec.NodeName, port, compile.LacksSidecar(pod, i.placement)}})
+		now.behind = append(now.behind, guarding{e.ServicePort, guardedPod{
+			name: pod.Name, uid: string(pod.UID), node: pod.Spec.NodeName, port: port,
+			addressed: len(pod.Status.PodIPs) > 0, alone: compile.LacksSidecar(pod, i.placement),
+		}})
 	}
 	return now
 }

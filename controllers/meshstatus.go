@@ -249,7 +249,7 @@ func nodeStatuses(before []meshv1alpha1.NodeStatus, o observation) []meshv1alpha
 func meshed(o observation) map[string][]*corev1.Pod {
 	of := map[string][]*corev1.Pod{}
 	for _, pod := range o.pods {
-		// Applications of a pod that has an address may wait for their proxy, which may wait for the agent.
+		// Of a pod that has an address the proxy may run, which the applications wait for.
 		runs := pod.Status.Phase == corev1.PodRunning || pod.Status.Phase == corev1.PodPending && pod.Status.PodIP != ""
 		if runs && o.enrolled[pod.Namespace] && pod.Spec.NodeName != "" &&
 			pod.Labels[meshv1alpha1.EnabledLabel] != "false" && pod.Labels[meshv1alpha1.ComponentLabel] == "" {

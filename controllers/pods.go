@@ -126,7 +126,7 @@ func sandboxes(nodes map[string]distribute.NodeState) compile.Sandboxes {
 	out := compile.Sandboxes{}
 	for name, node := range nodes {
 		if node.Complete {
-			out[name] = slices.Collect(maps.Values(node.Pods))
+			out[name] = compile.NodeSandboxes{Pods: slices.Collect(maps.Values(node.Pods)), Current: node.Current}
 		}
 	}
 	return out

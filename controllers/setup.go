@@ -301,6 +301,9 @@ func (o *observer) NodeReported(_ string, report wire.NodeReport) {
 	}
 }
 
+// NodeAway implements distribute.Observer: pods that the agent has not seen start are known by their status now.
+func (o *observer) NodeAway(string) { o.world.NodesReported() }
+
 // NodeLost implements distribute.Observer.
 func (o *observer) NodeLost(node string) {
 	o.log.Info("a node agent did not come back, its pods' addresses are taken from their status", "node", node)

@@ -129,7 +129,8 @@ func differing[V any](before, next map[compile.ServicePort]V, equal func(a, b V)
 }
 
 // enforcement tells how many of the pods behind a port refuse whom they should, as their nodes report and
-// have proven that they can. A pod that has no network yet is not counted: nobody can call it.
+// have proven that they can. A pod that has no network yet is not counted: nobody can call it. While its agent is away,
+// one has it whose status has an address.
 func (i *inbounds) enforcement(e *compile.Exposure, nodes map[string]distribute.NodeState, proxied bool) status.Enforcement {
 	var out status.Enforcement
 	if len(e.Selector) == 0 {
@@ -149,7 +150,7 @@ func (i *inbounds) enforcement(e *compile.Exposure, nodes map[string]distribute.
 		}
 		node, known := nodes[pod.node]
 		report, here := node.Pods[pod.uid]
-		if known && node.Complete && !here {
+		if known && node.Complete && !here && (node.Current || !pod.addressed) {
 			continue
 		}
 		out.Pods++
@@ -162,6 +163,8 @@ func (i *inbounds) enforcement(e *compile.Exposure, nodes map[string]distribute.
 			why("no agent has proven on node " + pod.node + " that it can refuse callers")
 		case !node.Canary.StrictEnforced:
 			why("the agent of node " + pod.node + " could not prove that it refuses callers: " + cmp.Or(node.Canary.Reason, "its test failed"))
+		case !here && !node.Current:
+			why("pod " + pod.name + " has started while the agent of node " + pod.node + " is away")
 		case !slices.ContainsFunc(i.pods[pod.uid].versions, in):
 			why("not yet in force in all pods")
 		default:

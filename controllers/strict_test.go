@@ -106,7 +106,15 @@ func TestEnforcement(t *testing.T) {
 			node: &distribute.NodeState{Complete: true, Canary: proven, Pods: reported(permissive)}, want: "not yet in force in all pods", wantPods: 1,
 		},
 		"a pod without a network": {
+			node: &distribute.NodeState{Complete: true, Current: true, Canary: proven}, wantPods: 0,
+		},
+		"a pod without a network on a node whose agent is away": {
+			pod:  pod(func(p *corev1.Pod) { p.Status.PodIPs = nil }),
 			node: &distribute.NodeState{Complete: true, Canary: proven}, wantPods: 0,
+		},
+		"a pod that has started while the agent is away": {
+			node: &distribute.NodeState{Complete: true, Canary: proven},
+			want: "pod web has started while the agent of node n1 is away", wantPods: 1,
 		},
 		"no agent": {want: "no agent has proven on node n1", wantPods: 1},
 		"the canary failed": {

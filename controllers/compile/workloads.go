@@ -15,13 +15,21 @@ import (
 // ComponentProxy is the value of meshv1alpha1.ComponentLabel on proxy pods.
 const ComponentProxy = "proxy"
 
-// Sandboxes is what the agent of one node has reported: the pods whose network exists there now. A
-// node without an entry has not reported since the operator started.
-type Sandboxes map[string][]wire.PodReport
+// Sandboxes are those of each node. A node without an entry has not reported since the operator started.
+type Sandboxes map[string]NodeSandboxes
+
+// NodeSandboxes are the pods whose network exists on a node, as its agent has reported.
+type NodeSandboxes struct {
+	Pods []wire.PodReport
+	// Current tells that the agent is there. Otherwise pods may have come and gone since.
+	Current bool
+}
 
 // Claimed returns the pods that addresses belong to, in all namespaces. An address comes from what the pod's
-// node has reported for the pod's UID; for a node that has not reported yet it comes from the Pod's status, so
-// that a restart of the operator takes no identity away. An address that two pods claim belongs to neither.
+// node has reported for the pod's UID. For a node that has not reported yet it comes from the Pod's status, so
+// that a restart of the operator takes no identity away, and so it does for a pod that an agent which is away does
+// not know: the proxy beside it, and the application that waits for that, must not wait for the agent. An address
+// that two pods claim belongs to neither.
 func Claimed(pods []*corev1.Pod, sandboxes Sandboxes) map[netip.Addr]*corev1.Pod {
 	claimed := make(map[netip.Addr]*corev1.Pod, len(pods))
 	twice := map[netip.Addr]bool{}
@@ -74,10 +82,10 @@ type reportKey struct{ node, uid string }
 
 func reportsByUID(sandboxes Sandboxes) map[reportKey]*wire.PodReport {
 	out := map[reportKey]*wire.PodReport{}
-	for node, reports := range sandboxes {
-		for i := range reports {
-			if !reports[i].Ended {
-				out[reportKey{node, reports[i].UID}] = &reports[i]
+	for name, node := range sandboxes {
+		for i := range node.Pods {
+			if report := &node.Pods[i]; !report.Ended {
+				out[reportKey{name, report.UID}] = report
 			}
 		}
 	}
@@ -88,13 +96,14 @@ func addresses(pod *corev1.Pod, sandboxes Sandboxes, reported map[reportKey]*wir
 	if pod.Spec.HostNetwork || pod.Spec.NodeName == "" {
 		return nil
 	}
-	if _, known := sandboxes[pod.Spec.NodeName]; known {
-		if report := reported[reportKey{pod.Spec.NodeName, string(pod.UID)}]; report != nil {
-			return report.Addresses
-		}
-		return nil
-	}
-	if ended(pod) {
+	node, known := sandboxes[pod.Spec.NodeName]
+	report := reported[reportKey{pod.Spec.NodeName, string(pod.UID)}]
+	switch {
+	case !node.Current && ended(pod):
+		return nil // nobody says when its network ends
+	case report != nil:
+		return report.Addresses
+	case known && node.Current:
 		return nil
 	}
 	return statusAddresses(pod)

@@ -39,6 +39,9 @@ func report(name string, ips ...string) wire.PodReport {
 	return r
 }
 
+// all are the pods of a node whose agent is there.
+func all(reports ...wire.PodReport) NodeSandboxes { return NodeSandboxes{Pods: reports, Current: true} }
+
 func TestWorkloads(t *testing.T) {
 	ended := report("web", "10.0.0.1")
 	ended.Ended = true
@@ -54,24 +57,46 @@ func TestWorkloads(t *testing.T) {
 		},
 		"a report counts over the status": {
 			pods:      []*corev1.Pod{pod("shop", "web", "n1", "10.0.0.1")},
-			sandboxes: Sandboxes{"n1": {report("web", "10.0.0.9")}},
+			sandboxes: Sandboxes{"n1": all(report("web", "10.0.0.9"))},
 			want:      map[string]string{"10.0.0.9": "web-sa"},
 		},
 		"a pod its node does not report has no address": {
 			pods:      []*corev1.Pod{pod("shop", "web", "n1", "10.0.0.1")},
-			sandboxes: Sandboxes{"n1": nil},
+			sandboxes: Sandboxes{"n1": all()},
 		},
 		"a report by another node is not believed": {
 			pods:      []*corev1.Pod{pod("shop", "web", "n1")},
-			sandboxes: Sandboxes{"n1": nil, "n2": {report("web", "10.0.0.1")}},
+			sandboxes: Sandboxes{"n1": all(), "n2": all(report("web", "10.0.0.1"))},
 		},
 		"a report for another UID is not believed": {
 			pods:      []*corev1.Pod{with(pod("shop", "web", "n1"), func(p *corev1.Pod) { p.UID = "new" })},
-			sandboxes: Sandboxes{"n1": {report("web", "10.0.0.1")}},
+			sandboxes: Sandboxes{"n1": all(report("web", "10.0.0.1"))},
+		},
+		"a pod that has started while the agent is away has that of its status": {
+			pods:      []*corev1.Pod{pod("shop", "web", "n1", "10.0.0.1"), pod("shop", "new", "n1", "10.0.0.2")},
+			sandboxes: Sandboxes{"n1": {Pods: []wire.PodReport{report("web", "10.0.0.1")}}},
+			want:      map[string]string{"10.0.0.1": "web-sa", "10.0.0.2": "new-sa"},
+		},
+		"what the agent has said last counts over the status while it is away": {
+			pods:      []*corev1.Pod{pod("shop", "web", "n1", "10.0.0.1")},
+			sandboxes: Sandboxes{"n1": {Pods: []wire.PodReport{report("web", "10.0.0.9")}}},
+			want:      map[string]string{"10.0.0.9": "web-sa"},
+		},
+		"a pod that has ended while the agent is away leaves its address": {
+			pods: []*corev1.Pod{
+				with(pod("shop", "old", "n1", "10.0.0.1"), func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }),
+				pod("shop", "new", "n1", "10.0.0.1"),
+			},
+			sandboxes: Sandboxes{"n1": {Pods: []wire.PodReport{report("old", "10.0.0.1")}}},
+			want:      map[string]string{"10.0.0.1": "new-sa"},
+		},
+		"an address that another pod had when the agent went belongs to nobody": {
+			pods:      []*corev1.Pod{pod("shop", "web", "n1", "10.0.0.1"), pod("shop", "new", "n1", "10.0.0.1")},
+			sandboxes: Sandboxes{"n1": {Pods: []wire.PodReport{report("web", "10.0.0.1")}}},
 		},
 		"an ended sandbox has no address": {
 			pods:      []*corev1.Pod{pod("shop", "web", "n1", "10.0.0.1")},
-			sandboxes: Sandboxes{"n1": {ended}},
+			sandboxes: Sandboxes{"n1": all(ended)},
 		},
 		"a reused address belongs to the pod that has it now": {
 			pods: []*corev1.Pod{
@@ -82,7 +107,7 @@ func TestWorkloads(t *testing.T) {
 		},
 		"an address claimed twice belongs to nobody": {
 			pods:      []*corev1.Pod{pod("shop", "a", "n1"), pod("other", "b", "n2")},
-			sandboxes: Sandboxes{"n1": {report("a", "10.0.0.1")}, "n2": {report("b", "10.0.0.1")}},
+			sandboxes: Sandboxes{"n1": all(report("a", "10.0.0.1")), "n2": all(report("b", "10.0.0.1"))},
 		},
 		"other namespaces are left out": {
 			pods: []*corev1.Pod{pod("other", "web", "n1", "10.0.0.1")},

@@ -101,16 +101,24 @@ func (h *Hub) join(identity Identity, hello *wire.Hello) *client {
 
 // leave ends a client's part in everything. It may be called for one that was replaced.
 func (h *Hub) leave(c *client) {
+	if h.left(c) && h.observer != nil {
+		h.observer.NodeAway(c.identity.Node)
+	}
+}
+
+// left ends a client's part, and tells whether a node is without its agent now.
+func (h *Hub) left(c *client) (away bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.clients[c.identity.slot()] != c {
-		return
+		return false
 	}
 	h.remove(c)
 	if c.identity.Kind == ClientNode {
-		h.nodeDisconnected(c)
+		away = h.nodeDisconnected(c)
 	}
 	h.notify()
+	return away
 }
 
 // remove takes a client out of the hub. The lock is held.

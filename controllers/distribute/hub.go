@@ -47,6 +47,8 @@ type Observer interface {
 	Rejected(Rejected)
 	// NodeReported is called with every report, in the order in which the hub took it.
 	NodeReported(node string, report wire.NodeReport)
+	// NodeAway is called when the last stream of a node has ended, and nobody knows any more what happens there.
+	NodeAway(node string)
 	// NodeLost is called when the grace period of a node without a stream has ended and its last
 	// report is forgotten.
 	NodeLost(node string)

@@ -24,6 +24,9 @@ type NodeState struct {
 	Build     string
 	// Complete tells that the agent has reported all its pods at least once.
 	Complete bool
+	// Current tells that the agent is connected and has reported all its pods on this stream: a pod that is not
+	// among them has no network. While an agent is away there may be others.
+	Current bool
 	// Pods are the running sandboxes by UID. The map must not be changed.
 	Pods   map[string]wire.PodReport
 	Canary *wire.CanaryReport
@@ -57,22 +60,24 @@ func (h *Hub) nodeConnected(c *client) {
 		h.nodes[c.identity.Node] = n
 	}
 	n.streams++
+	n.state.Current = false
 	n.state.Connected, n.state.Since, n.state.Build = true, c.connected, c.build
 }
 
 // nodeDisconnected starts the grace period, unless another agent pod of the node is connected, as
-// during a rollout. The lock is held.
-func (h *Hub) nodeDisconnected(c *client) {
+// during a rollout: then it is not away. The lock is held.
+func (h *Hub) nodeDisconnected(c *client) (away bool) {
 	name := c.identity.Node
 	for _, other := range h.clients {
 		if other.identity.Kind == ClientNode && other.identity.Node == name {
-			return
+			return false
 		}
 	}
 	n := h.nodes[name]
-	n.state.Connected, n.state.Since = false, time.Now()
+	n.state.Connected, n.state.Current, n.state.Since = false, false, time.Now()
 	streams := n.streams
 	time.AfterFunc(h.grace, func() { h.forgetNode(name, n, streams) })
+	return true
 }
 
 func (h *Hub) forgetNode(name string, n *node, streams int) {
@@ -132,6 +137,7 @@ func (h *Hub) takeReport(c *client, report *wire.NodeReport) (taken bool, err er
 	n.state.Plain = plainAfter(n.state.Plain, report)
 	n.state.Pods = pods
 	n.state.Complete = n.state.Complete || report.Full
+	n.state.Current = n.state.Current || report.Full
 	if report.Canary != nil {
 		n.state.Canary = report.Canary
 	}

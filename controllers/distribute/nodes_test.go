@@ -106,6 +106,40 @@ func TestNodesReceiveCaptureAndAreCounted(t *testing.T) {
 	}
 }
 
+// What an agent has reported is all there is for as long as it is connected: before its first full report on a stream, and
+// after that stream, pods may have started that it does not know.
+func TestReportsAreCurrentWhileTheAgentIsThere(t *testing.T) {
+	seen := &observer{away: make(chan string, 10)}
+	hub := distribute.NewHub(distribute.HubOptions{Observer: seen})
+	full := wire.NodeReport{Full: true, Pods: []wire.PodReport{pod("1", "10.0.0.1")}}
+	check := func(when string, current bool, away int) {
+		t.Helper()
+		state := hub.Nodes()["n1"]
+		if state.Current != current || len(seen.away) != away {
+			t.Errorf("%s: current is %v and the node was said to be away %d times, want %v and %d", when, state.Current, len(seen.away), current, away)
+		}
+	}
+	leave := distribute.JoinNode(t, hub, "n1", wire.NodeReport{})
+	check("before the first full report", false, 0)
+	leave()
+	check("after that stream", false, 1)
+	leave = distribute.JoinNode(t, hub, "n1", full)
+	check("after a full report", true, 1)
+	leave()
+	check("after the stream", false, 2)
+	again := distribute.JoinNode(t, hub, "n1", wire.NodeReport{Pods: []wire.PodReport{pod("2", "10.0.0.2")}})
+	check("on the next stream, before all pods are reported", false, 2)
+	leave()
+	check("when a stream ends that another has replaced", false, 2)
+	defer distribute.JoinNode(t, hub, "n1", full)()
+	check("on a stream that has replaced another", true, 2)
+	again()
+	check("when the replaced one ends", true, 2)
+	if diff := cmp.Diff(map[string]string{"1": "10.0.0.1"}, podsOf(hub, "n1")); diff != "" {
+		t.Errorf("pods (-want +got):\n%s", diff)
+	}
+}
+
 func TestNodeIsForgottenAfterTheGracePeriod(t *testing.T) {
 	tests := map[string]struct {
 		back time.Duration

@@ -351,7 +351,8 @@ type observer struct {
 	mu       sync.Mutex
 	rejected []distribute.Rejected
 	reports  []wire.NodeReport
-	lost     chan string
+	// away and lost have room for what a test wants to see.
+	away, lost chan string
 }
 
 func (o *observer) Rejected(r distribute.Rejected) {
@@ -364,6 +365,14 @@ func (o *observer) NodeReported(_ string, report wire.NodeReport) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.reports = append(o.reports, report)
+}
+
+// NodeAway remembers the node if the test asks for that.
+func (o *observer) NodeAway(node string) {
+	select {
+	case o.away <- node:
+	default:
+	}
 }
 
 // NodeLost remembers the node if the test asks for that.
