@@ -20,7 +20,6 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -102,13 +101,9 @@ func (c *corporation) answer(ctx context.Context, request *certmanager.Certifica
 	Expect(user.Status().Update(ctx, request)).To(Succeed())
 }
 
-// authorityOf returns a condition of the Mesh that tells of its authority.
+// authorityOf is the condition of the Mesh that tells of its authority.
 func authorityOf(ctx context.Context) string {
-	c := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, meshv1alpha1.MeshCertificateAuthorityAccepted)
-	if c == nil {
-		return ""
-	}
-	return string(c.Status) + "/" + c.Reason + ": " + c.Message
+	return meshSays(ctx, meshv1alpha1.MeshCertificateAuthorityAccepted)()
 }
 
 // steady waits until the operator is the authority, and no exchange is under way.

@@ -56,6 +56,17 @@ func meshCondition(ctx context.Context, conditionType string) func() string {
 	}
 }
 
+// meshSays is a condition of the Mesh with its message, empty while there is none.
+func meshSays(ctx context.Context, conditionType string) func() string {
+	return func() string {
+		c := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, conditionType)
+		if c == nil {
+			return ""
+		}
+		return string(c.Status) + "/" + c.Reason + ": " + c.Message
+	}
+}
+
 var _ = Describe("The Mesh", func() {
 	It("is there with defaults, and takes every namespace out when somebody deletes it", func(ctx SpecContext) {
 		mesh := getMesh(ctx)

@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -51,14 +50,8 @@ var _ = Describe("NetworkPolicies", func() {
 			HavePrefix("BlockedByNetworkPolicy: blocks egress of pod web-1, between pods and their proxies: add to spec.egress {"),
 			HavePrefix("BlockedByNetworkPolicy: blocks ingress of pod web-1, between proxies and the pods that are called: add to spec.ingress {"),
 		))
-		message := func() string {
-			c := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, meshv1alpha1.MeshTrafficAdmitted)
-			if c == nil {
-				return ""
-			}
-			return string(c.Status) + "/" + c.Reason + " " + c.Message
-		}
-		Eventually(message).Should(And(HavePrefix("False/BlockedByNetworkPolicy 2 found"), ContainSubstring("NetworkPolicy "+namespace+"/deny blocks egress")))
+		message := meshSays(ctx, meshv1alpha1.MeshTrafficAdmitted)
+		Eventually(message).Should(And(HavePrefix("False/BlockedByNetworkPolicy: 2 found"), ContainSubstring("NetworkPolicy "+namespace+"/deny blocks egress")))
 
 		By("adding what is said")
 		proxies := []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{meshv1alpha1.ComponentLabel: "proxy"}}}}

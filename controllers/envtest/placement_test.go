@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -68,13 +67,7 @@ var _ = Describe("A proxy beside a pod", func() {
 		run(ctx, beside.pod, "10.2.8.9")
 		Eventually(beside.keys).WithArguments(wire.KindCertificate).ShouldNot(BeEmpty())
 		Eventually(shared.keys).WithArguments(wire.KindCertificate).ShouldNot(BeEmpty())
-		rotating := func() string {
-			c := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, meshv1alpha1.MeshRootRotating)
-			if c == nil {
-				return ""
-			}
-			return string(c.Status) + "/" + c.Reason + ": " + c.Message
-		}
+		rotating := meshSays(ctx, meshv1alpha1.MeshRootRotating)
 		Eventually(rotating).Should(HavePrefix("False/Steady"))
 		beside.stop()
 		Eventually(leader().clients).WithArguments("sidecar").Should(Equal(0))
@@ -102,13 +95,7 @@ var _ = Describe("A proxy beside a pod", func() {
 			return lines
 		}
 		Eventually(told).Should(ConsistOf(HavePrefix("Warning ProxyMissing it is to have a proxy of its own and was made without")))
-		placed := func() string {
-			c := meta.FindStatusCondition(getMesh(ctx).Status.Conditions, meshv1alpha1.MeshProxiesPlaced)
-			if c == nil {
-				return ""
-			}
-			return string(c.Status) + "/" + c.Reason + ": " + c.Message
-		}
+		placed := meshSays(ctx, meshv1alpha1.MeshProxiesPlaced)
 		Eventually(placed).Should(And(HavePrefix("False/ProxyMissing"), ContainSubstring("Pod "+namespace+"/without has no proxy of its own")))
 		deletePod(ctx, pod)
 		Eventually(placed).Should(BeEmpty())

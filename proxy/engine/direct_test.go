@@ -109,36 +109,25 @@ func TestForwardingMakesNoGarbage(t *testing.T) {
 
 // TestDirectExchanges: what begins as a plain exchange and turns out to be more than that.
 func TestDirectExchanges(t *testing.T) {
-	l := listenLoopback(t)
-	t.Cleanup(func() { _ = l.Close() })
 	var answers atomic.Pointer[[]string]
 	requests := make(chan string, 10)
-	go func() {
-		for {
-			c, err := l.Accept()
+	backend := accepting(t, func(c net.Conn) {
+		for r := bufio.NewReader(c); ; {
+			req, err := http.ReadRequest(r)
 			if err != nil {
 				return
 			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				for r := bufio.NewReader(c); ; {
-					req, err := http.ReadRequest(r)
-					if err != nil {
-						return
-					}
-					requests <- req.URL.Path
-					queue := *answers.Load()
-					rest := queue[1:]
-					answers.Store(&rest)
-					if _, err := io.WriteString(c, queue[0]); err != nil || strings.Contains(queue[0], "cut") {
-						return
-					}
-				}
-			}()
+			requests <- req.URL.Path
+			queue := *answers.Load()
+			rest := queue[1:]
+			answers.Store(&rest)
+			if _, err := io.WriteString(c, queue[0]); err != nil || strings.Contains(queue[0], "cut") {
+				return
+			}
 		}
-	}()
+	})
 	p := newProxy(t)
-	p.apply(service("cart", wire.ProtocolHTTP, l.Addr().String())...)
+	p.apply(service("cart", wire.ProtocolHTTP, backend)...)
 	p.apply(route("r", "cart", func(r *wire.Route) { r.Backends, r.Policy = to("cart"), retries(1, time.Millisecond, 503) }))
 	address := p.listen(key("cart"))
 	c := client(t)
