@@ -169,6 +169,11 @@ func (c *changing) apply(s *compile.Snapshot) {
 				Mode:  oneFrom(c, meshv1alpha1.AuthorizationEnforce, meshv1alpha1.AuthorizationAudit),
 				Rules: []meshv1alpha1.AuthorizationRule{{From: []meshv1alpha1.AuthorizationSource{{Namespaces: []gwv1.Namespace{oneFrom[gwv1.Namespace](c, "a", "b")}}}}},
 			}
+			if c.IntN(4) == 0 {
+				a.Spec.JWT = &meshv1alpha1.AuthorizationJWT{Issuers: []meshv1alpha1.JWTIssuer{{
+					Issuer: "login", JWKS: meshv1alpha1.JWKSSource{URL: "http://login.example/keys"},
+				}}}
+			}
 		}
 	}
 }
@@ -345,7 +350,7 @@ func (c *changing) changeSettings(ch *compile.Changes, numbers compile.Numbers) 
 	case 2:
 		c.settings.TrustBundle = fmt.Sprint("bundle ", c.IntN(3))
 	case 3:
-		c.settings.Mesh = randomSnapshot(c.Int64N(1000)).Mesh
+		c.settings.Mesh = c.mesh()
 	case 4:
 		c.settings.ServiceAccounts = oneFrom(c, nil, map[types.NamespacedName]bool{}, map[types.NamespacedName]bool{
 			{Namespace: "a", Name: "x"}: true, {Namespace: "b", Name: strconv.Itoa(c.IntN(2))}: true,
@@ -374,6 +379,16 @@ func (c *changing) changeSettings(ch *compile.Changes, numbers compile.Numbers) 
 	settings := c.settings
 	ch.Settings = &settings
 	return "settings"
+}
+
+// mesh is another Mesh: with other defaults, or with something else that authorizations alone depend on.
+func (c *changing) mesh() *meshv1alpha1.Mesh {
+	if c.IntN(2) == 0 {
+		return randomSnapshot(c.Int64N(1000)).Mesh
+	}
+	mesh := c.settings.Mesh.DeepCopy()
+	mesh.Spec.JWKS.Hosts = oneFrom(c, nil, []meshv1alpha1.JWKSHost{{Host: "login.example", PlainText: new(true)}})
+	return mesh
 }
 
 func indexed(r compile.Result) (
