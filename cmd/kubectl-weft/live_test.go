@@ -356,6 +356,23 @@ func TestWhy(t *testing.T) {
 	if got := w.run(t, "why", "r4", "-n", "shop"); got.code != exitNo || !strings.Contains(got.out, "answered 503 after 12ms by the callee's namespace, whose proxies know why: leave out -n to ask them\n") {
 		t.Errorf("of one that another proxy has answered: exit code %d, %s%s", got.code, got.out, got.err)
 	}
+	beside := failedExchange()
+	beside.ID, beside.Reason = "r5", ""
+	p.exchanges.Add(beside)
+	if got := w.run(t, "why", "r5"); got.code != exitNo || !strings.Contains(got.out, "answered 503 after 12ms by the application: ") {
+		t.Errorf("of one that no proxy has answered: exit code %d, %s%s", got.code, got.out, got.err)
+	}
+	beside.Listener, beside.Reason = "hop", "connect_failure"
+	p.exchanges.Add(beside)
+	if got := w.run(t, "why", "r5"); strings.Contains(got.out, "by the application") ||
+		!strings.Contains(got.out, "by the callee's namespace, whose proxies know why\n") || !strings.Contains(got.out, "by the proxy: connect_failure\n") {
+		t.Errorf("of one that the proxy beside a pod has answered: exit code %d, %s%s", got.code, got.out, got.err)
+	}
+	beside.Listener, beside.Reason, beside.ID, beside.Backend = "captured", "", "r6", "stock/api:80"
+	p.exchanges.Add(beside)
+	if got := w.run(t, "why", "r6", "-n", "shop"); !strings.Contains(got.out, "whose proxies know why: leave out -n to ask them\n") {
+		t.Errorf("of one to a namespace that was not asked: exit code %d, %s%s", got.code, got.out, got.err)
+	}
 	if got := w.run(t, "why", "r3"); got.code != exitAbsent || !strings.HasPrefix(got.err, `error: no proxy remembers request "r3"`) {
 		t.Errorf("of an unknown one: exit code %d, %s", got.code, got.err)
 	}

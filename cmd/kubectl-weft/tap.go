@@ -282,6 +282,18 @@ func (a *app) recent(ctx context.Context, way proxies.Way, pods []types.Namespac
 	return all, nil
 }
 
+// passedOn tells whether a proxy of the callee has made the answer, or may have and was not asked. Where pods have proxies
+// of their own, the endpoint is the pod's all the same.
+func (a *app) passedOn(s *seen, all []seen) bool {
+	if s.Listener == "hop" {
+		return false
+	}
+	callee, _, _ := strings.Cut(s.Backend, "/")
+	return s.Endpoint.Port() == wire.PortHop || a.namespace != "" && callee != a.namespace || slices.ContainsFunc(all, func(other seen) bool {
+		return other.Listener == "hop" && other.Reason != "" && other.Status == s.Status && other.ID == s.ID
+	})
+}
+
 func (a *app) showStory(w io.Writer, all []seen) error {
 	for _, s := range all {
 		fmt.Fprintf(w, "%s %s %s%s\n", s.Time.UTC().Format(time.RFC3339Nano), s.Method, s.Authority, s.Path)
@@ -309,7 +321,7 @@ func (a *app) showStory(w io.Writer, all []seen) error {
 		case s.Reason != "":
 			e := reason.Of(reason.Reason(s.Reason))
 			answer += fmt.Sprintf(" by the proxy: %s\n  %s\n  %s", a.paint(red, s.Reason), e.Meaning, e.Remedy)
-		case s.Status >= 500 && s.Endpoint.Port() == wire.PortHop:
+		case s.Status >= 500 && a.passedOn(&s, all):
 			answer += " by the callee's namespace, " + a.paint(red, "whose proxies know why")
 			if a.namespace != "" {
 				answer += ": leave out -n to ask them"
