@@ -57,7 +57,7 @@ var trails = map[string]trail{
 func inPlace(t *testing.T) []string {
 	t.Helper()
 	return []string{
-		"mesh.weft.dev/enabled=true\n", "mesh.weft.dev/enabled=true mesh.weft.dev/placement=namespace\n",
+		"mesh.weft.dev/enabled=true", "mesh.weft.dev/enabled=true mesh.weft.dev/placement=namespace",
 		"make build\n", "", // it would replace binaries that other tests use
 		"registry.example.com/weft/", "",
 		"https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.7.0/standard-install.yaml", moduleDir(t, "sigs.k8s.io/gateway-api") + "/config/crd/standard",
