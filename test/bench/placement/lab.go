@@ -77,7 +77,7 @@ func newLab(program string) (l *lab, err error) {
 	err = l.switched.Do(func() error {
 		attributes := netlink.NewLinkAttrs()
 		attributes.Name = bridge
-		return errors.Join(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attributes}), up(bridge, gateway))
+		return errors.Join(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attributes}), up(bridge, gateway, 16), forward())
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("bridge: %w", err), l.close())
@@ -85,20 +85,44 @@ func newLab(program string) (l *lab, err error) {
 	return l, nil
 }
 
+// forward has the network namespace of this thread forward what comes over the bridge, and nobody told a shorter way: pods
+// know their gateway alone, as with most plugins for networks. The kernel's table of neighbours, which all network
+// namespaces share, would not have room for all that call each other.
+func forward() error {
+	var errs []error
+	for name, value := range map[string]string{"ip_forward": "1", "conf/all/send_redirects": "0", "conf/" + bridge + "/send_redirects": "0"} {
+		errs = append(errs, os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0o600))
+	}
+	return errors.Join(errs...)
+}
+
 // up gives a device of the network namespace of this thread an address and brings it up.
-func up(device string, address netip.Addr) error {
+func up(device string, address netip.Addr, bits int) error {
 	link, err := netlink.LinkByName(device)
 	if err != nil {
 		return fmt.Errorf("device %s: %w", device, err)
 	}
 	if address.IsValid() {
-		all := &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(16, 32)}
+		all := &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(bits, 32)}
 		if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: all}); err != nil {
 			return fmt.Errorf("address of %s: %w", device, err)
 		}
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("bring up %s: %w", device, err)
+	}
+	return nil
+}
+
+// near says that an address is to be found at a device of the network namespace of this thread.
+func near(device string, address netip.Addr) error {
+	link, err := netlink.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", device, err)
+	}
+	to := &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(32, 32)}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: to, Scope: netlink.SCOPE_LINK}); err != nil {
+		return fmt.Errorf("route to %s: %w", address, err)
 	}
 	return nil
 }
@@ -128,12 +152,12 @@ func (l *lab) add(namespace, name string, address netip.Addr) (*pod, error) {
 			return err
 		}
 		pair.MasterIndex = to.Attrs().Index
-		return errors.Join(netlink.LinkAdd(pair), up(port, netip.Addr{}))
+		return errors.Join(netlink.LinkAdd(pair), up(port, netip.Addr{}, 0))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect a pod: %w", err)
 	}
-	if err := p.netns.Do(func() error { return up("eth0", address) }); err != nil {
+	if err := p.netns.Do(func() error { return errors.Join(up("eth0", address, 32), near("eth0", gateway)) }); err != nil {
 		return nil, err
 	}
 	l.pods = append(l.pods, p)
