@@ -88,7 +88,7 @@ func headersFromClaims(in map[string]*meshv1alpha1.MeshAuthorization) []string {
 // guardedBackends returns the Services of a namespace that a rule sends or mirrors requests to, and names those of
 // others.
 func guardedBackends(namespace string, r *rule) (backends []wire.AuthorizationTarget, elsewhere []string) {
-	add := func(ref *gwv1.BackendObjectReference) {
+	r.eachBackend(func(ref *gwv1.BackendObjectReference) {
 		if !isService(valueOr(ref.Group, ""), valueOr(ref.Kind, kindService)) || ref.Name == "" {
 			return
 		}
@@ -98,19 +98,7 @@ func guardedBackends(namespace string, r *rule) (backends []wire.AuthorizationTa
 			return
 		}
 		backends = append(backends, wire.AuthorizationTarget{Service: string(ref.Name), Port: uint16(port)}) //nolint:gosec // the schema bounds it
-	}
-	mirrors := func(filters []gwv1.HTTPRouteFilter) {
-		for i := range filters {
-			if m := filters[i].RequestMirror; m != nil {
-				add(&m.BackendRef)
-			}
-		}
-	}
-	mirrors(r.filters)
-	for i := range r.backends {
-		add(&r.backends[i].BackendObjectReference)
-		mirrors(r.backends[i].filters)
-	}
+	})
 	return backends, elsewhere
 }
 

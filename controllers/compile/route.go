@@ -65,6 +65,13 @@ func (r *route) inForce(consumer bool) bool {
 
 // eachBackend calls f with every reference to a backend.
 func (r *route) eachBackend(f func(ref *gwv1.BackendObjectReference)) {
+	for i := range r.rules {
+		r.rules[i].eachBackend(f)
+	}
+}
+
+// eachBackend calls f with every reference to a backend, mirrors included.
+func (r *rule) eachBackend(f func(ref *gwv1.BackendObjectReference)) {
 	mirrors := func(filters []gwv1.HTTPRouteFilter) {
 		for i := range filters {
 			if m := filters[i].RequestMirror; m != nil {
@@ -72,12 +79,10 @@ func (r *route) eachBackend(f func(ref *gwv1.BackendObjectReference)) {
 			}
 		}
 	}
-	for i := range r.rules {
-		mirrors(r.rules[i].filters)
-		for j := range r.rules[i].backends {
-			f(&r.rules[i].backends[j].BackendObjectReference)
-			mirrors(r.rules[i].backends[j].filters)
-		}
+	mirrors(r.filters)
+	for i := range r.backends {
+		f(&r.backends[i].BackendObjectReference)
+		mirrors(r.backends[i].filters)
 	}
 }
 
